@@ -1,0 +1,81 @@
+-- Orders: one row a ticket. The identity of an order is its place in its item's line, so one
+-- unique key serves as the order's id, as the guard of (item, ticket) and as the line's index.
+create type flashsale_data.order_status as enum (
+  'waiting',   -- -> reserved (promote), cancelled (cancel), unserved (the sale closed)
+  'reserved',  -- -> paid (pay), expired (expire), cancelled (cancel)
+  'paid',      -- final
+  'expired',   -- final; its ticket is recycled
+  'cancelled', -- final; its ticket is recycled once the line has passed it
+  'unserved',  -- final; its ticket is recycled if the line ever passes it
+  'void'       -- final; a ticket that nobody holds: burned, or withdrawn from sale
+);
+
+-- No foreign key to items: it would lock the item's row for every order, the one thing that the
+-- ticket line avoids. Items are never deleted, and flashsale.violation looks for orphans.
+create table flashsale_data.orders (
+  order_id bigint not null generated always as ((item_id::bigint << 32) | ticket::bigint) stored,
+  created_at timestamptz not null,
+  reserved_at timestamptz,
+  expires_at timestamptz,
+  paid_at timestamptz,
+  ended_at timestamptz,
+  item_id integer not null,
+  ticket integer not null,
+  status flashsale_data.order_status not null,
+  recycled boolean not null default false, -- counted into items.forfeited, once
+  customer_id text,
+  constraint orders_pkey primary key (order_id),
+  constraint orders_ticket_is_positive check (ticket > 0),
+  constraint orders_only_voids_have_no_customer check ((customer_id is null) = (status = 'void')),
+  constraint orders_hold_has_a_deadline check (
+    (reserved_at is null) = (expires_at is null)
+    and (expires_at is not null or status not in ('reserved', 'paid', 'expired'))
+    and expires_at > reserved_at),
+  constraint orders_paid_before_the_deadline check (
+    (status = 'paid') = (paid_at is not null) and paid_at < expires_at),
+  constraint orders_ended_orders_have_ended check (
+    (status in ('expired', 'cancelled', 'unserved', 'void')) = (ended_at is not null)),
+  constraint orders_expired_after_the_deadline check (
+    status <> 'expired' or ended_at >= expires_at),
+  constraint orders_only_ended_orders_recycle check (not recycled or ended_at is not null)
+) with (
+  -- The table of a storm: vacuum by the number of changes, not by a share of a growing table.
+  autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50000,
+  autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 200000,
+  autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000
+);
+
+-- Asking again finds the order that one has: at most one that is not over.
+create unique index orders_one_live_per_customer on flashsale_data.orders (item_id, customer_id)
+  where status in ('waiting', 'reserved', 'paid');
+
+create index orders_customer_id_created_at on flashsale_data.orders (customer_id, created_at)
+  where customer_id is not null;
+
+-- What a sweep looks for; each holds only the rows that still want something.
+create index orders_expires_at_reserved on flashsale_data.orders (expires_at)
+  where status = 'reserved';
+
+create index orders_order_id_waiting on flashsale_data.orders (order_id)
+  where status = 'waiting';
+
+create index orders_order_id_unrecycled on flashsale_data.orders (order_id)
+  where ended_at is not null and not recycled;
+
+-- Which order answered an Idempotency-Key. The primary key decides between duplicates.
+create table flashsale_data.order_keys (
+  customer_id text not null,
+  item_id integer not null,
+  idempotency_key text not null,
+  order_id bigint not null,
+  constraint order_keys_pkey primary key (customer_id, item_id, idempotency_key),
+  constraint order_keys_key_is_short check (length(idempotency_key) between 1 and 255)
+);
+
+-- Changes of an item's counters on their way into its row: pay and cancel only append here, and
+-- sweeps fold. No index: it is read whole and nearly empty.
+create table flashsale_data.tallies (
+  item_id integer not null,
+  paid integer not null,
+  gaps integer not null
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);

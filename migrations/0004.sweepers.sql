@@ -1,0 +1,10 @@
+-- Who sweeps, when last, and how far each went round the items to look for holes.
+create table flashsale_data.sweepers (
+  runner text not null,
+  swept_at timestamptz not null,
+  sweeps bigint not null default 0,
+  expired bigint not null default 0,
+  promoted bigint not null default 0,
+  item_id integer not null default 0, -- the next sweep looks for holes after this item
+  constraint sweepers_pkey primary key (runner)
+) with (fillfactor = 50);

@@ -1,0 +1,51 @@
+-- Ending holds whose deadline has passed. Validity never depends on this: every verb and view
+-- looks at the clock. Expiring makes the unit available to the line and tells the customer.
+create function flashsale.expire_orders(p_order_ids bigint[], p_now timestamptz) returns integer
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_expired bigint[];
+begin
+  with expired as (
+    update flashsale_data.orders o
+    set status = 'expired', ended_at = p_now
+    where o.order_id = any (p_order_ids)
+      and o.status = 'reserved'
+      and o.expires_at <= p_now
+    returning o.order_id
+  )
+  select array_agg(e.order_id order by e.order_id) into v_expired from expired e;
+  perform flashsale.void_payments_of(v_expired), flashsale.notify('expired', v_expired);
+  return coalesce(cardinality(v_expired), 0);
+end
+$$;
+
+comment on function flashsale.expire_orders(bigint[], timestamptz) is
+$$Expires those of the given orders that are due; the caller has locked them
+p_now: read after the locks were taken. Returns how many.$$;
+
+create function flashsale.expire(p_limit integer default 10000) returns integer
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_due bigint[];
+begin
+  select array_agg(d.order_id) into v_due
+  from (
+    select o.order_id
+    from flashsale_data.orders o
+    where o.status = 'reserved' and o.expires_at <= flashsale.clock()
+    order by o.expires_at
+    limit p_limit
+    for update skip locked
+  ) d;
+  if v_due is null then
+    return 0;
+  end if;
+  return flashsale.expire_orders(v_due, flashsale.clock());
+end
+$$;
+
+comment on function flashsale.expire(integer) is
+$$Expires holds whose deadline has passed, at most p_limit; returns how many
+Never waits: an order that somebody is paying or cancelling at this moment is left to them.$$;

@@ -1,0 +1,82 @@
+-- Who may call what. Nobody but the owner reaches flashsale_data or pgmq: the functions are
+-- security definer, which means that they run with the owner's rights, so a caller needs no right
+-- to a table, and that search_path is pinned, so a caller can't put his own objects in the way.
+-- Views run with the owner's rights to the tables for the same reason.
+revoke all on all functions in schema flashsale from public;
+revoke all on all procedures in schema flashsale from public;
+
+grant usage on schema flashsale
+  to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
+
+-- Views call these as their reader.
+grant execute on function flashsale.clock(), flashsale.last_ticket(integer),
+    flashsale.order_id_of(integer, integer)
+  to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
+
+-- Customers' verbs: the HTTP service and internal tools.
+grant execute on function
+    flashsale.reserve_many(integer[], text[], text[], boolean[]),
+    flashsale.reserve(integer, text, text, boolean),
+    flashsale.cancel(bigint, text),
+    flashsale.request_payment(bigint, text),
+    flashsale.order_status(bigint, text),
+    flashsale.orders_of(text, integer, bigint),
+    flashsale.orders_by_id(bigint[]),
+    flashsale.item_status(integer),
+    flashsale.items(integer, integer)
+  to flashsale_api, flashsale_tool;
+
+-- Terms of sale: the HTTP service has them in its contract.
+grant execute on function
+    flashsale.create_item(
+      text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text),
+    flashsale.change_item(integer, jsonb)
+  to flashsale_api, flashsale_operator;
+
+grant execute on function
+    flashsale.record_payment_event(text, text, text, text, bigint, text, timestamptz)
+  to flashsale_api;
+
+-- Internal tools that take money themselves, a till for example.
+grant execute on function flashsale.pay(bigint, text, bigint, text) to flashsale_tool;
+
+grant execute on function
+    flashsale.sweep(text, integer),
+    flashsale.expire(integer),
+    flashsale.promote(integer, integer),
+    flashsale.fill(integer, integer)
+  to flashsale_worker, flashsale_operator;
+
+grant execute on function
+    flashsale.take_payment_jobs(integer, integer),
+    flashsale.take_notifications(integer, integer),
+    flashsale.finish_job(text, bigint, integer),
+    flashsale.retry_job(text, bigint, integer, text),
+    flashsale.payment_opened(bigint, integer, bigint, text, text),
+    flashsale.payment_voided(bigint, integer, bigint),
+    flashsale.payment_captured(bigint, integer, bigint, text, bigint, text),
+    flashsale.payment_refunded(bigint, integer, bigint)
+  to flashsale_worker;
+
+grant execute on function
+    flashsale.restock(integer, integer),
+    flashsale.withdraw(integer, integer),
+    flashsale.open_item(integer),
+    flashsale.close_item(integer),
+    flashsale.pause_item(integer),
+    flashsale.resume_item(integer),
+    flashsale.cancel(bigint, text),
+    flashsale.order_status(bigint, text),
+    flashsale.item_status(integer),
+    flashsale.items(integer, integer),
+    flashsale.explain_order(bigint),
+    flashsale.retry_dead_letter(bigint)
+  to flashsale_operator;
+
+grant execute on function flashsale.explain_order(bigint) to flashsale_tool;
+
+grant select on flashsale.item_status, flashsale.sweep_status, flashsale.queue_status,
+    flashsale.outcome_totals
+  to flashsale_api, flashsale_worker;
+grant select on flashsale.item_status, flashsale.order_status to flashsale_tool;
+grant select on all tables in schema flashsale to flashsale_operator;

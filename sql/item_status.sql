@@ -1,0 +1,86 @@
+-- What everybody sees of an item. All of it is arithmetic on one row and the line's last ticket, so
+-- it costs the same at ten orders and at ten million.
+create function flashsale.last_ticket(p_item_id integer) returns integer
+language sql volatile security definer set search_path = ''
+as $$
+  select coalesce(pg_sequence_last_value(i.line), 0)::integer
+  from flashsale_data.items i
+  where i.item_id = p_item_id
+$$;
+
+comment on function flashsale.last_ticket(integer) is
+$$How many tickets an item's line has given out; null for an unknown item
+A function because a view's reader has no right to the sequence.$$;
+
+create view flashsale.item_status as
+select
+  i.item_id,
+  i.sku,
+  i.name,
+  i.price,
+  i.currency,
+  i.stock,
+  i.opens_at,
+  i.closes_at,
+  i.hold_seconds,
+  i.max_waiting,
+  i.late_payment::text as late_payment,
+  i.paused,
+  case
+    when i.closes_at <= flashsale.clock() then 'closed'
+    when i.paused then 'paused'
+    when i.opens_at > flashsale.clock() then 'not_open'
+    else 'open'
+  end as state,
+  i.now_serving,
+  l.issued,
+  greatest(0, i.now_serving - l.issued) as available,
+  greatest(0, i.stock - greatest(0, i.now_serving - l.issued) - i.paid) as reserved,
+  i.paid,
+  greatest(0, l.issued - i.now_serving - i.gaps) as waiting,
+  i.withdrawing,
+  i.created_at,
+  least(s.swept_at, flashsale.clock()) as as_of
+from flashsale_data.items i
+cross join lateral (select flashsale.last_ticket(i.item_id) as issued) l
+left join (select max(w.swept_at) as swept_at from flashsale_data.sweepers w) s on true;
+
+comment on view flashsale.item_status is
+$$Every item: its terms, its state and how many units are where
+available + reserved + paid = stock. issued: tickets given out so far. available is exact; paid,
+reserved and waiting are as of the last sweep (as_of), so up to a second old. withdrawing: units
+that leave the sale as they come back. price is in minor units of currency.$$;
+
+create function flashsale.item_status(p_item_id integer) returns flashsale.item_status
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_item flashsale.item_status;
+begin
+  select * into v_item from flashsale.item_status s where s.item_id = p_item_id;
+  if not found then
+    raise exception 'There is no such item.' using
+      errcode = 'RV101', constraint = 'unknown_item',
+      detail = format('item_id %s', p_item_id),
+      hint = 'flashsale.items() lists the items.';
+  end if;
+  return v_item;
+end
+$$;
+
+comment on function flashsale.item_status(integer) is
+$$One item: its terms, its state and how many units are where
+Errors: RV101 unknown item.$$;
+
+create function flashsale.items(p_limit integer default 100, p_after integer default 0)
+returns setof flashsale.item_status
+language sql stable security definer set search_path = ''
+as $$
+  select * from flashsale.item_status s
+  where s.item_id > p_after
+  order by s.item_id
+  limit least(p_limit, 1000)
+$$;
+
+comment on function flashsale.items(integer, integer) is
+$$Items by item_id, at most p_limit (1,000), after item p_after$$;

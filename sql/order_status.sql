@@ -1,0 +1,130 @@
+-- What everybody sees of an order: one row type, one view, and the functions that read it.
+create function flashsale.order_id_of(p_item_id integer, p_ticket integer) returns bigint
+language sql immutable parallel safe
+as $$ select (p_item_id::bigint << 32) | p_ticket::bigint $$;
+
+comment on function flashsale.order_id_of(integer, integer) is
+$$The order's id: the item and the place in its line
+All orders of item i lie between order_id_of(i, 0) and order_id_of(i + 1, 0), in ticket order.$$;
+
+create type flashsale.order_row as (
+  outcome text,
+  order_id bigint,
+  item_id integer,
+  customer_id text,
+  status text,
+  ticket integer,
+  position integer,
+  created_at timestamptz,
+  reserved_at timestamptz,
+  expires_at timestamptz,
+  paid_at timestamptz,
+  ended_at timestamptz,
+  payment_id bigint,
+  payment_status text,
+  amount bigint,
+  currency text,
+  checkout_url text,
+  retry_at timestamptz
+);
+
+comment on type flashsale.order_row is
+$$What every order function returns: an outcome, and the order as it is now
+A refusal (outcome not_open, closed, paused, sold_out, unknown_item, invalid) has no order_id.
+retry_at is set for not_open: when the sale opens. amount is in minor units of currency.$$;
+
+-- A hold past its deadline is over, whether or not a sweep has marked it.
+create view flashsale.order_status as
+select
+  o.order_id,
+  o.item_id,
+  o.customer_id,
+  case
+    when o.status = 'reserved' and o.expires_at <= flashsale.clock() then 'expired'
+    else o.status::text
+  end as status,
+  o.ticket,
+  case when o.status = 'waiting' then greatest(1, o.ticket - i.now_serving) end as position,
+  o.created_at,
+  o.reserved_at,
+  o.expires_at,
+  o.paid_at,
+  case
+    when o.status = 'reserved' and o.expires_at <= flashsale.clock() then o.expires_at
+    else o.ended_at
+  end as ended_at,
+  p.payment_id,
+  p.status::text as payment_status,
+  p.amount,
+  p.currency,
+  p.checkout_url
+from flashsale_data.orders o
+join flashsale_data.items i on i.item_id = o.item_id
+left join lateral (
+  select a.payment_id, a.status, a.amount, a.currency, a.checkout_url
+  from flashsale_data.payments a
+  where a.order_id = o.order_id
+  order by a.payment_id desc
+  limit 1
+) p on true;
+
+comment on view flashsale.order_status is
+$$Every order as its customer sees it, with its latest payment attempt
+position: at most so many waiting orders, this one included, are served before the next after it;
+1 is next. A hold past its deadline shows as expired.$$;
+
+create function flashsale.order_status(p_order_id bigint, p_customer_id text default null)
+returns flashsale.order_row
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_row flashsale.order_row;
+begin
+  select 'found', o.*, null into v_row
+  from flashsale.order_status o
+  where o.order_id = p_order_id
+    and (o.customer_id = p_customer_id or p_customer_id is null);
+  if not found then
+    raise exception 'There is no such order.' using
+      errcode = 'RV102', constraint = 'unknown_order',
+      detail = format('order_id %s', p_order_id),
+      hint = 'Use the order_id that reserve returned, with the customer who asked.';
+  end if;
+  return v_row;
+end
+$$;
+
+comment on function flashsale.order_status(bigint, text) is
+$$One order, as its customer sees it; outcome found
+p_customer_id null: anybody''s. Errors: RV102 unknown order, or another customer''s.$$;
+
+create function flashsale.orders_of(
+  p_customer_id text, p_limit integer default 100, p_before bigint default null)
+returns setof flashsale.order_row
+language sql stable security definer set search_path = ''
+as $$
+  select 'found', o.*, null::timestamptz
+  from flashsale.order_status o
+  where o.customer_id = p_customer_id
+    and (p_before is null or (o.created_at, o.order_id) < (
+      select b.created_at, b.order_id from flashsale_data.orders b where b.order_id = p_before))
+  order by o.created_at desc, o.order_id desc
+  limit least(p_limit, 1000)
+$$;
+
+comment on function flashsale.orders_of(text, integer, bigint) is
+$$A customer's orders, newest first; outcome found
+At most p_limit (1,000); p_before: an order_id of theirs, to go on from there.$$;
+
+create function flashsale.orders_by_id(p_order_ids bigint[])
+returns setof flashsale.order_row
+language sql stable security definer set search_path = ''
+as $$
+  select 'found', o.*, null::timestamptz
+  from flashsale.order_status o
+  where o.order_id = any (p_order_ids)
+$$;
+
+comment on function flashsale.orders_by_id(bigint[]) is
+$$Many orders at once, whoever's they are; outcome found
+In no order; unknown ones are left out.$$;

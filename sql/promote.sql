@@ -1,0 +1,190 @@
+-- Moving the line. promote recycles forfeits, which moves now_serving, and grants holds to those
+-- it has reached; fill finds the tickets that nobody holds. Both take the item's row with skip
+-- locked: one sweeper an item, and nobody waits.
+create function flashsale.promote(
+  p_item_id integer,
+  p_limit integer default 10000,
+  out recycled integer,
+  out promoted integer,
+  out unserved integer,
+  out more boolean)
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_first constant bigint := flashsale.order_id_of(p_item_id, 0);
+  v_item flashsale_data.items;
+  v_now timestamptz;
+  v_order_ids bigint[];
+  v_payment_ids bigint[];
+  v_now_serving integer;
+  v_count integer;
+begin
+  recycled := 0;
+  promoted := 0;
+  unserved := 0;
+  more := false;
+  select * into v_item from flashsale_data.items i
+  where i.item_id = p_item_id
+  for no key update skip locked;
+  if not found then
+    return;
+  end if;
+  v_now := flashsale.clock();
+
+  if v_item.closes_at <= v_now then
+    with leaving as (
+      select o.order_id
+      from flashsale_data.orders o
+      where o.order_id between v_first and v_first + 4294967295
+        and o.status = 'waiting'
+      order by o.order_id
+      limit p_limit
+      for update skip locked
+    ), left_out as (
+      update flashsale_data.orders o
+      set status = 'unserved', ended_at = v_now
+      from leaving l
+      where o.order_id = l.order_id and o.status = 'waiting'
+      returning o.order_id
+    )
+    select array_agg(l.order_id order by l.order_id) into v_order_ids from left_out l;
+    unserved := coalesce(cardinality(v_order_ids), 0);
+    more := unserved >= p_limit;
+    update flashsale_data.items i set gaps = i.gaps + unserved
+    where i.item_id = p_item_id and unserved > 0;
+    perform flashsale.notify('unserved', v_order_ids);
+  end if;
+
+  -- Each dead order that the line has passed moves it by one, and so may pass others: again, until
+  -- nothing changes. Units that are to be withdrawn leave with the first forfeits.
+  loop
+    with passed as (
+      select o.order_id
+      from flashsale_data.orders o
+      where o.order_id between v_first and v_first + v_item.now_serving
+        and o.ended_at is not null and not o.recycled
+      order by o.order_id
+      limit p_limit
+      for update skip locked
+    ), forfeited as (
+      update flashsale_data.orders o
+      set recycled = true
+      from passed p
+      where o.order_id = p.order_id and not o.recycled
+      returning o.reserved_at is null as gap
+    ), counted as (
+      select count(*)::integer as forfeits, count(*) filter (where f.gap)::integer as gaps
+      from forfeited f
+    )
+    update flashsale_data.items i
+    set
+      forfeited = i.forfeited + c.forfeits,
+      stock = i.stock - least(i.withdrawing, c.forfeits),
+      withdrawing = i.withdrawing - least(i.withdrawing, c.forfeits),
+      gaps = i.gaps - c.gaps
+    from counted c
+    where i.item_id = p_item_id and c.forfeits > 0
+    returning i.now_serving, c.forfeits into v_now_serving, v_count;
+    exit when not found;
+    v_item.now_serving := v_now_serving;
+    recycled := recycled + v_count;
+    if recycled >= p_limit then
+      more := true;
+      exit;
+    end if;
+  end loop;
+
+  if v_item.paused or v_item.closes_at <= v_now or v_item.opens_at > v_now then
+    return;
+  end if;
+  with entitled as (
+    select o.order_id
+    from flashsale_data.orders o
+    where o.order_id between v_first and v_first + v_item.now_serving
+      and o.status = 'waiting'
+    order by o.order_id
+    limit p_limit
+    for update skip locked
+  ), granted as (
+    update flashsale_data.orders o
+    set
+      status = 'reserved',
+      reserved_at = v_now,
+      expires_at = v_now + v_item.hold_seconds * interval '1 second'
+    from entitled e
+    where o.order_id = e.order_id and o.status = 'waiting'
+    returning o.order_id
+  ), charged as (
+    insert into flashsale_data.payments (order_id, amount, currency, requested_at)
+    select g.order_id, v_item.price, v_item.currency, v_now
+    from granted g
+    order by g.order_id
+    returning payment_id
+  )
+  select array_agg(c.payment_id order by c.payment_id) into v_payment_ids from charged c;
+  promoted := flashsale.send_jobs('open', v_payment_ids);
+  more := more or promoted >= p_limit;
+end
+$$;
+
+comment on function flashsale.promote(integer, integer) is
+$$Serves an item's line: recycles forfeits and grants holds, by ticket
+Each hold gets its full window and its payment job in this transaction. After closes_at the line
+ends unserved instead; while paused nobody is promoted. At most p_limit of each; more: call again.
+Never waits: if somebody else serves this item at the moment, it does nothing.$$;
+
+-- A ticket whose transaction rolled back, or that a crash skipped, is a hole. A hole is filled when
+-- nobody can still be about to fill it himself. That takes three visits: note the line's last
+-- ticket; note a transaction id given out later (this visit's own); and once every older
+-- transaction has ended, whoever took one of those tickets has ended too (reserve has its
+-- transaction id before its ticket), so what is missing then stays missing.
+create function flashsale.fill(p_item_id integer, p_limit integer default 10000)
+returns integer
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_first constant bigint := flashsale.order_id_of(p_item_id, 0);
+  v_now timestamptz := flashsale.clock();
+  v_item flashsale_data.items;
+  v_last integer;
+  v_filled integer := 0;
+begin
+  select * into v_item from flashsale_data.items i
+  where i.item_id = p_item_id
+  for no key update skip locked;
+  if not found then
+    return 0;
+  end if;
+
+  if v_item.noted_xid <= pg_snapshot_xmin(pg_current_snapshot()) then
+    v_last := least(v_item.noted_ticket, v_item.settled::bigint + p_limit);
+    insert into flashsale_data.orders (item_id, ticket, status, created_at, ended_at)
+    select p_item_id, t.ticket, 'void', v_now, v_now
+    from generate_series(v_item.settled + 1, v_last) t (ticket)
+    where not exists (
+      select from flashsale_data.orders o where o.order_id = v_first + t.ticket)
+    on conflict do nothing;
+    get diagnostics v_filled = row_count;
+    v_item.settled := v_last;
+  end if;
+
+  if v_item.settled = v_item.noted_ticket then -- all that was noted is settled: note anew
+    v_item.noted_ticket := coalesce(pg_sequence_last_value(v_item.line), 0);
+    v_item.noted_xid := null;
+  elsif v_item.noted_xid is null then
+    v_item.noted_xid := pg_current_xact_id();
+  end if;
+  update flashsale_data.items i
+  set
+    settled = v_item.settled,
+    noted_ticket = v_item.noted_ticket,
+    noted_xid = v_item.noted_xid,
+    gaps = i.gaps + v_filled
+  where i.item_id = p_item_id;
+  return v_filled;
+end
+$$;
+
+comment on function flashsale.fill(integer, integer) is
+$$Fills holes in an item's line with void orders; returns how many
+Looks only at tickets older than every running transaction, at most p_limit a call. Never waits.$$;

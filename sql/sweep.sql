@@ -1,0 +1,159 @@
+-- Everything that is due, for all items. What there is to do is found through partial indexes that
+-- hold nothing else, so an idle sweep is cheap however many items and orders there are.
+create function flashsale.sweep(
+  p_runner text default 'manual',
+  p_limit integer default 10000,
+  out expired integer,
+  out filled integer,
+  out recycled integer,
+  out promoted integer,
+  out unserved integer,
+  out more boolean)
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_round constant integer := 500; -- items a sweep examines for holes
+  v_item_ids integer[];
+  v_item_id integer;
+  v_served record;
+begin
+  filled := 0;
+  recycled := 0;
+  promoted := 0;
+  unserved := 0;
+  expired := flashsale.expire(p_limit);
+  more := expired >= p_limit;
+  perform flashsale.fold();
+
+  -- Round the items, a few each time: to read a sequence takes a lock that lasts until commit.
+  select array_agg(r.item_id order by r.item_id) into v_item_ids
+  from (
+    select i.item_id
+    from flashsale_data.items i
+    where i.item_id > coalesce(
+      (select s.item_id from flashsale_data.sweepers s where s.runner = p_runner), 0)
+    order by i.item_id
+    limit v_round
+  ) r;
+  for v_item_id in
+    select i.item_id
+    from flashsale_data.items i
+    where i.item_id = any (v_item_ids)
+      and i.settled < pg_sequence_last_value(i.line)
+  loop
+    filled := filled + flashsale.fill(v_item_id, p_limit);
+  end loop;
+
+  for v_item_id in select s.item_id from flashsale.stirring_items() s loop
+    select * into v_served from flashsale.promote(v_item_id, p_limit);
+    recycled := recycled + v_served.recycled;
+    promoted := promoted + v_served.promoted;
+    unserved := unserved + v_served.unserved;
+    more := more or v_served.more;
+  end loop;
+
+  -- Two sweeps under one name don't wait for each other either: one of them leaves no trace.
+  update flashsale_data.sweepers s
+  set
+    swept_at = flashsale.clock(),
+    sweeps = s.sweeps + 1,
+    expired = s.expired + sweep.expired,
+    promoted = s.promoted + sweep.promoted,
+    item_id = case when cardinality(v_item_ids) = v_round then v_item_ids[v_round] else 0 end
+  from (
+    select l.runner from flashsale_data.sweepers l
+    where l.runner = p_runner
+    for no key update skip locked
+  ) l
+  where s.runner = l.runner;
+  if not found then
+    insert into flashsale_data.sweepers (runner, swept_at, sweeps, expired, promoted)
+    select p_runner, flashsale.clock(), 1, sweep.expired, sweep.promoted
+    where not exists (select from flashsale_data.sweepers s where s.runner = p_runner)
+    on conflict do nothing;
+    delete from flashsale_data.sweepers s where s.swept_at < flashsale.clock() - interval '1 day';
+  end if;
+end
+$$;
+
+comment on function flashsale.sweep(text, integer) is
+$$Does all that is due: expire, fill holes, recycle, promote, end lines
+p_runner: who sweeps, for sweep_status. At most p_limit orders a step; more: call again at once.
+Safe to run at any time, any number at once; never waits for a customer, an operator or a sweep.$$;
+
+create function flashsale.fold() returns void
+language sql volatile set search_path = ''
+as $$
+  with locked as (
+    select i.item_id
+    from flashsale_data.items i
+    where i.item_id in (select t.item_id from flashsale_data.tallies t)
+    order by i.item_id
+    for no key update skip locked
+  ), folded as (
+    delete from flashsale_data.tallies t
+    using locked l
+    where t.item_id = l.item_id
+    returning t.item_id, t.paid, t.gaps
+  ), summed as (
+    select f.item_id, sum(f.paid)::integer as paid, sum(f.gaps)::integer as gaps
+    from folded f
+    group by f.item_id
+  )
+  update flashsale_data.items i
+  set paid = i.paid + s.paid, gaps = i.gaps + s.gaps
+  from summed s
+  where i.item_id = s.item_id
+$$;
+
+comment on function flashsale.fold() is
+$$Adds the tallies that pay and cancel left to their items$$;
+
+-- The first waiting and the first unrecycled order of each item tell whether there is anything to
+-- do for it: one index probe an item that has such orders, none for the others.
+create function flashsale.stirring_items() returns table (item_id integer)
+language sql volatile set search_path = ''
+as $$
+  with recursive first_waiting (order_id) as (
+    (
+      select o.order_id from flashsale_data.orders o
+      where o.status = 'waiting'
+      order by o.order_id limit 1
+    )
+    union all
+    select (
+      select o.order_id from flashsale_data.orders o
+      where o.status = 'waiting' and o.order_id >= ((f.order_id >> 32) + 1) << 32
+      order by o.order_id limit 1)
+    from first_waiting f
+    where f.order_id is not null
+  ), first_unrecycled (order_id) as (
+    (
+      select o.order_id from flashsale_data.orders o
+      where o.ended_at is not null and not o.recycled
+      order by o.order_id limit 1
+    )
+    union all
+    select (
+      select o.order_id from flashsale_data.orders o
+      where o.ended_at is not null and not o.recycled
+        and o.order_id >= ((f.order_id >> 32) + 1) << 32
+      order by o.order_id limit 1)
+    from first_unrecycled f
+    where f.order_id is not null
+  )
+  select i.item_id
+  from first_waiting f
+  join flashsale_data.items i on i.item_id = (f.order_id >> 32)::integer
+  where i.closes_at <= flashsale.clock()
+    or f.order_id <= flashsale.order_id_of(i.item_id, i.now_serving) and not i.paused
+  union
+  select i.item_id
+  from first_unrecycled f
+  join flashsale_data.items i on i.item_id = (f.order_id >> 32)::integer
+  where f.order_id <= flashsale.order_id_of(i.item_id, i.now_serving)
+  order by item_id
+$$;
+
+comment on function flashsale.stirring_items() is
+$$The items that promote has something to do for$$;

@@ -1,0 +1,93 @@
+-- The promises, as queries that must find nothing. Reads everything: for tests, drills and nights.
+create view flashsale.violation as
+with live as (
+  select
+    o.item_id,
+    count(*) filter (where o.status in ('reserved', 'paid')) as units,
+    count(*) filter (where o.status = 'paid') as paid,
+    count(*) filter (where o.recycled) as recycled,
+    count(*) filter (where o.ended_at is not null and not o.recycled and o.reserved_at is null)
+      as gaps,
+    count(*) filter (where o.ticket <= i.settled) as settled
+  from flashsale_data.orders o
+  join flashsale_data.items i on i.item_id = o.item_id
+  group by o.item_id
+), tallied as (
+  select t.item_id, sum(t.paid) as paid, sum(t.gaps) as gaps
+  from flashsale_data.tallies t
+  group by t.item_id
+)
+select 'oversold' as promise, i.item_id, null::bigint as order_id,
+  format('%s units are reserved or paid, the stock is %s', l.units, i.stock) as detail
+from flashsale_data.items i join live l on l.item_id = i.item_id
+where l.units > i.stock
+union all
+select 'served out of turn', o.item_id, o.order_id,
+  format('ticket %s is %s, now_serving is %s', o.ticket, o.status, i.now_serving)
+from flashsale_data.orders o join flashsale_data.items i on i.item_id = o.item_id
+where (o.status in ('reserved', 'paid') or o.recycled) and o.ticket > i.now_serving
+union all
+select 'forfeits are counted once', i.item_id, null,
+  format('%s orders are recycled, forfeited is %s', coalesce(l.recycled, 0), i.forfeited)
+from flashsale_data.items i left join live l on l.item_id = i.item_id
+where coalesce(l.recycled, 0) <> i.forfeited
+union all
+select 'every settled ticket has its order', i.item_id, null,
+  format('tickets 1 to %s have %s orders', i.settled, coalesce(l.settled, 0))
+from flashsale_data.items i left join live l on l.item_id = i.item_id
+where coalesce(l.settled, 0) <> i.settled
+union all
+select 'counters add up', i.item_id, null,
+  format('counted %s paid and %s gaps, there are %s and %s', i.paid + coalesce(t.paid, 0),
+    i.gaps + coalesce(t.gaps, 0), coalesce(l.paid, 0), coalesce(l.gaps, 0))
+from flashsale_data.items i
+left join live l on l.item_id = i.item_id
+left join tallied t on t.item_id = i.item_id
+where i.paid + coalesce(t.paid, 0) <> coalesce(l.paid, 0)
+  or i.gaps + coalesce(t.gaps, 0) <> coalesce(l.gaps, 0)
+union all
+select 'every ticket is of its line', o.item_id, o.order_id,
+  format('ticket %s, the line has given out %s', o.ticket,
+    coalesce(flashsale.last_ticket(o.item_id)::text, 'none: there is no such item'))
+from flashsale_data.orders o
+where o.order_id in (select max(m.order_id) from flashsale_data.orders m group by m.item_id)
+  and o.ticket > coalesce(flashsale.last_ticket(o.item_id), 0)
+union all
+select 'a hold has a payment', o.item_id, o.order_id, 'nobody was asked for the money'
+from flashsale_data.orders o
+where o.status = 'reserved'
+  and not exists (select from flashsale_data.payments p where p.order_id = o.order_id)
+union all
+select 'paid means paid for', o.item_id, o.order_id, 'paid without exactly one successful payment'
+from flashsale_data.orders o
+where o.status = 'paid'
+  and 1 <> (
+    select count(*) from flashsale_data.payments p
+    where p.order_id = o.order_id and p.status = 'succeeded')
+union all
+select 'money buys an order or goes back', o.item_id, o.order_id,
+  format('payment %s succeeded, the order is %s', p.payment_id, o.status)
+from flashsale_data.payments p join flashsale_data.orders o on o.order_id = p.order_id
+where p.status = 'succeeded' and o.status <> 'paid'
+union all
+select 'a refund that is due is on its way', o.item_id, p.order_id,
+  format('payment %s has neither a job nor a dead letter', p.payment_id)
+from flashsale_data.payments p left join flashsale_data.orders o on o.order_id = p.order_id
+where p.status = 'refund_due'
+  and not exists (
+    select from pgmq.q_payments q
+    where q.message @> jsonb_build_object('kind', 'refund', 'payment_id', p.payment_id))
+  and not exists (
+    select from flashsale_data.dead_letters d
+    where d.message @> jsonb_build_object('kind', 'refund', 'payment_id', p.payment_id))
+union all
+select 'a key leads to its order', k.item_id, k.order_id,
+  format('customer %s, key %s', k.customer_id, k.idempotency_key)
+from flashsale_data.order_keys k
+where not exists (
+  select from flashsale_data.orders o
+  where o.order_id = k.order_id and o.customer_id = k.customer_id and o.item_id = k.item_id);
+
+comment on view flashsale.violation is
+$$Every row is a broken promise: this view is always empty
+Reads all orders and payments. What constraints guarantee is not looked for again.$$;

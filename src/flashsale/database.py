@@ -1,0 +1,313 @@
+"""The service's side of the SQL API: one method a function, and the pool that they share.
+
+The pool opens without the database and recovers by itself when it goes away and comes back; until
+then callers get Unavailable. Every wait is bounded: for a connection (Overloaded, nothing was
+written), in Postgres (statement_timeout: rolled back), and last by the request's deadline, after
+which nobody can tell what happened, so the connection is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import asyncpg
+import msgspec
+
+from flashsale.errors import Overloaded, Refused, Unavailable
+from flashsale.models import (
+    Item,
+    ItemChanges,
+    NewItem,
+    Order,
+    Payment,
+    PaymentEvent,
+    Reservation,
+)
+from flashsale.settings import Settings
+
+log = logging.getLogger("flashsale.api")
+
+_MAX_BIGINT = 2**63 - 1
+
+
+class PoolUse(NamedTuple):
+    size: int
+    idle: int
+    waiting: int
+
+
+class Gauges(NamedTuple):
+    """What /metrics asks the database."""
+
+    sweep_lag_seconds: float | None  # null: never swept
+    queues: list[tuple[str, int, float, int]]  # name, depth, oldest_age_seconds, dead
+    orders: list[tuple[str, int]]  # status, orders
+
+
+class Database:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pool: asyncpg.Pool | None = None
+        self._waiting = 0
+        self._lost = False
+
+    async def open(self) -> None:
+        s = self._settings
+        options = {"application_name": "flashsale-api"}
+        if s.database_role:  # a pooler in between may accept no start-up parameters but that one
+            options |= {"role": s.database_role, "statement_timeout": str(s.statement_timeout_ms)}
+        self._pool = await asyncpg.create_pool(
+            s.database_url,
+            min_size=0,  # opening must not need the database
+            max_size=s.pool_size,
+            max_inactive_connection_lifetime=0,
+            timeout=s.acquire_timeout_seconds,
+            statement_cache_size=s.statement_cache_size,
+            server_settings=options,
+            reset=_keep,
+        )
+        await self._warm()
+
+    async def close(self) -> None:
+        if self._pool is None:
+            return
+        try:
+            async with asyncio.timeout(self._settings.request_deadline_seconds):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    @property
+    def pool_use(self) -> PoolUse:
+        if self._pool is None:
+            return PoolUse(0, 0, 0)
+        return PoolUse(self._pool.get_size(), self._pool.get_idle_size(), self._waiting)
+
+    # Items
+
+    async def create_item(self, new: NewItem) -> Item:
+        row = await self._one(
+            "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            new.sku,
+            new.name,
+            new.price,
+            new.currency,
+            new.stock,
+            new.hold_seconds,
+            new.opens_at,
+            new.closes_at,
+            new.max_waiting,
+            new.late_payment,
+        )
+        return _item(row)
+
+    async def change_item(self, item_id: int, changes: ItemChanges) -> Item:
+        row = await self._one(
+            "select * from flashsale.change_item($1, $2::jsonb)",
+            item_id,
+            msgspec.json.encode(changes).decode(),
+        )
+        return _item(row)
+
+    async def item_status(self, item_id: int) -> Item:
+        return _item(await self._one("select * from flashsale.item_status($1::int)", item_id))
+
+    async def items(self, limit: int, after: int) -> list[Item]:
+        rows = await self._all("select * from flashsale.items($1, $2)", limit, after)
+        return [_item(row) for row in rows]
+
+    # Orders
+
+    async def reserve(
+        self, item_id: int, customer_id: str, idempotency_key: str | None, wait: bool
+    ) -> Reservation:
+        row = await self._one(
+            "select * from flashsale.reserve_many($1::int[], $2::text[], $3::text[], $4::bool[])",
+            [item_id],
+            [customer_id],
+            [idempotency_key],
+            [wait],
+        )
+        order = None if row["order_id"] is None else _order(row)
+        return Reservation(row["outcome"], order, row["retry_at"])
+
+    async def cancel(self, order_id: str, customer_id: str) -> Order:
+        return await self._order(
+            "select * from flashsale.cancel($1, $2)", _number(order_id), customer_id
+        )
+
+    async def request_payment(self, order_id: str, customer_id: str) -> Order:
+        return await self._order(
+            "select * from flashsale.request_payment($1, $2)", _number(order_id), customer_id
+        )
+
+    async def order_status(self, order_id: str, customer_id: str) -> Order:
+        return await self._order(
+            "select * from flashsale.order_status($1, $2)", _number(order_id), customer_id
+        )
+
+    async def orders_of(self, customer_id: str, limit: int, before: str | None) -> list[Order]:
+        rows = await self._all(
+            "select * from flashsale.orders_of($1, $2, $3)",
+            customer_id,
+            limit,
+            None if before is None else _number(before),
+        )
+        return [_order(row) for row in rows]
+
+    async def orders_by_id(self, order_ids: Sequence[str]) -> list[Order]:
+        rows = await self._all(
+            "select * from flashsale.orders_by_id($1::bigint[])", [int(o) for o in order_ids]
+        )
+        return [_order(row) for row in rows]
+
+    # Money
+
+    async def record_payment_event(self, event: PaymentEvent) -> str:
+        row = await self._one(
+            "select flashsale.record_payment_event($1, $2, $3, $4, $5, $6, $7)",
+            event.event_id,
+            event.type,
+            event.session_id,
+            event.payment_id,
+            event.amount,
+            event.currency,
+            event.occurred_at,
+        )
+        return str(row[0])
+
+    # The service itself
+
+    async def sweep_lag_seconds(self) -> float | None:
+        """Seconds since anybody swept; None: never, or not for a day."""
+        row = await self._one("select min(lag_seconds) from flashsale.sweep_status")
+        return None if row[0] is None else float(row[0])
+
+    async def gauges(self) -> Gauges:
+        async with self._connection() as connection:
+            lag = await connection.fetchval("select min(lag_seconds) from flashsale.sweep_status")
+            queues = await connection.fetch(
+                "select queue, depth, oldest_age_seconds, dead from flashsale.queue_status"
+            )
+            orders = await connection.fetch("select outcome, orders from flashsale.outcome_totals")
+        return Gauges(lag, [tuple(q) for q in queues], [tuple(o) for o in orders])
+
+    # How a call is made
+
+    async def _all(self, sql: str, *args: object) -> list[asyncpg.Record]:
+        async with self._connection() as connection:
+            rows: list[asyncpg.Record] = await connection.fetch(sql, *args)
+            return rows
+
+    async def _one(self, sql: str, *args: object) -> asyncpg.Record:
+        return (await self._all(sql, *args))[0]
+
+    async def _order(self, sql: str, *args: object) -> Order:
+        return _order(await self._one(sql, *args))
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        connection = await self._acquire()
+        assert self._pool is not None
+        try:
+            async with asyncio.timeout(self._settings.request_deadline_seconds):
+                yield connection
+        except TimeoutError as error:
+            connection.terminate()
+            raise Unavailable("The database did not answer in time.") from error
+        except (OSError, asyncpg.InternalClientError) as error:
+            connection.terminate()
+            raise Unavailable("The connection to the database broke.") from error
+        except asyncpg.InterfaceError as error:
+            if isinstance(error, ValueError):  # an argument that its SQL type can't hold
+                raise Refused("bad_value") from error
+            if not connection.is_closed():
+                raise
+            raise Unavailable("The connection to the database broke.") from error
+        finally:
+            await self._pool.release(connection, timeout=1)
+
+    async def _acquire(self) -> Any:
+        pool = self._pool
+        if pool is None or pool.is_closing():
+            raise Unavailable("The service is stopping or has not started.")
+        self._waiting += 1
+        try:
+            connection = await pool.acquire(timeout=self._settings.acquire_timeout_seconds)
+        except TimeoutError as error:
+            if pool.get_idle_size() == 0 and pool.get_size() >= pool.get_max_size():
+                raise Overloaded from error
+            raise self._unavailable(error) from error
+        except asyncpg.PostgresError as error:  # it refuses to be connected to
+            if (error.sqlstate or "").startswith("53"):
+                raise Overloaded from error
+            raise self._unavailable(error) from error
+        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            raise self._unavailable(error) from error
+        finally:
+            self._waiting -= 1
+        if self._lost:
+            self._lost = False
+            log.info("database is back")
+        return connection
+
+    def _unavailable(self, error: Exception) -> Unavailable:
+        if not self._lost:
+            self._lost = True
+            log.warning("database is away: %s", type(error).__name__)
+        return Unavailable()
+
+    async def _warm(self) -> None:
+        """Connects ahead of the first requests, if the database is there."""
+
+        async def hold(together: asyncio.Barrier) -> None:
+            connection = await self._acquire()
+            try:
+                await together.wait()
+            finally:
+                await pool.release(connection)
+
+        pool = self._pool
+        assert pool is not None
+        barrier = asyncio.Barrier(self._settings.pool_size)
+        try:
+            async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+                for _ in range(self._settings.pool_size):
+                    group.create_task(hold(barrier))
+        except (TimeoutError, ExceptionGroup):
+            log.warning("started without all connections to the database")
+
+
+async def _keep(_connection: object) -> None:
+    """A connection goes back to the pool as it is: no call of ours leaves anything behind."""
+
+
+def _number(order_id: str) -> int:
+    """The order's number; what is none can't be the id of an order."""
+    if order_id.isascii() and order_id.isdecimal() and order_id[0] != "0":
+        number = int(order_id[:20])
+        if number <= _MAX_BIGINT:
+            return number
+    raise Refused("unknown_order")
+
+
+def _item(row: asyncpg.Record) -> Item:
+    return Item(*row)
+
+
+def _order(row: asyncpg.Record) -> Order:
+    payment = None
+    if row["payment_id"] is not None:
+        payment = Payment(
+            str(row["payment_id"]),
+            row["payment_status"],
+            row["amount"],
+            row["currency"],
+            row["checkout_url"],
+        )
+    (_outcome, order_id, *columns) = tuple(row)[:12]
+    return Order(str(order_id), *columns, payment)

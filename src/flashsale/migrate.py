@@ -1,0 +1,178 @@
+"""Brings a database up to date: pgmq, the tables (migrations/, by yoyo), then sql/ as a whole.
+
+Safe to run from many processes at once and after a kill at any point: one session lock on a direct
+connection lets one at a time in and dies with its process; each migration, and the replay of sql/,
+is one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import re
+import urllib.parse
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+
+from flashsale.settings import without_password
+
+OLDEST_SERVER = 150000
+_LOCK = 7_209_001  # one number for all of flashsale; a session lock, held only while migrating
+_INCLUDE = re.compile(r"^\\ir\s+(\S+)\s*$", re.MULTILINE)
+
+
+class MigrateError(RuntimeError):
+    """The database could not be brought up to date; the message says what to do."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a migrate did."""
+
+    applied: list[str]
+    """Names of the migrations that were new."""
+    replayed: bool
+    """Whether sql/ was replayed."""
+
+
+def migrate(database_url: str, *, force: bool = False) -> Report:
+    """Brings the database up to date. force: replay sql/ even if it has not changed.
+
+    Errors: MigrateError for an unreachable database, a server before 15, or missing rights.
+    """
+    try:
+        with psycopg.connect(database_url, autocommit=True, connect_timeout=10) as conn:
+            if conn.info.server_version < OLDEST_SERVER:
+                raise MigrateError(
+                    f"PostgreSQL {conn.info.server_version // 10000} is too old: flashsale needs "
+                    "PostgreSQL 15 or later"
+                )
+            conn.execute("set lock_timeout = 0")
+            conn.execute("select pg_advisory_lock(%s)", [_LOCK])
+            return Report(
+                applied=_install_tables(conn, database_url), replayed=_install_api(conn, force)
+            )
+    except psycopg.OperationalError as error:
+        raise MigrateError(
+            f"the database {without_password(database_url)} could not be used: {error}".strip()
+        ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MigrateError(
+            f"{error.diag.message_primary}: migrate as the owner of the database, a role with "
+            "CREATEROLE"
+        ) from error
+
+
+def expected_version() -> str:
+    """What `current_version` returns for a database that is up to date."""
+    return f"{len(_migrations())} migrations, sql {_sql_hash()}"
+
+
+VERSION_QUERY = (
+    "select coalesce(obj_description(to_regnamespace('flashsale'), 'pg_namespace'), 'nothing')"
+)
+"""One cheap query that any role may make; its answer is expected_version() if all is up to date."""
+
+
+def _install_tables(conn: psycopg.Connection[Any], database_url: str) -> list[str]:
+    import yoyo
+
+    _install_extensions(conn)
+    conn.execute("create schema if not exists flashsale_data")
+    before = _applied(conn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # yoyo's, about sqlite
+        backend = yoyo.get_backend(_yoyo_url(database_url))
+    try:
+        migrations = yoyo.read_migrations(str(_folder("migrations")))
+        backend.init_database()
+        # yoyo's own lock is a row that a kill leaves behind. Ours is held: nobody can be in there.
+        backend.break_lock()
+        with backend.lock():
+            backend.apply_migrations(backend.to_apply(migrations))
+    finally:
+        backend.connection.close()
+    return [name for name in _applied(conn) if name not in before]
+
+
+def _applied(conn: psycopg.Connection[Any]) -> list[str]:
+    if not conn.execute("select to_regclass('flashsale_data._yoyo_migration')").fetchone()[0]:  # type: ignore[index]
+        return []
+    found = conn.execute("select migration_id from flashsale_data._yoyo_migration order by 1")
+    return [row[0] for row in found]
+
+
+def _install_extensions(conn: psycopg.Connection[Any]) -> None:
+    """pgmq by extension where the server has it, else by its SQL; pg_cron where it can be."""
+    available = {
+        row[0] for row in conn.execute("select name from pg_available_extensions").fetchall()
+    }
+    with conn.transaction():
+        if not conn.execute("select to_regclass('pgmq.meta')").fetchone()[0]:  # type: ignore[index]
+            if "pgmq" in available:
+                conn.execute("create extension pgmq")
+            else:
+                source = importlib.resources.files("pgmq.sql") / "pgmq.sql"
+                conn.execute("create schema if not exists pgmq")
+                conn.execute(source.read_bytes())
+    superuser = conn.execute("select rolsuper from pg_roles where rolname = current_user")
+    here = conn.execute(
+        "select current_setting('cron.database_name', true) = current_database()"
+    ).fetchone()
+    if "pg_cron" in available and here == (True,) and superuser.fetchone() == (True,):
+        conn.execute("create extension if not exists pg_cron")
+
+
+def _install_api(conn: psycopg.Connection[Any], force: bool) -> bool:
+    """Replays sql/ in one transaction, if it is not what the database has."""
+    if not force and conn.execute(VERSION_QUERY).fetchone() == (expected_version(),):
+        return False
+    with conn.transaction():
+        # A reader of a view holds us up; we hold up everybody behind us. So not for long.
+        conn.execute("set local lock_timeout = '30s'")
+        conn.execute("set local client_min_messages = warning")
+        for _name, text in _sql_files():
+            conn.execute(text.encode())
+        conn.execute(f"comment on schema flashsale is '{expected_version()}'")
+    return True
+
+
+def _folder(name: str) -> Path:
+    """sql or migrations: inside the package if it was built, else at the top of the repo."""
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else Path(__file__).parents[2] / name
+
+
+@cache
+def _migrations() -> list[Path]:
+    return sorted(_folder("migrations").glob("*.sql"))
+
+
+@cache
+def _sql_files() -> list[tuple[str, str]]:
+    """install.sql without its list, then the files that it lists, in that order."""
+    folder = _folder("sql")
+    contents = (folder / "install.sql").read_text()
+    files = [("install.sql", _INCLUDE.sub("", contents))]
+    return files + [(name, (folder / name).read_text()) for name in _INCLUDE.findall(contents)]
+
+
+@cache
+def _sql_hash() -> str:
+    digest = hashlib.sha256()
+    for name, text in _sql_files():
+        digest.update(f"{name}\0{text}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _yoyo_url(database_url: str) -> str:
+    """The same database for yoyo, with its bookkeeping beside our tables."""
+    parts = urllib.parse.urlsplit(database_url)
+    query = [*urllib.parse.parse_qsl(parts.query), ("schema", "flashsale_data")]
+    return urllib.parse.urlunsplit(
+        ("postgresql+psycopg", parts.netloc, parts.path, urllib.parse.urlencode(query), "")
+    )

@@ -1,0 +1,223 @@
+"""What goes over the wire: requests with their bounds, responses as DESIGN §7 has them.
+
+Money is in integer minor units of a currency, times are RFC 3339 in UTC. Ids of orders and payments
+are opaque strings: they do not fit into a JavaScript number.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal, NamedTuple
+
+from litestar.params import Parameter
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+# No control characters, no line separators, and something to see.
+_TEXT = r"^(?=.*\S)[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$(?!\n)"
+# Headers are ASCII: what else a gateway sends would arrive differently read by every hop.
+_HEADER = r"^(?=.*\S)[\u0020-\u007e]+$(?!\n)"
+_MAX_INT = 2**31 - 1
+_MAX_BIGINT = 2**63 - 1
+
+Sku = Annotated[str, Meta(min_length=1, max_length=64, pattern=_TEXT, examples=["sneaker-42"])]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_TEXT, examples=["Sneaker, 42"])]
+Currency = Annotated[str, Meta(min_length=3, max_length=3, pattern="^[A-Z]{3}$", examples=["EUR"])]
+Price = Annotated[int, Meta(ge=1, le=10**12, description="Minor units of currency")]
+Stock = Annotated[int, Meta(ge=0, le=10_000_000, description="Units on sale, sold ones included")]
+Units = Annotated[int, Meta(ge=1, le=10_000_000)]
+HoldSeconds = Annotated[int, Meta(ge=1, le=604_800, description="How long a unit is held")]
+MaxWaiting = Annotated[int, Meta(ge=0, le=10_000_000, description="Length of the line at most")]
+Time = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset; years 2000 to 2999")]
+LatePayment = Literal["refund", "keep_if_free"]
+OrderStatus = Literal["waiting", "reserved", "paid", "expired", "cancelled", "unserved"]
+ItemState = Literal["not_open", "open", "paused", "closed"]
+Short = Annotated[str, Meta(min_length=1, max_length=255, pattern=_TEXT)]
+
+ItemId = Annotated[int, Parameter(ge=1, le=_MAX_INT, description="As in Item")]
+OrderId = Annotated[str, Parameter(max_length=64, description="As in Order; opaque")]
+CustomerId = Annotated[
+    str,
+    Parameter(
+        header="X-Customer-Id",
+        min_length=1,
+        max_length=128,
+        pattern=_HEADER,
+        description="Who asks, as the gateway has authenticated them; printable ASCII",
+    ),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Parameter(
+        header="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=_HEADER,
+        description="The same customer, item and key always get the same order; printable ASCII",
+    ),
+]
+Limit = Annotated[int, Parameter(query="limit", ge=1, le=1000, description="So many at most")]
+After = Annotated[int, Parameter(query="after", ge=0, le=_MAX_INT, description="item_id, exclusive")]
+Before = Annotated[
+    str | None, Parameter(query="before", max_length=64, description="order_id, exclusive")
+]
+
+
+def _check_years(*times: datetime | UnsetType | None) -> None:
+    for time in times:
+        if isinstance(time, datetime) and not 2000 <= time.year <= 2999:
+            raise ValueError("Expected a time in the years 2000 to 2999")
+
+
+class NewItem(Struct, frozen=True, forbid_unknown_fields=True):
+    """An item to put on sale. Without opens_at it is open at once; without closes_at, for good."""
+
+    sku: Sku
+    name: Name
+    price: Price
+    currency: Currency
+    stock: Stock
+    hold_seconds: HoldSeconds
+    opens_at: Time | None = None
+    closes_at: Time | None = None
+    max_waiting: MaxWaiting | None = None
+    late_payment: LatePayment = "refund"
+
+    def __post_init__(self) -> None:
+        _check_years(self.opens_at, self.closes_at)
+
+
+class ItemChanges(Struct, frozen=True, forbid_unknown_fields=True):
+    """Changes of an item. What is absent stays; null takes away a limit."""
+
+    add_stock: Units | UnsetType = UNSET
+    withdraw_stock: Units | UnsetType = UNSET
+    opens_at: Time | UnsetType | None = UNSET
+    closes_at: Time | UnsetType | None = UNSET
+    hold_seconds: HoldSeconds | UnsetType = UNSET
+    max_waiting: MaxWaiting | UnsetType | None = UNSET
+    paused: bool | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        _check_years(self.opens_at, self.closes_at)
+
+
+class Ask(Struct, frozen=True, forbid_unknown_fields=True):
+    """How to ask for a unit. wait: join the line if there is none free."""
+
+    wait: bool = True
+
+
+class PaymentEvent(Struct, frozen=True):
+    """What the payment provider says. Fields that it adds one day are no reason to refuse money."""
+
+    event_id: Short
+    type: Short
+    session_id: Short
+    occurred_at: Time
+    payment_id: Short | None = None
+    amount: Annotated[int, Meta(ge=0, le=_MAX_BIGINT)] | None = None
+    currency: Currency | None = None
+
+    def __post_init__(self) -> None:
+        _check_years(self.occurred_at)
+
+
+class Item(Struct, frozen=True):
+    """An item on sale and where its units are: available + reserved + paid = stock.
+
+    paid, reserved and waiting are as of as_of, up to a second ago. withdrawing: units that leave
+    the sale as they come back.
+    """
+
+    item_id: int
+    sku: str
+    name: str
+    price: int
+    currency: str
+    stock: int
+    opens_at: datetime | None
+    closes_at: datetime | None
+    hold_seconds: int
+    max_waiting: int | None
+    late_payment: LatePayment
+    paused: bool
+    state: ItemState
+    now_serving: int
+    issued: int
+    available: int
+    reserved: int
+    paid: int
+    waiting: int
+    withdrawing: int
+    created_at: datetime
+    as_of: datetime
+
+
+class Payment(Struct, frozen=True):
+    """The latest attempt to pay an order. checkout_url comes as soon as the session is open."""
+
+    payment_id: str
+    status: str
+    amount: int
+    currency: str
+    checkout_url: str | None
+
+
+class Order(Struct, frozen=True):
+    """A customer's claim on one unit. position 1 is next; a reserved order is held to expires_at."""
+
+    order_id: str
+    item_id: int
+    customer_id: str
+    status: OrderStatus
+    ticket: int
+    position: int | None
+    created_at: datetime
+    reserved_at: datetime | None
+    expires_at: datetime | None
+    paid_at: datetime | None
+    ended_at: datetime | None
+    payment: Payment | None
+
+    @property
+    def is_final(self) -> bool:
+        return self.status not in ("waiting", "reserved")
+
+
+class Reservation(NamedTuple):
+    """What came of asking for a unit: an order, or a refusal."""
+
+    outcome: str
+    order: Order | None
+    retry_at: datetime | None
+
+
+class Receipt(Struct, frozen=True):
+    """The event is durable; what it led to."""
+
+    outcome: str
+
+
+class Check(Struct, frozen=True):
+    """One thing that has to hold for the service to be ready."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Health(Struct, frozen=True):
+    """The service is well."""
+
+    status: str
+    checks: list[Check] = []
+
+
+class Problem(Struct, frozen=True, omit_defaults=True):
+    """RFC 9457. Programs go by `code`; `detail` and `hint` are for people."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    hint: str | None = None
+    checks: list[Check] = []

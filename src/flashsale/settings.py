@@ -1,0 +1,163 @@
+"""Settings: every timeout, limit and size, from FLASHSALE_* variables and command line flags."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+
+class SettingsError(ValueError):
+    """A setting is missing or makes no sense; the message says which and what to do."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The name of a field in capitals, after FLASHSALE_, is its environment variable."""
+
+    # Where things are
+    database_url: str = ""
+    """postgresql://… of the database; empty: `flashsale dev` starts an embedded one."""
+    database_role: str = ""
+    """Role that connections act as; empty: the part's own (flashsale_api, flashsale_worker)."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    provider_host: str = "127.0.0.1"
+    provider_port: int = 8001
+    provider_url: str = "http://127.0.0.1:8001"
+    """Where the payment provider is reached; its checkout URLs start with this."""
+    provider_ledger: str = "provider-ledger.jsonl"
+    """File of the simulated provider: captures and refunds, append-only."""
+    webhook_url: str = "http://127.0.0.1:8000/webhooks/payments"
+    """Where the simulated provider sends its events."""
+    webhook_secret: str = ""
+    """Key of the webhook's signature, shared with the provider. No default."""
+
+    # The service
+    pool_size: int = 10
+    """Database connections of one `flashsale serve`."""
+    acquire_timeout_seconds: float = 2.0
+    """How long a request waits for a connection before it gets 503."""
+    statement_timeout_seconds: float = 5.0
+    """How long a call to the database may take before the request gets 503."""
+    request_deadline_seconds: float = 10.0
+    """How long any request may take, but for event streams."""
+    statement_cache_size: int = 100
+    """Prepared statements a connection keeps; 0 behind PgBouncer before 1.21."""
+    max_body_bytes: int = 16_384
+    webhook_tolerance_seconds: int = 300
+    """How far a webhook's timestamp may be off."""
+    sse_poll_seconds: float = 0.25
+    """How often watched orders are read, all of them in one query."""
+    sse_heartbeat_seconds: float = 15.0
+    readiness_sweep_lag_seconds: float = 5.0
+    """Not ready if nobody has swept for so long."""
+    readiness_timeout_seconds: float = 1.0
+    """Not ready if the database does not answer within this."""
+    shutdown_seconds: int = 10
+    """How long `flashsale serve` finishes requests in flight before it is killed."""
+
+    # The worker
+    sweep_interval_seconds: float = 0.25
+    job_poll_seconds: float = 0.1
+    """How often an idle worker looks for jobs."""
+    job_batch: int = 50
+    """Jobs taken at once."""
+    job_concurrency: int = 20
+    """Calls to the provider under way at once."""
+    job_lease_seconds: int = 30
+    """How long a job is the worker's alone."""
+    provider_timeout_seconds: float = 10.0
+    """How long a call to the provider may take; well inside the lease."""
+    worker_stop_seconds: float = 10.0
+    """How long a stopping worker finishes what is under way."""
+
+    # The simulated provider
+    event_timeout_seconds: float = 5.0
+    event_backoff_seconds: float = 0.2
+    """Wait before the second delivery of an event; it doubles up to the maximum."""
+    event_backoff_max_seconds: float = 30.0
+    fault_seed: int = 0
+    """Faults are drawn from a generator that starts here."""
+    faults: str = "{}"
+    """Faults from the start, as the JSON that PUT /faults takes."""
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"{variable(name)}: must be more than 0")
+        if self.provider_timeout_seconds * 2 > self.job_lease_seconds:
+            raise SettingsError(
+                f"{variable('provider_timeout_seconds')}: must be at most half of "
+                f"{variable('job_lease_seconds')}, or a slow provider makes two workers do one job"
+            )
+
+    def __repr__(self) -> str:
+        shown = {f: getattr(self, f) for f in self.__struct_fields__}
+        shown["webhook_secret"] = "***" if self.webhook_secret else ""
+        shown["database_url"] = without_password(self.database_url)
+        return f"Settings({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Reads the environment; overrides that are not None win.
+
+        Errors: SettingsError for a variable that is unknown or not of its type.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for name, given in environ.items():
+            if not name.startswith("FLASHSALE_") or name in NOT_SETTINGS:
+                continue
+            field = name.removeprefix("FLASHSALE_").lower()
+            if field not in _TYPES:
+                raise SettingsError(f"{name}: there is no such setting; `flashsale --help` tells")
+            values[field] = _parse(name, given, _TYPES[field])
+        values |= {name: value for name, value in overrides.items() if value is not None}
+        return cls(**values)
+
+    def need_database_url(self) -> str:
+        """The database's URL. Errors: SettingsError if there is none."""
+        if not self.database_url:
+            raise SettingsError(
+                "FLASHSALE_DATABASE_URL is not set: give the URL of a PostgreSQL 15 or later, or "
+                "use `flashsale dev`, which brings its own"
+            )
+        return self.database_url
+
+    def need_webhook_secret(self) -> str:
+        """The webhook's key. Errors: SettingsError if there is none."""
+        if not self.webhook_secret:
+            raise SettingsError(
+                "FLASHSALE_WEBHOOK_SECRET is not set: give the service and the provider the same "
+                "secret, for example from `openssl rand -hex 32`"
+            )
+        return self.webhook_secret
+
+
+NOT_SETTINGS = frozenset({"FLASHSALE_TEST_PG_BIN", "FLASHSALE_DATA_DIR"})
+"""Variables of ours that are not fields: of the tests and of `flashsale dev` itself."""
+
+_TYPES: dict[str, type] = {f.name: f.type for f in msgspec.structs.fields(Settings)}
+_POSITIVE = [name for name, kind in _TYPES.items() if kind in (int, float) and name != "fault_seed"]
+_POSITIVE.remove("statement_cache_size")
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"FLASHSALE_{name.upper()}"
+
+
+def without_password(url: str) -> str:
+    """A database URL that may be shown."""
+    return re.sub(r"(?<=//)([^:/@]*):.*@", r"\1:***@", re.sub(r"(password=)[^&\s]*", r"\1***", url))
+
+
+def _parse(name: str, given: str, kind: type) -> Any:
+    try:
+        return kind(given)
+    except ValueError:
+        wanted = {int: "a whole number", float: "a number"}[kind]
+        raise SettingsError(f"{name}: {given!r} is not {wanted}") from None

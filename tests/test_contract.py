@@ -1,0 +1,200 @@
+"""What stands in two places stays the same in both, and what nobody may reach nobody reaches."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+from support import Connection, item, many, rows, value
+
+ROOT = Path(__file__).parent.parent
+ROLES = ("flashsale_api", "flashsale_worker", "flashsale_tool", "flashsale_operator")
+
+
+def test_every_public_object_has_a_comment_with_a_short_first_line(db: Connection) -> None:
+    objects = rows(
+        db,
+        """
+        select p.oid::regprocedure::text as name, obj_description(p.oid, 'pg_proc') as comment
+        from pg_proc p where p.pronamespace = 'flashsale'::regnamespace
+        union all
+        select c.oid::regclass::text, obj_description(c.oid, 'pg_class')
+        from pg_class c where c.relnamespace = 'flashsale'::regnamespace and c.relkind = 'v'
+        union all
+        select c.oid::regclass::text, obj_description(t.oid, 'pg_type')
+        from pg_class c join pg_type t on t.typrelid = c.oid
+        where c.relnamespace = 'flashsale'::regnamespace and c.relkind = 'c'
+        """,
+    )
+    assert len(objects) > 40
+    assert [o.name for o in objects if not o.comment] == []
+    assert [o.name for o in objects if len(o.comment.split("\n")[0]) > 72] == []
+
+
+def test_every_error_that_a_function_raises_is_in_its_comment(db: Connection) -> None:
+    functions = rows(
+        db,
+        "select proname, prosrc, obj_description(oid) as comment from pg_proc "
+        "where pronamespace = 'flashsale'::regnamespace",
+    )
+    for f in functions:
+        for code in set(re.findall(r"errcode = '(RV\d+)'", f.prosrc)):
+            assert code in f.comment, f"{f.proname} raises {code}"
+
+
+def test_every_error_is_in_the_readmes_table(db: Connection) -> None:
+    readme = (ROOT / "README.md").read_text()
+    for source in (ROOT / "sql").glob("*.sql"):
+        for code, name in re.findall(
+            r"errcode = '(RV\d+)', constraint = '(\w+)'", source.read_text()
+        ):
+            assert re.search(rf"{code}.*{name}|{name}.*{code}", readme), f"{code} {name}"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_reaches_the_tables_or_the_queues(db: Connection, role: str) -> None:
+    reachable = rows(
+        db,
+        """
+        select c.oid::regclass
+        from pg_class c
+        where c.relnamespace in ('flashsale_data'::regnamespace, 'pgmq'::regnamespace)
+          and c.relkind in ('r', 'S', 'p', 'v')
+          and has_schema_privilege(%(role)s, c.relnamespace, 'usage')
+        """.replace("%(role)s", f"'{role}'"),
+    )
+    assert reachable == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_may_create_anything(db: Connection, role: str) -> None:
+    for schema in ("flashsale", "flashsale_data", "pgmq", "public"):
+        assert not value(db, "select has_schema_privilege(%s, %s, 'create')", role, schema), schema
+
+
+def test_the_public_may_call_nothing(db: Connection) -> None:
+    callable_by_all = rows(
+        db,
+        """
+        select p.oid::regprocedure from pg_proc p, aclexplode(p.proacl) a
+        where p.pronamespace = 'flashsale'::regnamespace and a.grantee = 0
+        """,
+    )
+    assert callable_by_all == []
+
+
+EXPECTED_GRANTS = {
+    "flashsale_api": "cancel change_item create_item item_status items order_status orders_by_id "
+    "orders_of record_payment_event request_payment reserve reserve_many",
+    "flashsale_worker": "expire fill finish_job payment_captured payment_opened payment_refunded "
+    "payment_voided promote retry_job sweep take_notifications take_payment_jobs",
+    "flashsale_tool": "cancel explain_order item_status items order_status orders_by_id orders_of "
+    "pay request_payment reserve reserve_many",
+    "flashsale_operator": "cancel change_item close_item create_item expire explain_order fill "
+    "item_status items open_item order_status pause_item promote restock resume_item "
+    "retry_dead_letter sweep withdraw",
+}
+FOR_VIEWS = {"clock", "last_ticket", "order_id_of"}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_audience_has_its_verbs_and_no_others(db: Connection, role: str) -> None:
+    granted = {
+        row.proname
+        for row in rows(
+            db,
+            "select proname from pg_proc where pronamespace = 'flashsale'::regnamespace "
+            "and has_function_privilege(%s, oid, 'execute')",
+            role,
+        )
+    }
+    assert granted - FOR_VIEWS == set(EXPECTED_GRANTS[role].split())
+
+
+def test_functions_that_write_pin_their_search_path(db: Connection) -> None:
+    loose = rows(
+        db,
+        """
+        select p.proname from pg_proc p
+        where p.pronamespace = 'flashsale'::regnamespace
+          and p.prosecdef and not coalesce(p.proconfig::text, '') like '%search_path=%'
+        """,
+    )
+    assert loose == []
+
+
+def test_each_role_can_read_its_views(database_url: str, db: Connection) -> None:
+    many(db, item(db), ["ann", "bob"])
+    db.execute("select flashsale.sweep()")
+    views = [
+        r.relname
+        for r in rows(
+            db,
+            "select relname from pg_class where relnamespace = 'flashsale'::regnamespace "
+            "and relkind = 'v'",
+        )
+    ]
+    for role in ROLES:
+        with psycopg.connect(database_url, autocommit=True) as conn:
+            conn.execute(f"set role {role}")  # type: ignore[call-overload]
+            for view in views:
+                if value(db, "select has_table_privilege(%s, %s, 'select')", role, f"flashsale.{view}"):
+                    rows(conn, f"select * from flashsale.{view}")
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (
+            "select * from flashsale_data.orders where item_id = 1 and customer_id = 'c1' "
+            "and status in ('waiting', 'reserved', 'paid')",
+            "orders_one_live_per_customer",
+        ),
+        ("select * from flashsale.order_status where order_id = 4294967297", "orders_pkey"),
+        (
+            "select * from flashsale.order_status where customer_id = 'c1' "
+            "order by created_at desc, order_id desc limit 10",
+            "orders_customer_id_created_at",
+        ),
+        (
+            "select order_id from flashsale_data.orders where status = 'reserved' "
+            "and expires_at <= now() order by expires_at limit 10",
+            "orders_expires_at_reserved",
+        ),
+        (
+            "select order_id from flashsale_data.orders where status = 'waiting' "
+            "and order_id between 4294967296 and 4294967300 order by order_id limit 10",
+            "orders_order_id_waiting",
+        ),
+        (
+            "select order_id from flashsale_data.orders where ended_at is not null "
+            "and not recycled and order_id between 4294967296 and 4294967300 order by order_id",
+            "orders_order_id_unrecycled",
+        ),
+    ],
+)
+def test_hot_queries_use_their_index(db: Connection, query: str, index: str) -> None:
+    shoe = item(db, stock=500)
+    for n in range(5):
+        many(db, shoe, [f"c{n * 500 + c}" for c in range(500)])
+    db.execute("analyze flashsale_data.orders")
+    plan = "\n".join(row[0] for row in rows(db, "explain " + query))
+    assert index in plan
+    assert "Seq Scan on orders" not in plan
+
+
+def test_the_sources_keep_to_the_house_rules() -> None:
+    for source in [*(ROOT / "sql").glob("*.sql"), *(ROOT / "migrations").glob("*.sql")]:
+        for n, line in enumerate(source.read_text().splitlines(), 1):
+            assert len(line) <= 100, f"{source.name}:{n} is too long"
+            assert "advisory" not in line or line.lstrip().startswith("--"), f"{source.name}:{n}"
+            assert "when others" not in line.lower(), f"{source.name}:{n}"
+
+
+def test_what_install_lists_is_what_there_is() -> None:
+    listed = re.findall(r"^\\ir (\S+)", (ROOT / "sql" / "install.sql").read_text(), re.M)
+    assert sorted(listed) == sorted(
+        p.name for p in (ROOT / "sql").glob("*.sql") if p.name != "install.sql"
+    )

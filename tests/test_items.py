@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+from support import (
+    Call,
+    Connection,
+    call,
+    connect,
+    item,
+    item_status,
+    many,
+    pay,
+    rows,
+    settle,
+    statuses,
+    sweep,
+    value,
+)
+
+
+def units(db: Connection, item_id: int) -> tuple[int, ...]:
+    """(stock, available, reserved, paid, waiting, withdrawing) after a sweep."""
+    sweep(db)
+    s = item_status(db, item_id)
+    return (s.stock, s.available, s.reserved, s.paid, s.waiting, s.withdrawing)
+
+
+def test_an_item_shows_its_terms_and_where_its_units_are(db: Connection) -> None:
+    shoe = item(db, stock=5)
+    orders = many(db, shoe, ["ann", "bob", "cid"])
+    pay(db, orders[0])
+    assert units(db, shoe) == (5, 2, 2, 1, 0, 0)
+    many(db, shoe, ["dan", "eve", "fay", "gus"])
+    assert units(db, shoe) == (5, 0, 4, 1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"sku": ""}, "sku"),
+        ({"sku": "x" * 65}, "sku"),
+        ({"sku": None}, "sku"),
+        ({"name": ""}, "name"),
+        ({"price": 0}, "price"),
+        ({"price": 10**12 + 1}, "price"),
+        ({"currency": "eur"}, "currency"),
+        ({"stock": -1}, "stock"),
+        ({"stock": 10_000_001}, "stock"),
+        ({"hold_seconds": 0}, "hold_seconds"),
+        ({"hold_seconds": 604_801}, "hold_seconds"),
+        ({"max_waiting": -1}, "max_waiting"),
+        ({"late_payment": "maybe"}, "late_payment"),
+        ({"opens_at": "2030-01-02Z", "closes_at": "2030-01-01Z"}, "opens_at must be before"),
+        ({"opens_at": "infinity"}, "finite"),
+    ],
+)
+def test_impossible_terms_are_refused_in_words(
+    db: Connection, changes: dict[str, Any], problem: str
+) -> None:
+    terms = {"sku": "shoe", "name": "Shoe", "price": 1, "currency": "EUR", "stock": 1} | {
+        "hold_seconds": 60
+    } | changes
+    named = ", ".join(f"p_{name} => %s" for name in terms)
+    with pytest.raises(psycopg.Error) as error:
+        rows(db, f"select * from flashsale.create_item({named})", *terms.values())
+    assert error.value.sqlstate == "RV302"
+    assert problem in str(error.value)
+    assert rows(db, "select * from flashsale.item_status") == []
+    assert value(db, "select count(*) from pg_sequences where sequencename like 'line%%'") == 0
+
+
+def test_a_sku_is_taken_once(db: Connection) -> None:
+    item(db)
+    with pytest.raises(psycopg.Error) as error:
+        item(db)
+    assert (error.value.sqlstate, error.value.diag.constraint_name) == ("RV201", "sku_taken")
+
+
+def test_new_units_go_to_the_line_first(db: Connection) -> None:
+    shoe = item(db)
+    many(db, shoe, ["ann", "bob", "cid"])
+    call(db, "restock", shoe, 1)
+    (dan,) = many(db, shoe, ["dan"])
+    assert dan.outcome == "waiting"
+    sweep(db)
+    assert statuses(db, shoe) == {
+        "ann": "reserved",
+        "bob": "reserved",
+        "cid": "waiting",
+        "dan": "waiting",
+    }
+
+
+def test_free_units_are_withdrawn_at_once(db: Connection) -> None:
+    shoe = item(db, stock=5)
+    many(db, shoe, ["ann"])
+    call(db, "withdraw", shoe, 3)
+    assert units(db, shoe) == (2, 1, 1, 0, 0, 0)
+    assert [o.outcome for o in many(db, shoe, ["bob", "cid"])] == ["reserved", "waiting"]
+
+
+def test_units_that_are_held_are_withdrawn_as_they_come_back(db: Connection) -> None:
+    shoe = item(db, stock=3)
+    orders = many(db, shoe, ["ann", "bob", "cid", "dan"])
+    call(db, "withdraw", shoe, 2)
+    assert units(db, shoe) == (3, 0, 3, 0, 1, 2)
+    call(db, "cancel", orders[0].order_id)
+    assert units(db, shoe) == (2, 0, 2, 0, 1, 1)
+    call(db, "cancel", orders[1].order_id)
+    assert units(db, shoe) == (1, 0, 1, 0, 1, 0)
+    call(db, "cancel", orders[2].order_id)
+    assert units(db, shoe) == (1, 0, 1, 0, 0, 0)
+    assert statuses(db, shoe)["dan"] == "reserved"
+
+
+def test_a_withdrawn_unit_never_comes_back(db: Connection) -> None:
+    shoe = item(db, stock=2)
+    call(db, "withdraw", shoe, 2)
+    settle(db)
+    (ann,) = many(db, shoe, ["ann"])
+    assert ann.outcome == "waiting"
+    settle(db)
+    assert units(db, shoe) == (0, 0, 0, 0, 1, 0)
+
+
+def test_new_units_settle_what_is_still_to_be_withdrawn(db: Connection) -> None:
+    shoe = item(db, stock=2)
+    many(db, shoe, ["ann", "bob", "cid"])
+    call(db, "withdraw", shoe, 2)
+    call(db, "restock", shoe, 3)
+    assert units(db, shoe) == (3, 0, 3, 0, 0, 0)
+
+
+def test_what_is_paid_can_not_be_withdrawn(db: Connection) -> None:
+    shoe = item(db, stock=3)
+    orders = many(db, shoe, ["ann", "bob"])
+    pay(db, orders[0])  # not folded into the item yet
+    with pytest.raises(psycopg.Error) as error:
+        call(db, "withdraw", shoe, 3)
+    assert (error.value.sqlstate, error.value.diag.constraint_name) == ("RV204", "withdraw_too_much")
+    assert "Only 2" in str(error.value)
+    call(db, "withdraw", shoe, 2)
+    with pytest.raises(psycopg.Error):
+        call(db, "withdraw", shoe, 1)
+    assert units(db, shoe) == (2, 0, 1, 1, 0, 1)
+
+
+@pytest.mark.parametrize("verb", ["restock", "withdraw"])
+@pytest.mark.parametrize("count", [0, -1, None])
+def test_units_are_at_least_one(db: Connection, verb: str, count: int | None) -> None:
+    shoe = item(db, stock=3)
+    with pytest.raises(psycopg.Error) as error:
+        call(db, verb, shoe, count)
+    assert error.value.sqlstate == "RV302"
+
+
+def test_a_change_is_all_or_nothing(db: Connection) -> None:
+    shoe = item(db, stock=3)
+    for changes in [
+        {"hold_seconds": 90, "withdraw_stock": 4},
+        {"hold_seconds": 90, "price": 1},
+        {"hold_seconds": 0, "add_stock": 1},
+        {"hold_seconds": None},
+        {"add_stock": 10_000_000},
+    ]:
+        with pytest.raises(psycopg.Error) as error:
+            call(db, "change_item", shoe, Jsonb(changes))
+        assert (error.value.sqlstate or "").startswith("RV"), changes
+    assert (item_status(db, shoe).hold_seconds, item_status(db, shoe).stock) == (60, 3)
+
+
+def test_a_change_sets_what_it_names_and_null_removes(db: Connection, clock) -> None:
+    shoe = item(db, max_waiting=5, closes_at=clock.at(60))
+    changed = call(
+        db,
+        "change_item",
+        shoe,
+        Jsonb({"max_waiting": None, "closes_at": None, "hold_seconds": 5, "paused": True}),
+    )
+    assert (changed.max_waiting, changed.closes_at, changed.hold_seconds, changed.state) == (
+        None,
+        None,
+        5,
+        "paused",
+    )
+
+
+def test_a_shorter_hold_leaves_running_holds_alone(db: Connection) -> None:
+    shoe = item(db, stock=2, hold_seconds=60)
+    (ann,) = many(db, shoe, ["ann"])
+    call(db, "change_item", shoe, Jsonb({"hold_seconds": 5}))
+    (bob,) = many(db, shoe, ["bob"])
+    assert call(db, "order_status", ann.order_id).expires_at == ann.expires_at
+    assert (bob.expires_at - bob.reserved_at).total_seconds() == 5
+
+
+def test_an_unknown_item_is_an_error_for_every_verb(db: Connection) -> None:
+    for verb, args in [
+        ("item_status", ()),
+        ("restock", (1,)),
+        ("withdraw", (1,)),
+        ("open_item", ()),
+        ("close_item", ()),
+        ("pause_item", ()),
+        ("resume_item", ()),
+        ("change_item", (Jsonb({}),)),
+    ]:
+        with pytest.raises(psycopg.Error) as error:
+            call(db, verb, 999, *args)
+        assert error.value.sqlstate == "RV101", verb
+
+
+def test_a_sale_that_never_opened_can_be_closed_and_opened(db: Connection, clock) -> None:
+    shoe = item(db, opens_at=clock.at(60))
+    assert call(db, "close_item", shoe).state == "closed"
+    assert call(db, "open_item", shoe).state == "open"
+
+
+def test_customers_do_not_wait_for_an_operator(db: Connection, database_url: str) -> None:
+    shoe = item(db, stock=2)
+    with connect(database_url, autocommit=False) as operator:
+        call(operator, "withdraw", shoe, 1)
+        (ann,) = Call(lambda: many(db, shoe, ["ann"])).result()
+        assert ann.outcome == "reserved"
+        assert Call(lambda: sweep(db)).result().promoted == 0
+        operator.commit()
+    assert units(db, shoe) == (1, 0, 1, 0, 0, 0)
+
+
+def test_items_are_listed_page_by_page(db: Connection) -> None:
+    ids = [item(db, f"i{n}") for n in range(5)]
+    assert [r.item_id for r in rows(db, "select * from flashsale.items(2)")] == ids[:2]
+    assert [r.item_id for r in rows(db, "select * from flashsale.items(9, %s)", ids[2])] == ids[3:]

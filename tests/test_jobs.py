@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+from support import Connection, call, item, pay, reserve, rows, status, sweep, value
+
+
+def take(db: Connection, lease: int = 30) -> list[Any]:
+    return rows(db, "select * from flashsale.take_payment_jobs(100, %s)", lease)
+
+
+def open_session(db: Connection, job: Any, session: str = "s1") -> str:
+    return str(
+        value(
+            db,
+            "select flashsale.payment_opened(%s, %s, %s, %s, 'http://pay')",
+            job.job_id,
+            job.reads,
+            job.payment_id,
+            session,
+        )
+    )
+
+
+def test_a_hold_brings_the_job_that_opens_its_payment(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    (job,) = take(db)
+    assert (job.kind, job.payment_id, job.order_id, job.amount, job.expires_at) == (
+        "open",
+        order.payment_id,
+        order.order_id,
+        1000,
+        order.expires_at,
+    )
+    assert open_session(db, job) == "opened"
+    assert status(db, order.order_id).checkout_url == "http://pay"
+    assert take(db) == []
+    assert value(db, "select depth from flashsale.queue_status where queue = 'payments'") == 0
+
+
+def test_a_leased_job_is_nobody_elses_until_the_lease_runs_out(db: Connection) -> None:
+    reserve(db, item(db), "ann")
+    (job,) = take(db, 30)
+    assert take(db) == []
+    db.execute("update pgmq.q_payments set vt = clock_timestamp()")  # the lease runs out
+    (again,) = take(db)
+    assert (again.job_id, again.reads) == (job.job_id, 2)
+
+
+def test_a_late_worker_can_not_acknowledge_somebody_elses_lease(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    (late,) = take(db, 0)
+    (current,) = take(db, 30)
+    assert open_session(db, late) == "lost_lease"
+    assert status(db, order.order_id).payment_status == "open"  # what it learnt is kept
+    assert value(db, "select flashsale.retry_job('payments', %s, %s, 'x')", late.job_id, late.reads) == "lost_lease"
+    assert value(db, "select depth from flashsale.queue_status where queue = 'payments'") == 1
+    assert open_session(db, current) == "ignored"
+    assert value(db, "select depth from flashsale.queue_status where queue = 'payments'") == 0
+
+
+def test_a_job_that_nobody_needs_any_more_is_dropped(db: Connection, clock) -> None:
+    order = reserve(db, item(db), "ann")
+    clock.advance(60)
+    sweep(db)
+    assert take(db) == []
+    assert status(db, order.order_id).payment_status == "voided"
+    assert value(db, "select sum(depth) from flashsale.queue_status where queue = 'payments'") == 0
+
+
+def test_a_session_that_may_exist_is_found_again_and_voided(db: Connection, clock) -> None:
+    reserve(db, item(db), "ann")
+    take(db, 0)  # a worker asked the provider, and nobody knows what came of it
+    clock.advance(60)
+    sweep(db)
+    jobs = take(db)
+    assert [j.kind for j in jobs] == ["open"]
+    assert open_session(db, jobs[0]) == "superseded"
+    (void,) = take(db)
+    assert (void.kind, void.session_id) == ("void", "s1")
+
+
+def test_a_session_opened_for_a_hold_that_is_over_is_voided(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    (job,) = take(db)
+    call(db, "cancel", order.order_id)
+    assert open_session(db, job) == "superseded"
+    assert [(j.kind, j.session_id) for j in take(db)] == [("void", "s1")]
+
+
+def test_a_void_that_finds_the_money_captured_has_it_refunded(db: Connection, clock) -> None:
+    order = reserve(db, item(db), "ann")
+    open_session(db, take(db)[0])
+    clock.advance(60)
+    sweep(db)
+    (void,) = take(db)
+    assert (
+        value(
+            db,
+            "select flashsale.payment_captured(%s, %s, %s, 's1', 1000, 'EUR')",
+            void.job_id,
+            void.reads,
+            void.payment_id,
+        )
+        == "refund_due"
+    )
+    assert [(j.kind, j.payment_id) for j in take(db)] == [("refund", order.payment_id)]
+
+
+def test_failures_are_retried_with_a_growing_delay_then_buried(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    delays = []
+    for reads in range(1, 11):
+        db.execute("update pgmq.q_payments set vt = clock_timestamp()")
+        (job,) = take(db)
+        assert job.reads == reads
+        answer = value(
+            db, "select flashsale.retry_job('payments', %s, %s, 'no route')", job.job_id, job.reads
+        )
+        assert answer == ("dead" if reads == 10 else "retry")
+        if answer == "retry":
+            delays.append(
+                value(db, "select extract(epoch from vt - clock_timestamp()) from pgmq.q_payments")
+            )
+    assert delays[0] < 1
+    assert all(later > earlier * 1.1 for earlier, later in zip(delays, delays[1:], strict=False))
+    (letter,) = rows(db, "select * from flashsale.dead_letter")
+    assert (letter.queue, letter.reads, letter.error) == ("payments", 10, "no route")
+    # Nobody will open it, so the customer may ask for another attempt.
+    assert status(db, order.order_id).payment_status == "failed"
+    assert call(db, "request_payment", order.order_id, "ann").outcome == "requested"
+
+
+def test_a_dead_letter_can_be_tried_again(db: Connection, clock) -> None:
+    order = reserve(db, item(db), "ann")
+    clock.advance(60)
+    pay(db, order)
+    db.execute("update pgmq.q_payments set read_ct = 9")
+    (job,) = take(db)
+    value(db, "select flashsale.retry_job('payments', %s, %s, 'down')", job.job_id, job.reads)
+    assert value(db, "select given_up from flashsale.money_at_risk")
+    letter = value(db, "select dead_letter_id from flashsale.dead_letter")
+    value(db, "select flashsale.retry_dead_letter(%s)", letter)
+    assert not value(db, "select given_up from flashsale.money_at_risk")
+    (job,) = take(db)
+    assert (job.kind, job.reads) == ("refund", 1)
+    with pytest.raises(psycopg.Error) as error:
+        value(db, "select flashsale.retry_dead_letter(%s)", letter)
+    assert error.value.sqlstate == "RV103"
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [{}, {"kind": "open"}, {"kind": "open", "payment_id": "x"}, {"kind": "steal", "payment_id": 1}, []],
+)
+@pytest.mark.parametrize("queue", ["payments", "notifications"])
+def test_poison_is_buried_and_stops_nobody(db: Connection, queue: str, poison: Any) -> None:
+    db.execute("select pgmq.send(%s, %s)", [queue, Jsonb(poison)])
+    order = reserve(db, item(db), "ann")
+    jobs = take(db)
+    assert [j.payment_id for j in jobs] == [order.payment_id]
+    open_session(db, jobs[0])
+    mails = rows(db, "select * from flashsale.take_notifications(10, 30)")
+    assert [m.message["kind"] for m in mails] == ["reserved"]
+    assert value(db, "select message from flashsale.dead_letter") == poison
+
+
+def test_a_message_that_kills_its_readers_is_buried(db: Connection) -> None:
+    reserve(db, item(db), "ann")
+    for _ in range(10):
+        assert len(take(db, 0)) == 1  # read, and never heard of again
+    assert take(db, 0) == []
+    assert value(db, "select reads from flashsale.dead_letter") == 11
+
+
+def test_customers_are_told_what_happened_and_where_to_pay(db: Connection) -> None:
+    shoe = item(db)
+    ann = reserve(db, shoe, "ann")
+    reserve(db, shoe, "bob")
+    open_session(db, take(db)[0], "s1")
+    call(db, "cancel", ann.order_id)
+    sweep(db)
+    jobs = {j.kind: j for j in take(db)}
+    open_session(db, jobs["open"], "s2")
+    mails = [m.message for m in rows(db, "select * from flashsale.take_notifications(10, 30)")]
+    assert [(m["kind"], m["customer_id"]) for m in mails] == [
+        ("cancelled", "ann"),  # "reserved" was dropped: it is not any more
+        ("your_turn", "bob"),
+    ]
+    assert mails[1]["checkout_url"] == "http://pay"
+    assert mails[1]["item_name"] == "Shoe"
+
+
+def test_a_notification_is_acknowledged_by_its_lease_only(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    call(db, "cancel", order.order_id)
+    (late,) = rows(db, "select * from flashsale.take_notifications(10, 0)")
+    (current,) = rows(db, "select * from flashsale.take_notifications(10, 30)")
+    finish = "select flashsale.finish_job('notifications', %s, %s)"
+    assert not value(db, finish, late.job_id, late.reads)
+    assert value(db, finish, current.job_id, current.reads)
+    assert not value(db, finish, current.job_id, current.reads)

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from support import (
+    Call,
+    Connection,
+    call,
+    connect,
+    eventually,
+    item,
+    item_status,
+    many,
+    pay,
+    reserve,
+    rows,
+    status,
+    sweep,
+    value,
+    waits,
+)
+
+
+def payments(db: Connection) -> list[tuple[str, str | None]]:
+    return [
+        tuple(row)
+        for row in rows(
+            db, "select status::text, refund_reason from flashsale_data.payments order by payment_id"
+        )
+    ]
+
+
+def jobs(db: Connection) -> list[tuple[str, int]]:
+    return [
+        (row.kind, row.payment_id)
+        for row in rows(db, "select * from flashsale.take_payment_jobs(100, 30)")
+    ]
+
+
+def event(db: Connection, event_id: str, kind: str, order: Any, **changes: Any) -> str:
+    values = {
+        "session": f"s{order.payment_id}",
+        "payment_id": str(order.payment_id),
+        "amount": order.amount,
+        "currency": order.currency,
+    } | changes
+    return str(
+        value(
+            db,
+            "select flashsale.record_payment_event(%s, %s, %s, %s, %s, %s, now())",
+            event_id,
+            f"payment.{kind}",
+            *values.values(),
+        )
+    )
+
+
+def test_money_in_time_makes_the_order_final(db: Connection) -> None:
+    shoe = item(db)
+    order = reserve(db, shoe, "ann")
+    paid = pay(db, order)
+    assert (paid.outcome, paid.status, paid.payment_status) == ("paid", "paid", "succeeded")
+    sweep(db)
+    assert item_status(db, shoe).paid == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "outcome"), [(-0.000001, "paid"), (0, "refund_due"), (0.001, "refund_due")]
+)
+def test_the_deadline_decides_to_the_microsecond(
+    db: Connection, clock, seconds: float, outcome: str
+) -> None:
+    order = reserve(db, item(db), "ann")
+    clock.set(order.expires_at, seconds)
+    assert pay(db, order).outcome == outcome
+
+
+def test_late_money_goes_back_once(db: Connection, clock) -> None:
+    order = reserve(db, item(db), "ann")
+    clock.advance(60)
+    assert [pay(db, order).outcome for _ in range(3)] == ["refund_due"] * 3
+    assert payments(db) == [("refund_due", "late")]
+    assert jobs(db) == [("refund", order.payment_id)]
+
+
+def test_money_that_waited_for_a_lock_past_the_deadline_goes_back(
+    db: Connection, database_url: str
+) -> None:
+    order = reserve(db, item(db, hold_seconds=1), "ann")
+    with connect(database_url, autocommit=False) as locker, connect(database_url) as payer:
+        locker.execute(
+            "select from flashsale_data.orders where order_id = %s for update", [order.order_id]
+        )
+        paying = Call(lambda: pay(payer, order))
+        eventually(lambda: waits(db, payer))
+        eventually(lambda: status(db, order.order_id).status == "expired")
+        locker.rollback()
+        assert paying.result().outcome == "refund_due"
+    assert payments(db) == [("refund_due", "late")]
+
+
+def test_the_same_success_twice_pays_once(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    assert [
+        event(db, "e1", "succeeded", order),
+        event(db, "e1", "succeeded", order),
+        event(db, "e2", "succeeded", order),
+    ] == ["paid", "duplicate", "already_paid"]
+    assert payments(db) == [("succeeded", None)]
+
+
+def test_success_before_we_knew_the_session_counts(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    (job,) = rows(db, "select * from flashsale.take_payment_jobs(10, 30)")
+    assert event(db, "e1", "succeeded", order, session="s-early") == "paid"
+    opened = value(
+        db,
+        "select flashsale.payment_opened(%s, %s, %s, 's-early', 'http://x')",
+        job.job_id,
+        job.reads,
+        job.payment_id,
+    )
+    assert opened == "ignored"
+    assert status(db, order.order_id).payment_status == "succeeded"
+
+
+def test_failed_after_succeeded_changes_nothing(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    event(db, "e1", "succeeded", order)
+    assert event(db, "e2", "failed", order) == "ignored"
+    assert status(db, order.order_id).payment_status == "succeeded"
+
+
+def test_success_after_failed_counts_while_nothing_else_was_tried(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    assert event(db, "e1", "failed", order) == "failed"
+    assert event(db, "e2", "succeeded", order) == "paid"
+
+
+def test_after_a_failure_the_customer_may_try_again_within_the_same_deadline(
+    db: Connection,
+) -> None:
+    order = reserve(db, item(db), "ann")
+    event(db, "e1", "failed", order)
+    again = call(db, "request_payment", order.order_id, "ann")
+    assert again.outcome == "requested"
+    assert again.payment_id > order.payment_id
+    assert again.expires_at == order.expires_at
+    assert pay(db, again).outcome == "paid"
+
+
+def test_an_attempt_under_way_is_not_doubled(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    again = call(db, "request_payment", order.order_id, "ann")
+    assert (again.outcome, again.payment_id) == ("existing", order.payment_id)
+
+
+def test_only_a_reserved_order_takes_a_new_attempt(db: Connection, clock) -> None:
+    shoe = item(db)
+    order, waiting = reserve(db, shoe, "ann"), reserve(db, shoe, "bob")
+    clock.advance(60)
+    for order_id, customer in [(order.order_id, "ann"), (waiting.order_id, "bob")]:
+        with pytest.raises(psycopg.Error) as error:
+            call(db, "request_payment", order_id, customer)
+        assert error.value.sqlstate == "RV203"
+    with pytest.raises(psycopg.Error) as error:
+        call(db, "request_payment", order.order_id, "bob")
+    assert error.value.sqlstate == "RV102"
+
+
+def test_superseded_money_goes_back_and_the_new_attempt_still_counts(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    event(db, "e1", "failed", order)
+    again = call(db, "request_payment", order.order_id, "ann")
+    assert event(db, "e2", "succeeded", order) == "refund_due"
+    assert event(db, "e3", "succeeded", again) == "paid"
+    assert payments(db) == [("refund_due", "superseded"), ("succeeded", None)]
+
+
+@pytest.mark.parametrize("wrong", [{"amount": 999}, {"amount": 1001}, {"currency": "USD"}])
+def test_the_wrong_amount_goes_back_and_the_hold_stays(db: Connection, wrong: Any) -> None:
+    order = reserve(db, item(db), "ann")
+    assert event(db, "e1", "succeeded", order, **wrong) == "refund_due"
+    assert status(db, order.order_id).status == "reserved"
+    refund = one_refund(db)
+    assert (refund.amount, refund.currency) == (
+        wrong.get("amount", 1000),
+        wrong.get("currency", "EUR"),
+    )
+
+
+def one_refund(db: Connection) -> Any:
+    (refund,) = [
+        j for j in rows(db, "select * from flashsale.take_payment_jobs(100, 30)") if j.kind == "refund"
+    ]
+    return refund
+
+
+@pytest.mark.parametrize("payment_id", ["999", "abc", "", "-1", "99999999999999999999", None])
+def test_money_for_an_unknown_payment_is_kept_shown_and_refunded(
+    db: Connection, payment_id: str | None
+) -> None:
+    order = reserve(db, item(db), "ann")
+    assert event(db, "e1", "succeeded", order, payment_id=payment_id, session="s-x") == "stray"
+    assert event(db, "e2", "succeeded", order, payment_id=payment_id, session="s-x") == "stray"
+    (shown,) = rows(db, "select * from flashsale.stray_payment")
+    assert (shown.session_id, shown.status, shown.amount) == ("s-x", "refund_due", 1000)
+    refund = one_refund(db)
+    assert call(db, "payment_refunded", refund.job_id, refund.reads, refund.payment_id)[0] == "refunded"
+    assert rows(db, "select * from flashsale.money_at_risk") == []
+
+
+def test_money_on_another_session_of_a_payment_is_a_stray(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    (job,) = rows(db, "select * from flashsale.take_payment_jobs(10, 30)")
+    call(db, "payment_opened", job.job_id, job.reads, job.payment_id, "s1", "http://x")
+    assert event(db, "e1", "succeeded", order, session="s2") == "stray"
+    assert event(db, "e2", "succeeded", order, session="s1") == "paid"
+
+
+def test_a_refund_is_settled_by_the_event_or_by_the_call_once(db: Connection, clock) -> None:
+    order = reserve(db, item(db), "ann")
+    clock.advance(60)
+    pay(db, order)
+    refund = one_refund(db)
+    assert event(db, "e1", "refunded", order) == "refunded"
+    assert call(db, "payment_refunded", refund.job_id, refund.reads, refund.payment_id)[0] == "ignored"
+    assert payments(db) == [("refunded", "late")]
+
+
+def test_events_of_other_kinds_are_stored_and_ignored(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    assert event(db, "e1", "disputed", order) == "ignored"
+    assert value(db, "select outcome from flashsale.payment_event") == "ignored"
+
+
+def test_late_money_is_kept_if_a_unit_is_free_and_nobody_waits(db: Connection, clock) -> None:
+    shoe = item(db, stock=2, late_payment="keep_if_free")
+    order = reserve(db, shoe, "ann")
+    clock.advance(60)
+    late = pay(db, order)
+    assert (late.outcome, late.status, late.ticket) == ("paid", "paid", 2)
+    assert late.payment_id == order.payment_id
+    assert status(db, order.order_id).status == "expired"
+    sweep(db)
+    assert item_status(db, shoe).paid == 1
+    assert item_status(db, shoe).available == 1
+
+
+@pytest.mark.parametrize("spoiler", ["sold", "line", "other order", "closed", "paused"])
+def test_late_money_goes_back_if_somebody_else_could_want_the_unit(
+    db: Connection, clock, spoiler: str
+) -> None:
+    shoe = item(db, stock=2, late_payment="keep_if_free")
+    order = reserve(db, shoe, "ann")
+    clock.advance(60)
+    match spoiler:
+        case "sold":
+            many(db, shoe, ["bob"])
+        case "line":
+            many(db, shoe, ["bob", "cid"])
+        case "other order":
+            reserve(db, shoe, "ann")
+        case "closed":
+            call(db, "close_item", shoe)
+        case "paused":
+            call(db, "pause_item", shoe)
+    assert pay(db, order).outcome == "refund_due"
+
+
+def test_nonsense_is_refused(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    for args in [("", 1, "EUR"), ("s", -1, "EUR"), ("s", 1, "eur"), (None, 1, "EUR"), ("s", None, "EUR")]:
+        with pytest.raises(psycopg.Error) as error:
+            call(db, "pay", order.payment_id, *args)
+        assert error.value.sqlstate == "RV303"
