@@ -41,6 +41,8 @@ begin
     'call flashsale.sweep_for_a_minute()');
   perform cron.schedule(
     'flashsale purge', '7 * * * *',
-    $job$delete from cron.job_run_details where end_time < pg_catalog.now() - interval '1 day'$job$);
+    $job$
+    delete from cron.job_run_details where end_time < clock_timestamp() - interval '1 day'
+    $job$);
 end
 $$;

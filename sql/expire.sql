@@ -21,8 +21,8 @@ end
 $$;
 
 comment on function flashsale.expire_orders(bigint[], timestamptz) is
-$$Expires those of the given orders that are due; the caller has locked them
-p_now: read after the locks were taken. Returns how many.$$;
+$$Expires those of the given orders that are due
+The caller has locked them. p_now: read after the locks were taken. Returns how many.$$;
 
 create function flashsale.expire(p_limit integer default 10000) returns integer
 language plpgsql security definer set search_path = ''
@@ -47,5 +47,6 @@ end
 $$;
 
 comment on function flashsale.expire(integer) is
-$$Expires holds whose deadline has passed, at most p_limit; returns how many
-Never waits: an order that somebody is paying or cancelling at this moment is left to them.$$;
+$$Expires holds whose deadline has passed; returns how many
+At most p_limit, the oldest first. Never waits: an order that somebody is paying or cancelling at
+this moment is left to them.$$;

@@ -158,8 +158,8 @@ end
 $$;
 
 comment on function flashsale.take_notifications(integer, integer) is
-$$Leases e-mails to send, oldest first, for p_lease_seconds; at most p_limit
-"Your unit is reserved" is dropped if it is not any more.$$;
+$$Leases e-mails to send, oldest first, for p_lease_seconds
+At most p_limit. "Your unit is reserved" is dropped if it is not any more.$$;
 
 create function flashsale.finish_job(p_queue text, p_job_id bigint, p_reads integer)
 returns boolean
@@ -191,7 +191,8 @@ declare
   -- 0.5 s after the first try, doubling, at most five minutes; scattered, so that jobs that failed
   -- together don't come back together. pgmq lives by clock_timestamp(), so does this.
   v_at constant timestamptz :=
-    clock_timestamp() + least(300, 0.25 * 2 ^ p_reads) * (0.75 + random() / 2) * interval '1 second';
+    clock_timestamp()
+    + least(300, 0.25 * 2 ^ p_reads) * (0.75 + random() / 2) * interval '1 second';
 begin
   if p_reads < flashsale.max_reads() then
     with payments as (
@@ -236,7 +237,7 @@ $$;
 comment on function flashsale.retry_job(text, bigint, integer, text) is
 $$A job failed: tries again later, or gives it up
 Returns retry (after a backoff that doubles), dead (after ten tries: see dead_letter; a payment that
-could not be opened has failed) or lost_lease. p_error: what went wrong, at most 1,000 characters.$$;
+could not be opened has failed) or lost_lease. p_error: what went wrong, 1,000 characters of it.$$;
 
 create function flashsale.retry_dead_letter(p_dead_letter_id bigint) returns bigint
 language plpgsql security definer set search_path = ''
@@ -299,9 +300,9 @@ end
 $$;
 
 comment on function flashsale.payment_opened(bigint, integer, bigint, text, text) is
-$$The provider has opened a session: the customer may pay at p_checkout_url
-Returns opened (and the customer is told), superseded (the hold is over: the session is voided),
-ignored (known already), or lost_lease: done all the same, but the job is not ours any more.$$;
+$$The provider has opened a session: the customer may pay
+p_checkout_url: where. Returns opened (and the customer is told), superseded (the hold is over: the
+session is voided), ignored (known already), or lost_lease: done all the same, but the job is not ours any more.$$;
 
 create function flashsale.payment_voided(p_job_id bigint, p_reads integer, p_payment_id bigint)
 returns text

@@ -167,11 +167,10 @@ begin
 end
 $$;
 
-comment on function
-  flashsale.buy_late(flashsale_data.items, flashsale_data.orders, flashsale_data.payments, timestamptz)
-is
-$$Late money buys a new order, if a unit is free and nobody waits; else null
-For items with late_payment = keep_if_free.$$;
+comment on function flashsale.buy_late(
+  flashsale_data.items, flashsale_data.orders, flashsale_data.payments, timestamptz) is
+$$Late money buys a new order if a unit is free and nobody waits
+Returns null if not. For items with late_payment = keep_if_free.$$;
 
 create function flashsale.keep_stray(
   p_session_id text, p_amount bigint, p_currency text, p_now timestamptz)
@@ -327,4 +326,5 @@ end
 $$;
 
 comment on function flashsale.settle_refund(bigint, text) is
-$$A refund has been paid out: refund_due becomes refunded, once; else ignored$$;
+$$A refund has been paid out: refund_due becomes refunded, once
+Returns refunded, or ignored.$$;

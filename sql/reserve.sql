@@ -239,9 +239,10 @@ end
 $$;
 
 comment on function flashsale.reserve_many(integer[], text[], text[], boolean[]) is
-$$Asks for a unit for each of up to 1,000 customers; one row each, in order
-p_customer_ids: 1 to 128 characters. p_idempotency_keys: 1 to 255 characters or null; the same item,
-customer and key always get the same order. p_waits: false refuses rather than join the line.
+$$Asks for a unit for each of up to 1,000 customers
+One row a request, in the order of the requests. p_customer_ids: 1 to 128 characters.
+p_idempotency_keys: 1 to 255 characters or null; the same item, customer and key always get the
+same order. p_waits: false refuses rather than join the line.
 Outcomes: reserved, waiting; existing (the order they already have); not_open (retry_at), closed,
 paused, sold_out (also: the line is full); unknown_item, invalid: this request only.
 Refusals take no ticket and write nothing. Errors: RV301 arrays that do not fit together.$$;

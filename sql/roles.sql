@@ -2,6 +2,9 @@
 do $$
 declare
   v_role text;
+  -- From 16 on whoever makes a role is its member, but may not act as it.
+  v_right constant text :=
+    case when current_setting('server_version_num')::integer >= 160000 then 'set' else 'member' end;
 begin
   foreach v_role in array array['api', 'worker', 'tool', 'operator'] loop
     begin
@@ -10,7 +13,7 @@ begin
       when duplicate_object or unique_violation then null; -- made before, or this very moment
     end;
     -- The owner may act as each of them: one login is enough to run everything.
-    if not pg_has_role(current_user, ('flashsale_' || v_role)::name, 'member') then
+    if not pg_has_role(current_user, ('flashsale_' || v_role)::name, v_right) then
       begin
         execute format('grant %I to %I', 'flashsale_' || v_role, current_user);
       exception

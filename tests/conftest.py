@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from pytest_postgresql.janitor import DatabaseJanitor
 from support import Connection, connect, rows
 
 from flashsale.embedded import EmbeddedPostgres
@@ -70,14 +71,20 @@ def template(postgres: EmbeddedPostgres) -> str:
 def database_url(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
     """A migrated database of the test's own; the promises are checked when the test is over."""
     name = f"t{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(postgres.url("postgres", "postgres"), autocommit=True) as admin:
-        admin.execute(f"create database {name} template {template} owner flashsale")  # type: ignore[call-overload]
-        try:
-            yield postgres.url(name)
-            with connect(postgres.url(name)) as conn:
-                assert rows(conn, "select * from flashsale.violation") == []
-        finally:
-            admin.execute(f"drop database {name} with (force)")  # type: ignore[call-overload]
+    admin = psycopg.conninfo.conninfo_to_dict(postgres.url("postgres", "postgres"))
+    janitor = DatabaseJanitor(
+        user="postgres",
+        password=str(admin["password"]),
+        host="127.0.0.1",
+        port=postgres.port,
+        dbname=name,
+        template_dbname=template,
+    )
+    with janitor:
+        url = postgres.url(name)
+        yield url
+        with connect(url) as conn:
+            assert rows(conn, "select * from flashsale.violation") == []
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_a_session_opened_for_a_hold_that_is_over_is_voided(db: Connection) -> N
     (job,) = take(db)
     call(db, "cancel", order.order_id)
     assert open_session(db, job) == "superseded"
-    assert [(j.kind, j.session_id) for j in take(db)] == [("void", "s1")]
+    assert {(j.kind, j.session_id) for j in take(db)} == {("void", "s1")}
 
 
 def test_a_void_that_finds_the_money_captured_has_it_refunded(db: Connection, clock) -> None:
@@ -123,7 +123,8 @@ def test_failures_are_retried_with_a_growing_delay_then_buried(db: Connection) -
         assert answer == ("dead" if reads == 10 else "retry")
         if answer == "retry":
             delays.append(
-                value(db, "select extract(epoch from vt - clock_timestamp()) from pgmq.q_payments")
+                value(db, "select extract(epoch from vt - clock_timestamp())::float8 "
+                    "from pgmq.q_payments")
             )
     assert delays[0] < 1
     assert all(later > earlier * 1.1 for earlier, later in zip(delays, delays[1:], strict=False))

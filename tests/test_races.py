@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 from support import (
     Call,
     Connection,
@@ -105,6 +106,7 @@ def test_an_open_transaction_around_reserve_delays_nobody_else(
 ) -> None:
     shoe = item(db, stock=2, hold_seconds=1)
     ann = reserve(db, shoe, "ann")
+    call(db, "change_item", shoe, Jsonb({"hold_seconds": 60}))
     with connect(database_url, autocommit=False) as slow, connect(database_url) as other:
         reserve(slow, shoe, "slow")
         assert Call(lambda: reserve(other, shoe, "bob")).result().outcome == "waiting"

@@ -27,10 +27,12 @@ from flashsale.models import (
     PaymentEvent,
     Reservation,
 )
+from flashsale.migrate import VERSION_QUERY
 from flashsale.settings import Settings
 
 log = logging.getLogger("flashsale.api")
 
+ROLE = "flashsale_api"
 _MAX_BIGINT = 2**63 - 1
 
 
@@ -57,9 +59,11 @@ class Database:
 
     async def open(self) -> None:
         s = self._settings
+        role = s.database_role or ROLE
         options = {"application_name": "flashsale-api"}
-        if s.database_role:  # a pooler in between may accept no start-up parameters but that one
-            options |= {"role": s.database_role, "statement_timeout": str(s.statement_timeout_ms)}
+        if role != "none":  # a pooler in between may take no other start-up parameters
+            options["role"] = role
+            options["statement_timeout"] = f"{s.statement_timeout_seconds * 1000:.0f}"
         self._pool = await asyncpg.create_pool(
             s.database_url,
             min_size=0,  # opening must not need the database
@@ -70,7 +74,7 @@ class Database:
             server_settings=options,
             reset=_keep,
         )
-        await self._warm()
+        await self._warm(self._pool)
 
     async def close(self) -> None:
         if self._pool is None:
@@ -182,6 +186,10 @@ class Database:
 
     # The service itself
 
+    async def version(self) -> str:
+        """What is installed, as flashsale.migrate.expected_version() says it."""
+        return str((await self._one(VERSION_QUERY))[0])
+
     async def sweep_lag_seconds(self) -> float | None:
         """Seconds since anybody swept; None: never, or not for a day."""
         row = await self._one("select min(lag_seconds) from flashsale.sweep_status")
@@ -261,25 +269,12 @@ class Database:
             log.warning("database is away: %s", type(error).__name__)
         return Unavailable()
 
-    async def _warm(self) -> None:
+    async def _warm(self, pool: asyncpg.Pool) -> None:
         """Connects ahead of the first requests, if the database is there."""
-
-        async def hold(together: asyncio.Barrier) -> None:
-            connection = await self._acquire()
-            try:
-                await together.wait()
-            finally:
+        calls = (self._acquire() for _ in range(self._settings.pool_size))
+        for connection in await asyncio.gather(*calls, return_exceptions=True):
+            if not isinstance(connection, BaseException):
                 await pool.release(connection)
-
-        pool = self._pool
-        assert pool is not None
-        barrier = asyncio.Barrier(self._settings.pool_size)
-        try:
-            async with asyncio.timeout(5), asyncio.TaskGroup() as group:
-                for _ in range(self._settings.pool_size):
-                    group.create_task(hold(barrier))
-        except (TimeoutError, ExceptionGroup):
-            log.warning("started without all connections to the database")
 
 
 async def _keep(_connection: object) -> None:

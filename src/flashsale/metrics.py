@@ -17,16 +17,17 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from flashsale.database import Database, Gauges
+from flashsale.settings import Settings
 from flashsale.watch import Watcher
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SCRAPE_SECONDS = 1.0  # how long a scrape waits for the database
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
 class Metrics:
-    def __init__(self, database: Database, watcher: Watcher) -> None:
+    def __init__(self, database: Database, watcher: Watcher, settings: Settings) -> None:
         self._database = database
+        self._timeout_seconds = settings.readiness_timeout_seconds
         self._registry = CollectorRegistry()
         self._requests = Histogram(
             "flashsale_http_request_seconds",
@@ -71,7 +72,7 @@ class Metrics:
     async def scrape(self) -> bytes:
         """Everything in the text format; without the database, what the process itself knows."""
         try:
-            async with asyncio.timeout(SCRAPE_SECONDS):
+            async with asyncio.timeout(self._timeout_seconds):
                 self._gauges.latest = await self._database.gauges()
         except Exception:
             self._gauges.latest = None

@@ -20,10 +20,10 @@ import msgspec
 from flashsale.database import Database
 from flashsale.errors import Refused
 from flashsale.models import Order
+from flashsale.settings import Settings
 
 log = logging.getLogger("flashsale.api")
 
-HEARTBEAT_SECONDS = 15.0
 HEARTBEAT = b":\n\n"
 RECONNECT = b"retry: 1000\n\n"
 
@@ -51,9 +51,10 @@ class _Watched:
 
 
 class Watcher:
-    def __init__(self, database: Database, poll_seconds: float) -> None:
+    def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._poll_seconds = poll_seconds
+        self._poll_seconds = settings.sse_poll_seconds
+        self._heartbeat_seconds = settings.sse_heartbeat_seconds
         self._watched: dict[str, _Watched] = {}
         self._closing = False
         self._poller: asyncio.Task[None] | None = None
@@ -89,14 +90,16 @@ class Watcher:
         try:
             yield RECONNECT
             sent = b""
-            while not self._closing:
+            while True:
                 changed = watched.changed
                 if watched.event is not sent:
                     sent, final = watched.event, watched.order.is_final
                     yield sent
                     if final:
                         return
-                elif not await _within(HEARTBEAT_SECONDS, changed):
+                elif self._closing:
+                    return
+                elif not await _within(self._heartbeat_seconds, changed):
                     yield HEARTBEAT
         finally:
             watched.streams -= 1

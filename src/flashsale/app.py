@@ -1,0 +1,77 @@
+"""The HTTP service: `granian --interface asgi --factory flashsale.app:create_app`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
+
+from flashsale.database import Database
+from flashsale.errors import CODES, answer
+from flashsale.metrics import Metrics
+from flashsale.routes import HANDLERS, JsonRequest
+from flashsale.settings import Settings
+from flashsale.watch import Watcher, on_termination
+
+
+def create_app(settings: Settings | None = None) -> Litestar:
+    """The service; starts without the database, and is not ready until that is there.
+
+    settings: None reads the environment. Errors: SettingsError.
+    """
+    settings = settings or Settings.from_env()
+    settings.need_database_url()
+    settings.need_webhook_secret()  # with an empty one anybody could sign
+    database = Database(settings)
+    watcher = Watcher(database, settings)
+    metrics = Metrics(database, watcher, settings)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        await database.open()
+        watcher.start()
+        with on_termination(watcher.end_streams):
+            try:
+                yield
+            finally:
+                await watcher.close()
+                await database.close()
+
+    app = Litestar(
+        HANDLERS,
+        request_class=JsonRequest,
+        request_max_body_size=settings.max_body_bytes,
+        dependencies={
+            "database": Provide(lambda: database, sync_to_thread=False),
+            "watcher": Provide(lambda: watcher, sync_to_thread=False),
+            "metrics": Provide(lambda: metrics, sync_to_thread=False),
+            "settings": Provide(lambda: settings, sync_to_thread=False),
+        },
+        exception_handlers={Exception: answer},
+        lifespan=[lifespan],
+        logging_config=None,
+        openapi_config=_openapi(),
+        state=State({"settings": settings, "database": database, "watcher": watcher}),
+    )
+    app.asgi_handler = metrics.around(app.asgi_handler)
+    return app
+
+
+def _openapi() -> OpenAPIConfig:
+    codes = "\n".join(f"| `{code}` | {c.status} | {c.meaning} |" for code, c in CODES.items())
+    return OpenAPIConfig(
+        title="flashsale",
+        version="1",
+        description=(
+            "A flash sale: items in limited number, one fair line for each. Errors are RFC 9457 "
+            f"problems with a stable code:\n\n| code | status | meaning |\n|---|---|---|\n{codes}"
+        ),
+        path="/schema",
+        render_plugins=[JsonRenderPlugin(path=["/openapi.json", "/"]), YamlRenderPlugin()],
+        use_handler_docstrings=True,
+    )

@@ -1,0 +1,114 @@
+"""What OpenAPI shows: one sale, seen from each call."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+
+from flashsale.models import Check, Health, Item, Order, Payment
+
+_NOON = datetime(2030, 11, 29, 12, tzinfo=UTC)
+
+NEW_ITEM = {
+    "sku": "sneaker-42",
+    "name": "Sneaker, size 42",
+    "price": 12900,
+    "currency": "EUR",
+    "stock": 500,
+    "opens_at": "2030-11-29T12:00:00Z",
+    "hold_seconds": 300,
+}
+CHANGES = {"add_stock": 50, "closes_at": None}
+ITEM = Item(
+    item_id=1,
+    sku="sneaker-42",
+    name="Sneaker, size 42",
+    price=12900,
+    currency="EUR",
+    stock=500,
+    opens_at=_NOON,
+    closes_at=None,
+    hold_seconds=300,
+    max_waiting=None,
+    late_payment="refund",
+    paused=False,
+    state="open",
+    now_serving=500,
+    issued=17,
+    available=483,
+    reserved=14,
+    paid=3,
+    waiting=0,
+    withdrawing=0,
+    created_at=_NOON - timedelta(days=7),
+    as_of=_NOON + timedelta(seconds=2),
+)
+RESERVED = Order(
+    order_id="4294967313",
+    item_id=1,
+    customer_id="ann",
+    status="reserved",
+    ticket=17,
+    position=None,
+    created_at=_NOON,
+    reserved_at=_NOON,
+    expires_at=_NOON + timedelta(seconds=300),
+    paid_at=None,
+    ended_at=None,
+    payment=Payment("17", "open", 12900, "EUR", "http://127.0.0.1:8001/sessions/s_17"),
+)
+WAITING = msgspec.structs.replace(
+    RESERVED,
+    order_id="4294967813",
+    status="waiting",
+    ticket=517,
+    position=17,
+    reserved_at=None,
+    expires_at=None,
+    payment=None,
+)
+CANCELLED = msgspec.structs.replace(
+    RESERVED, status="cancelled", ended_at=_NOON + timedelta(seconds=60)
+)
+EVENT = {
+    "event_id": "e_1",
+    "type": "payment.succeeded",
+    "session_id": "s_17",
+    "payment_id": "17",
+    "amount": 12900,
+    "currency": "EUR",
+    "occurred_at": "2030-11-29T12:01:30Z",
+}
+HEALTH = Health(
+    "ready",
+    [
+        Check("database", True, "reached"),
+        Check("migrations", True, "current"),
+        Check("sweep", True, "0.2 s ago"),
+    ],
+)
+
+
+def _text(media_type: str, description: str, text: str) -> ResponseSpec:
+    return ResponseSpec(
+        str,
+        generate_examples=False,
+        description=description,
+        media_type=media_type,
+        examples=[Example(summary=description, value=text)],
+    )
+
+
+EVENT_STREAM = _text(
+    "text/event-stream",
+    "The order at once, then at each change, until it is final",
+    f"event: order\nid: 5f3a0c11\ndata: {msgspec.json.encode(RESERVED).decode()}\n\n",
+)
+METRICS = _text(
+    "text/plain",
+    "Prometheus text format",
+    'flashsale_reserve_outcomes_total{outcome="reserved"} 500.0\n',
+)

@@ -1,0 +1,384 @@
+"""The HTTP contract: each call is one function of the SQL API, and one line that answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import cache
+from typing import Annotated, Any
+
+import msgspec
+from litestar import MediaType, Request, Response, delete, get, patch, post
+from litestar.connection import ASGIConnection
+from litestar.exceptions import InternalServerException
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi.spec import Example
+from litestar.params import Body, Dependency
+from litestar.response import Stream
+
+from flashsale import examples, signature
+from flashsale.database import Database
+from flashsale.errors import Refused, answers, granted
+from flashsale.metrics import CONTENT_TYPE, Metrics
+from flashsale.migrate import expected_version
+from flashsale.models import (
+    After,
+    Ask,
+    Before,
+    Check,
+    CustomerId,
+    Health,
+    IdempotencyKey,
+    Item,
+    ItemChanges,
+    ItemId,
+    Limit,
+    NewItem,
+    Order,
+    OrderId,
+    PaymentEvent,
+    Receipt,
+)
+from flashsale.settings import Settings
+from flashsale.watch import Watcher
+
+TheDatabase = Annotated[Database, Dependency(skip_validation=True)]
+TheWatcher = Annotated[Watcher, Dependency(skip_validation=True)]
+TheMetrics = Annotated[Metrics, Dependency(skip_validation=True)]
+TheSettings = Annotated[Settings, Dependency(skip_validation=True)]
+
+_BODY = (
+    "malformed_body",
+    "body_timeout",
+    "body_too_large",
+    "unsupported_media_type",
+    "bad_value",
+)
+_BUSY = ("overloaded", "database_unavailable")
+_ORDER = ("customer_required", "unknown_order", *_BUSY)
+
+
+def _body(example: object) -> Any:
+    return Body(examples=[Example(value=example)])
+
+
+class JsonRequest(Request[Any, Any, Any]):
+    """A request whose body is decoded once, strictly, into what its handler wants.
+
+    Litestar's own way goes through loose values and takes "5" for a 5.
+    """
+
+    async def body(self) -> bytes:
+        settings: Settings = self.app.state.settings
+        try:
+            async with asyncio.timeout(settings.request_deadline_seconds):
+                return await super().body()
+        except TimeoutError as error:
+            raise Refused("body_timeout") from error
+        except InternalServerException as error:  # the client went away
+            raise Refused("malformed_body", "The body ended early.") from error
+
+    async def json(self) -> Any:
+        kind = (self.headers.get("content-type") or "application/json").partition(";")[0].strip()
+        if kind.lower() != "application/json":
+            raise Refused(
+                "unsupported_media_type",
+                hint="Send the header Content-Type: application/json.",
+            )
+        wanted = self.route_handler.parsed_fn_signature.parameters["data"].annotation
+        return _decoder(wanted).decode(await self.body())
+
+
+@cache
+def _decoder(wanted: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(wanted)
+
+
+# Items
+
+
+@post(
+    "/items",
+    tags=["items"],
+    responses=answers(
+        {201: (Item, examples.ITEM, "The item, on sale")}, *_BODY, "sku_taken", *_BUSY
+    ),
+)
+async def create_item(
+    data: Annotated[NewItem, _body(examples.NEW_ITEM)], database: TheDatabase
+) -> Response[Item]:
+    """Puts an item on sale."""
+    item = await database.create_item(data)
+    return Response(item, headers={"Location": f"/items/{item.item_id}"})
+
+
+@get(
+    "/items",
+    tags=["items"],
+    responses=answers(
+        {200: (list[Item], [examples.ITEM], "Items by item_id")}, "bad_value", *_BUSY
+    ),
+)
+async def list_items(database: TheDatabase, limit: Limit = 100, after: After = 0) -> list[Item]:
+    """Lists items by item_id. The next page starts after the last one's."""
+    return await database.items(limit, after)
+
+
+@get(
+    "/items/{item_id:int}",
+    tags=["items"],
+    responses=answers({200: (Item, examples.ITEM, "The item")}, "unknown_item", *_BUSY),
+)
+async def get_item(item_id: ItemId, database: TheDatabase) -> Item:
+    """Shows an item and where its units are; counts are up to a second old (as_of)."""
+    return await database.item_status(item_id)
+
+
+@patch(
+    "/items/{item_id:int}",
+    tags=["items"],
+    responses=answers(
+        {200: (Item, examples.ITEM, "The item, changed")},
+        *_BODY,
+        "unknown_item",
+        "withdraw_too_much",
+        *_BUSY,
+    ),
+)
+async def change_item(
+    item_id: ItemId, data: Annotated[ItemChanges, _body(examples.CHANGES)], database: TheDatabase
+) -> Item:
+    """Changes an item's terms, all or nothing. Absent fields stay; null takes away a limit."""
+    return await database.change_item(item_id, data)
+
+
+# Orders
+
+
+@post(
+    "/items/{item_id:int}/orders",
+    tags=["orders"],
+    responses=answers(
+        {
+            201: (Order, examples.RESERVED, "A unit is held until expires_at"),
+            202: (Order, examples.WAITING, "In the line; position 1 is next"),
+            200: (Order, examples.RESERVED, "The order that the customer already has"),
+        },
+        *_BODY,
+        "customer_required",
+        "unknown_item",
+        "not_open",
+        "closed",
+        "paused",
+        "sold_out",
+        *_BUSY,
+    ),
+)
+async def reserve(
+    item_id: ItemId,
+    customer: CustomerId,
+    database: TheDatabase,
+    metrics: TheMetrics,
+    idempotency_key: IdempotencyKey = None,
+    data: Annotated[Ask | None, _body({"wait": True})] = None,
+) -> Response[Order]:
+    """Asks for a unit: a reservation, or a place in the line."""
+    wait = data is None or data.wait
+    reservation = await database.reserve(item_id, customer, idempotency_key, wait)
+    metrics.reserved(reservation.outcome)
+    return granted(reservation)
+
+
+@get(
+    "/orders",
+    tags=["orders"],
+    responses=answers(
+        {200: (list[Order], [examples.RESERVED], "The customer's orders, newest first")},
+        "customer_required",
+        "bad_value",
+        "unknown_order",
+        *_BUSY,
+    ),
+)
+async def list_orders(
+    customer: CustomerId, database: TheDatabase, limit: Limit = 100, before: Before = None
+) -> list[Order]:
+    """Lists the customer's orders, newest first. The next page is before the last one's order_id."""
+    return await database.orders_of(customer, limit, before)
+
+
+@get(
+    "/orders/{order_id:str}",
+    tags=["orders"],
+    responses=answers({200: (Order, examples.RESERVED, "The order")}, *_ORDER),
+)
+async def get_order(order_id: OrderId, customer: CustomerId, database: TheDatabase) -> Order:
+    """Shows an order."""
+    return await database.order_status(order_id, customer)
+
+
+@delete(
+    "/orders/{order_id:str}",
+    status_code=200,
+    tags=["orders"],
+    responses=answers(
+        {200: (Order, examples.CANCELLED, "The order, which has ended")}, "already_paid", *_ORDER
+    ),
+)
+async def cancel(order_id: OrderId, customer: CustomerId, database: TheDatabase) -> Order:
+    """Cancels a reservation or leaves the line. Again: the same answer."""
+    return await database.cancel(order_id, customer)
+
+
+@post(
+    "/orders/{order_id:str}/payment",
+    status_code=202,
+    tags=["orders"],
+    responses=answers(
+        {202: (Order, examples.RESERVED, "A payment session is being opened")},
+        "not_reserved",
+        *_ORDER,
+    ),
+)
+async def request_payment(
+    order_id: OrderId, customer: CustomerId, database: TheDatabase
+) -> Order:
+    """Starts a new payment attempt after a failed one. The deadline stays."""
+    return await database.request_payment(order_id, customer)
+
+
+@get(
+    "/orders/{order_id:str}/events",
+    tags=["orders"],
+    media_type="text/event-stream",
+    responses={
+        **answers({}, *_ORDER),
+        200: examples.EVENT_STREAM,
+    },
+)
+async def watch_order(
+    order_id: OrderId, customer: CustomerId, database: TheDatabase, watcher: TheWatcher
+) -> Stream:
+    """Streams the order: at once, then at each change, until it is final."""
+    order = await database.order_status(order_id, customer)
+    return Stream(
+        watcher.stream(order),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+# Money
+
+
+async def signed(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Lets in who has the webhook's secret, before anything of the body is believed."""
+    assert isinstance(connection, Request)
+    settings: Settings = connection.app.state.settings
+    try:
+        signature.verify(
+            settings.webhook_secret,
+            connection.headers.get("flashsale-signature", ""),
+            await connection.body(),
+            time.time(),
+            settings.webhook_tolerance_seconds,
+        )
+    except signature.BadSignature as error:
+        raise Refused("bad_signature") from error
+
+
+@post(
+    "/webhooks/payments",
+    status_code=200,
+    guards=[signed],
+    tags=["payments"],
+    responses=answers(
+        {200: (Receipt, Receipt("paid"), "The event is durable")},
+        *_BODY,
+        "bad_payment",
+        "bad_signature",
+        *_BUSY,
+    ),
+)
+async def record_payment_event(
+    data: Annotated[PaymentEvent, _body(examples.EVENT)], database: TheDatabase, metrics: TheMetrics
+) -> Receipt:
+    """Takes an event of the payment provider, signed with Flashsale-Signature."""
+    outcome = await database.record_payment_event(data)
+    metrics.event_recorded(outcome)
+    return Receipt(outcome)
+
+
+# The service itself
+
+
+@get(
+    "/health/live",
+    tags=["service"],
+    responses=answers({200: (Health, Health("live"), "The process runs")}),
+)
+async def live() -> Health:
+    """Whether the process runs."""
+    return Health("live")
+
+
+@get(
+    "/health/ready",
+    tags=["service"],
+    responses=answers({200: (Health, examples.HEALTH, "Ready to serve")}, "not_ready"),
+)
+async def ready(database: TheDatabase, settings: TheSettings) -> Health:
+    """Whether the service can serve: database reached, migrations current, sweeps running."""
+    checks = await _checks(database, settings)
+    if not all(check.ok for check in checks):
+        failed = ", ".join(check.name for check in checks if not check.ok)
+        raise Refused("not_ready", f"Not well: {failed}.", checks=checks)
+    return Health("ready", checks)
+
+
+async def _checks(database: Database, settings: Settings) -> list[Check]:
+    version = sweep = "not known"
+    reached = migrated = swept = False
+    try:
+        async with asyncio.timeout(settings.readiness_timeout_seconds):
+            version = await database.version()
+            reached, migrated = True, version == expected_version()
+            lag = await database.sweep_lag_seconds() if migrated else None
+            swept = lag is not None and lag <= settings.readiness_sweep_lag_seconds
+            sweep = "nobody has swept" if lag is None else f"{lag:.1f} s ago"
+    except Exception as error:  # whatever it is, we are not ready
+        version = version if reached else type(error).__name__
+    return [
+        Check("database", reached, "reached" if reached else "not reached"),
+        Check("migrations", migrated, "current" if migrated else f"found: {version}"),
+        Check("sweep", swept, sweep),
+    ]
+
+
+@get(
+    "/metrics",
+    media_type=MediaType.TEXT,
+    tags=["service"],
+    responses={**answers({}), 200: examples.METRICS},
+)
+async def scrape(metrics: TheMetrics) -> Response[bytes]:
+    """Metrics for Prometheus. Without the database, what the process itself knows."""
+    return Response(await metrics.scrape(), media_type=CONTENT_TYPE)
+
+
+HANDLERS = [
+    create_item,
+    list_items,
+    get_item,
+    change_item,
+    reserve,
+    list_orders,
+    get_order,
+    cancel,
+    request_payment,
+    watch_order,
+    record_payment_event,
+    live,
+    ready,
+    scrape,
+]
