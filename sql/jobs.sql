@@ -302,7 +302,8 @@ $$;
 comment on function flashsale.payment_opened(bigint, integer, bigint, text, text) is
 $$The provider has opened a session: the customer may pay
 p_checkout_url: where. Returns opened (and the customer is told), superseded (the hold is over: the
-session is voided), ignored (known already), or lost_lease: done all the same, but the job is not ours any more.$$;
+session is voided), ignored (known already), or lost_lease: done all the same, but the job is not
+ours any more.$$;
 
 create function flashsale.payment_voided(p_job_id bigint, p_reads integer, p_payment_id bigint)
 returns text

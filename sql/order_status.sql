@@ -29,7 +29,7 @@ create type flashsale.order_row as (
 );
 
 comment on type flashsale.order_row is
-$$What every order function returns: an outcome, and the order as it is now
+$$What every order function returns: an outcome and the order as it is
 A refusal (outcome not_open, closed, paused, sold_out, unknown_item, invalid) has no order_id.
 retry_at is set for not_open: when the sale opens. amount is in minor units of currency.$$;
 

@@ -23,7 +23,7 @@ def test_every_public_object_has_a_comment_with_a_short_first_line(db: Connectio
         select c.oid::regclass::text, obj_description(c.oid, 'pg_class')
         from pg_class c where c.relnamespace = 'flashsale'::regnamespace and c.relkind = 'v'
         union all
-        select c.oid::regclass::text, obj_description(t.typrelid, 'pg_class')
+        select c.oid::regclass::text, obj_description(t.oid, 'pg_type')
         from pg_class c join pg_type t on t.typrelid = c.oid
         where c.relnamespace = 'flashsale'::regnamespace and c.relkind = 'c'
         """,

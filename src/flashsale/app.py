@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Response, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 
 from flashsale.database import Database
-from flashsale.errors import CODES, answer
+from flashsale.errors import CODES, PROBLEM_JSON, answer, problem
 from flashsale.metrics import Metrics
 from flashsale.routes import HANDLERS, JsonRequest
 from flashsale.settings import Settings
@@ -59,6 +60,8 @@ def create_app(settings: Settings | None = None) -> Litestar:
         state=State({"settings": settings, "database": database, "watcher": watcher}),
     )
     app.asgi_handler = metrics.around(app.asgi_handler)
+    asked = app.openapi_schema.paths or {}
+    asked["/items/{item_id}/orders"].post.request_body.required = False  # type: ignore[union-attr]
     return app
 
 
@@ -71,7 +74,17 @@ def _openapi() -> OpenAPIConfig:
             "A flash sale: items in limited number, one fair line for each. Errors are RFC 9457 "
             f"problems with a stable code:\n\n| code | status | meaning |\n|---|---|---|\n{codes}"
         ),
-        path="/schema",
+        # No pages: they load their scripts from elsewhere.
+        openapi_router=Router(
+            "/schema", route_handlers=[], include_in_schema=False, after_request=_no_page
+        ),
         render_plugins=[JsonRenderPlugin(path=["/openapi.json", "/"]), YamlRenderPlugin()],
-        use_handler_docstrings=True,
+        operation_id_creator=lambda handler, *_: handler.handler_name,
     )
+
+
+def _no_page(response: Response[Any]) -> Response[Any]:
+    """Litestar has a page of its own for what is not there."""
+    if response.status_code != 404:
+        return response
+    return Response(problem("not_found"), status_code=404, media_type=PROBLEM_JSON)

@@ -18,6 +18,7 @@ import asyncpg
 import msgspec
 
 from flashsale.errors import Overloaded, Refused, Unavailable
+from flashsale.migrate import VERSION_QUERY
 from flashsale.models import (
     Item,
     ItemChanges,
@@ -27,7 +28,6 @@ from flashsale.models import (
     PaymentEvent,
     Reservation,
 )
-from flashsale.migrate import VERSION_QUERY
 from flashsale.settings import Settings
 
 log = logging.getLogger("flashsale.api")
@@ -295,14 +295,27 @@ def _item(row: asyncpg.Record) -> Item:
 
 
 def _order(row: asyncpg.Record) -> Order:
-    payment = None
-    if row["payment_id"] is not None:
-        payment = Payment(
-            str(row["payment_id"]),
-            row["payment_status"],
-            row["amount"],
-            row["currency"],
-            row["checkout_url"],
-        )
-    (_outcome, order_id, *columns) = tuple(row)[:12]
-    return Order(str(order_id), *columns, payment)
+    return Order(
+        order_id=str(row["order_id"]),
+        item_id=row["item_id"],
+        customer_id=row["customer_id"],
+        status=row["status"],
+        ticket=row["ticket"],
+        position=row["position"],
+        created_at=row["created_at"],
+        reserved_at=row["reserved_at"],
+        expires_at=row["expires_at"],
+        paid_at=row["paid_at"],
+        ended_at=row["ended_at"],
+        payment=_payment(row) if row["payment_id"] is not None else None,
+    )
+
+
+def _payment(row: asyncpg.Record) -> Payment:
+    return Payment(
+        payment_id=str(row["payment_id"]),
+        status=row["payment_status"],
+        amount=row["amount"],
+        currency=row["currency"],
+        checkout_url=row["checkout_url"],
+    )

@@ -39,7 +39,9 @@ CODES: dict[str, Code] = {
     # the request
     "malformed_body": Code(400, "The body is not complete, valid JSON in UTF-8"),
     "bad_request": Code(400, "The request is not valid HTTP for this service"),
-    "customer_required": Code(401, "X-Customer-Id is missing, or not 1 to 128 printable characters"),
+    "customer_required": Code(
+        401, "X-Customer-Id is missing, or not 1 to 128 printable characters"
+    ),
     "bad_signature": Code(401, "Flashsale-Signature is missing, wrong or too old"),
     "not_found": Code(404, "There is nothing at this address"),
     "method_not_allowed": Code(405, "This address does not know this method"),
@@ -237,9 +239,7 @@ def _explain_sqlstate(error: asyncpg.PostgresError) -> _Explained:
     return _Explained(500, "internal_error")
 
 
-def _explain_validation(
-    request: Request[Any, Any, Any], error: ValidationException
-) -> _Explained:
+def _explain_validation(request: Request[Any, Any, Any], error: ValidationException) -> _Explained:
     """Litestar refused an argument of a handler: the path, a header, the query or the body."""
     wrong: list[Any] = error.extra if isinstance(error.extra, list) else []
     if any(w.get("key") == "customer" for w in wrong) or (
@@ -248,8 +248,9 @@ def _explain_validation(
         return _Explained(401, "customer_required")
     if any(w.get("source") == "path" for w in wrong):
         return _Explained(404, "unknown_item")
-    said = "; ".join(f"{w.get('key', 'request')}: {w.get('message')}" for w in wrong)
-    return _Explained(422, "bad_value", said)
+    # A body that is not there shows as a KeyError, also beside other errors when it may be absent.
+    said = [f"{w['key']}: {w['message']}" for w in wrong if w["message"] != repr(w["key"])]
+    return _Explained(422, "bad_value", "; ".join(said) or "A JSON body is required.")
 
 
 _HTTP_CODES = {
@@ -267,9 +268,7 @@ def _explain_http(error: HTTPException) -> _Explained:
     return _Explained(CODES[code].status, code, headers=error.headers)
 
 
-def answers(
-    success: dict[int, tuple[Any, Any, str]], *codes: str
-) -> dict[int, ResponseSpec]:
+def answers(success: dict[int, tuple[Any, Any, str]], *codes: str) -> dict[int, ResponseSpec]:
     """An operation's answers for OpenAPI: status -> (type, example, description), and problems."""
     specs = {
         status: ResponseSpec(
@@ -290,7 +289,7 @@ def answers(
             media_type=PROBLEM_JSON,
             description="; ".join(f"`{name}`: {CODES[name].meaning}" for name in names),
             examples=[
-                Example(id=name, summary=CODES[name].meaning, value=msgspec.to_builtins(problem(name)))
+                Example(summary=CODES[name].meaning, value=msgspec.to_builtins(problem(name)))
                 for name in names
             ],
         )

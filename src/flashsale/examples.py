@@ -21,7 +21,7 @@ NEW_ITEM = {
     "opens_at": "2030-11-29T12:00:00Z",
     "hold_seconds": 300,
 }
-CHANGES = {"add_stock": 50, "closes_at": None}
+CHANGES = {"add_stock": 50, "closes_at": "2030-11-29T18:00:00Z"}
 ITEM = Item(
     item_id=1,
     sku="sneaker-42",

@@ -11,8 +11,15 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -28,6 +35,7 @@ class Metrics:
     def __init__(self, database: Database, watcher: Watcher, settings: Settings) -> None:
         self._database = database
         self._timeout_seconds = settings.readiness_timeout_seconds
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._requests = Histogram(
             "flashsale_http_request_seconds",
@@ -83,7 +91,7 @@ class Metrics:
         known = {"GET", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS"}
 
         async def measured(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http":
+            if scope["type"] != ScopeType.HTTP:  # websockets have no address here
                 await app(scope, receive, send)
                 return
             began = time.perf_counter()
@@ -92,7 +100,7 @@ class Metrics:
                 if message["type"] == "http.response.start":
                     method = scope["method"] if scope["method"] in known else "other"
                     route: str = scope.get("path_template") or "unmatched"
-                    self.observe(method, route, message["status"], time.perf_counter() - began)
+                    self.observe(method, route, int(message["status"]), time.perf_counter() - began)
                 await send(message)
 
             await app(scope, receive, note)
@@ -118,9 +126,7 @@ class _Gauges(Collector):
         if self.latest is None:
             return
         if self.latest.sweep_lag_seconds is not None:
-            yield _gauge(
-                "sweep_lag_seconds", "Since the last sweep", self.latest.sweep_lag_seconds
-            )
+            yield _gauge("sweep_lag_seconds", "Since the last sweep", self.latest.sweep_lag_seconds)
         orders = _gauge("orders", "Orders over all items, up to a second old", label="status")
         for status, count in self.latest.orders:
             orders.add_metric((status,), count)

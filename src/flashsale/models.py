@@ -25,7 +25,9 @@ Stock = Annotated[int, Meta(ge=0, le=10_000_000, description="Units on sale, sol
 Units = Annotated[int, Meta(ge=1, le=10_000_000)]
 HoldSeconds = Annotated[int, Meta(ge=1, le=604_800, description="How long a unit is held")]
 MaxWaiting = Annotated[int, Meta(ge=0, le=10_000_000, description="Length of the line at most")]
-Time = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset; years 2000 to 2999")]
+Time = Annotated[
+    datetime, Meta(tz=True, description="RFC 3339, with an offset; years 2000 to 2999")
+]
 LatePayment = Literal["refund", "keep_if_free"]
 OrderStatus = Literal["waiting", "reserved", "paid", "expired", "cancelled", "unserved"]
 ItemState = Literal["not_open", "open", "paused", "closed"]
@@ -54,7 +56,9 @@ IdempotencyKey = Annotated[
     ),
 ]
 Limit = Annotated[int, Parameter(query="limit", ge=1, le=1000, description="So many at most")]
-After = Annotated[int, Parameter(query="after", ge=0, le=_MAX_INT, description="item_id, exclusive")]
+After = Annotated[
+    int, Parameter(query="after", ge=0, le=_MAX_INT, description="item_id, exclusive")
+]
 Before = Annotated[
     str | None, Parameter(query="before", max_length=64, description="order_id, exclusive")
 ]
@@ -162,7 +166,7 @@ class Payment(Struct, frozen=True):
 
 
 class Order(Struct, frozen=True):
-    """A customer's claim on one unit. position 1 is next; a reserved order is held to expires_at."""
+    """A customer's claim on one unit. position 1 is next; a reserved one is held to expires_at."""
 
     order_id: str
     item_id: int

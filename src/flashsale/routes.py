@@ -203,7 +203,7 @@ async def reserve(
 async def list_orders(
     customer: CustomerId, database: TheDatabase, limit: Limit = 100, before: Before = None
 ) -> list[Order]:
-    """Lists the customer's orders, newest first. The next page is before the last one's order_id."""
+    """Lists the customer's orders, newest first. The next page is `before` the last order_id."""
     return await database.orders_of(customer, limit, before)
 
 
@@ -240,9 +240,7 @@ async def cancel(order_id: OrderId, customer: CustomerId, database: TheDatabase)
         *_ORDER,
     ),
 )
-async def request_payment(
-    order_id: OrderId, customer: CustomerId, database: TheDatabase
-) -> Order:
+async def request_payment(order_id: OrderId, customer: CustomerId, database: TheDatabase) -> Order:
     """Starts a new payment attempt after a failed one. The deadline stays."""
     return await database.request_payment(order_id, customer)
 

@@ -13,7 +13,6 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
 
 import msgspec
 
@@ -148,12 +147,11 @@ def on_termination(callback: Callable[[], None]) -> Iterator[None]:
     replace, if it is a function, is called too.
     """
     loop = asyncio.get_running_loop()
-    replaced: dict[int, Any] = {}
+    replaced: dict[int, Callable[[int, FrameType | None], object]] = {}
 
     def heard(signum: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(callback)
-        if callable(replaced.get(signum)):
-            replaced[signum](signum, frame)
+        replaced[signum](signum, frame)
 
     with suppress(ValueError):  # not in the main thread: nobody sends us signals
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -164,6 +162,6 @@ def on_termination(callback: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        for signum, handler in replaced.items():
-            if signal.getsignal(signum) is heard:
-                signal.signal(signum, handler)
+        for number, handler in replaced.items():
+            if signal.getsignal(number) is heard:
+                signal.signal(number, handler)

@@ -1,0 +1,182 @@
+"""The payment provider as the service sees it: the interface that a real one fits, and HTTP to it.
+
+Every call is safe to repeat with the same idempotency key: after ProviderUnavailable nobody knows
+whether it took effect, and repeating it finds out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+T = TypeVar("T")
+
+
+class Session(msgspec.Struct, frozen=True):
+    """A payment that the customer can make at checkout_url."""
+
+    session_id: str
+    checkout_url: str
+
+
+class Voided(msgspec.Struct, frozen=True):
+    """The session is closed: no money has come, and none will."""
+
+
+class Captured(msgspec.Struct, frozen=True):
+    """Too late to void: the money has come. amount is in minor units of currency."""
+
+    amount: int
+    currency: str
+
+
+class Refunded(msgspec.Struct, frozen=True):
+    """The money of the session has gone back, all of it, once."""
+
+
+class ProviderUnavailable(Exception):  # noqa: N818 - says what to do, not that we are broken
+    """No usable answer: it may have taken effect or not. Repeat it with the same key."""
+
+
+class ProviderRefused(Exception):  # noqa: N818
+    """The provider has understood and said no; repeating it as it is won't help."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code = code
+
+
+class PaymentProvider(Protocol):
+    """What the worker needs of a provider. Errors of each: ProviderUnavailable, ProviderRefused."""
+
+    async def open_session(
+        self,
+        payment_id: str,
+        order_id: str,
+        amount: int,
+        currency: str,
+        expires_at: datetime,
+        idempotency_key: str,
+    ) -> Session: ...
+
+    async def void_session(self, session_id: str, idempotency_key: str) -> Voided | Captured: ...
+
+    async def refund_session(
+        self, session_id: str, amount: int, currency: str, idempotency_key: str
+    ) -> Refunded: ...
+
+
+class HttpProvider:
+    """The provider of `flashsale provider`, over HTTP. Use as an async context manager."""
+
+    def __init__(self, url: str, *, timeout_seconds: float, connections: int = 20) -> None:
+        """timeout_seconds bounds a whole call, waiting for one of the connections included."""
+        self._timeout_seconds = timeout_seconds
+        self._client = httpx.AsyncClient(
+            base_url=url,
+            timeout=timeout_seconds,
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            # A proxy in the environment is not meant for the neighbour on localhost.
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._client.aclose()
+
+    async def open_session(
+        self,
+        payment_id: str,
+        order_id: str,
+        amount: int,
+        currency: str,
+        expires_at: datetime,
+        idempotency_key: str,
+    ) -> Session:
+        body = {
+            "payment_id": payment_id,
+            "order_id": order_id,
+            "amount": amount,
+            "currency": currency,
+            "expires_at": expires_at,
+        }
+        return _session(await self._call("/sessions", body, idempotency_key), Session)
+
+    async def void_session(self, session_id: str, idempotency_key: str) -> Voided | Captured:
+        response = await self._call(_path(session_id, "void"), {}, idempotency_key)
+        if response.status_code == 409:
+            refusal = _decoded(response, _Refusal)
+            if refusal.code == "already_captured" and refusal.session is not None:
+                return refusal.session
+        _session(response, _Ended)
+        return Voided()
+
+    async def refund_session(
+        self, session_id: str, amount: int, currency: str, idempotency_key: str
+    ) -> Refunded:
+        body = {"amount": amount, "currency": currency}
+        _session(await self._call(_path(session_id, "refund"), body, idempotency_key), _Ended)
+        return Refunded()
+
+    async def _call(self, path: str, body: object, idempotency_key: str) -> httpx.Response:
+        try:
+            # httpx bounds each read; this bounds the call, however slowly the bytes drip.
+            async with asyncio.timeout(self._timeout_seconds):
+                response = await self._client.post(
+                    path,
+                    content=msgspec.json.encode(body),
+                    headers={
+                        "Content-Type": "application/json",
+                        "Idempotency-Key": idempotency_key,
+                    },
+                )
+        except (httpx.TransportError, TimeoutError) as error:
+            raise ProviderUnavailable(f"{path}: {type(error).__name__} {error}".rstrip()) from error
+        if response.status_code >= 500 or response.status_code in (408, 425, 429):
+            raise ProviderUnavailable(f"{path}: status {response.status_code}")
+        return response
+
+
+class _Ended(msgspec.Struct, frozen=True):
+    session_id: str
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    code: str = "refused"
+    detail: str = ""
+    session: Captured | None = None
+
+
+def _path(session_id: str, verb: str) -> str:
+    return f"/sessions/{quote(session_id, safe='')}/{verb}"
+
+
+def _session(response: httpx.Response, kind: type[T]) -> T:
+    if not response.is_success:
+        try:
+            refusal = msgspec.json.decode(response.content, type=_Refusal)
+        except (msgspec.DecodeError, UnicodeError):
+            refusal = _Refusal(f"status_{response.status_code}")
+        raise ProviderRefused(refusal.code, refusal.detail[:500])
+    return _decoded(response, kind)
+
+
+def _decoded(response: httpx.Response, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(response.content, type=kind)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        # Something between us and the provider answered, or half an answer came.
+        raise ProviderUnavailable(f"{response.request.url.path}: {error}") from error
