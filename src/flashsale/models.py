@@ -7,7 +7,7 @@ are opaque strings: they do not fit into a JavaScript number.
 from datetime import datetime
 from typing import Annotated, Literal, NamedTuple
 
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, PathParameter, QueryParameter
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 # No control characters, no line separators, and something to see.
@@ -33,12 +33,12 @@ OrderStatus = Literal["waiting", "reserved", "paid", "expired", "cancelled", "un
 ItemState = Literal["not_open", "open", "paused", "closed"]
 Short = Annotated[str, Meta(min_length=1, max_length=255, pattern=_TEXT)]
 
-ItemId = Annotated[int, Parameter(ge=1, le=_MAX_INT, description="As in Item")]
-OrderId = Annotated[str, Parameter(max_length=64, description="As in Order; opaque")]
+ItemId = Annotated[int, PathParameter(ge=1, le=_MAX_INT, description="As in Item")]
+OrderId = Annotated[str, PathParameter(max_length=64, description="As in Order; opaque")]
 CustomerId = Annotated[
     str,
-    Parameter(
-        header="X-Customer-Id",
+    HeaderParameter(
+        name="X-Customer-Id",
         min_length=1,
         max_length=128,
         pattern=_HEADER,
@@ -47,20 +47,20 @@ CustomerId = Annotated[
 ]
 IdempotencyKey = Annotated[
     str | None,
-    Parameter(
-        header="Idempotency-Key",
+    HeaderParameter(
+        name="Idempotency-Key",
         min_length=1,
         max_length=255,
         pattern=_HEADER,
         description="The same customer, item and key always get the same order; printable ASCII",
     ),
 ]
-Limit = Annotated[int, Parameter(query="limit", ge=1, le=1000, description="So many at most")]
+Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="So many at most")]
 After = Annotated[
-    int, Parameter(query="after", ge=0, le=_MAX_INT, description="item_id, exclusive")
+    int, QueryParameter(name="after", ge=0, le=_MAX_INT, description="item_id, exclusive")
 ]
 Before = Annotated[
-    str | None, Parameter(query="before", max_length=64, description="order_id, exclusive")
+    str | None, QueryParameter(name="before", max_length=64, description="order_id, exclusive")
 ]
 
 

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import msgspec
 from litestar import MediaType, Request, Response, delete, get, patch, post
 from litestar.connection import ASGIConnection
+from litestar.di import NamedDependency
 from litestar.exceptions import InternalServerException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi.spec import Example
-from litestar.params import Body, Dependency
+from litestar.params import Body, SkipValidation
 from litestar.response import Stream
 
 from flashsale import examples, signature
@@ -42,10 +43,10 @@ from flashsale.models import (
 from flashsale.settings import Settings
 from flashsale.watch import Watcher
 
-TheDatabase = Annotated[Database, Dependency(skip_validation=True)]
-TheWatcher = Annotated[Watcher, Dependency(skip_validation=True)]
-TheMetrics = Annotated[Metrics, Dependency(skip_validation=True)]
-TheSettings = Annotated[Settings, Dependency(skip_validation=True)]
+TheDatabase = NamedDependency[SkipValidation[Database]]
+TheWatcher = NamedDependency[SkipValidation[Watcher]]
+TheMetrics = NamedDependency[SkipValidation[Metrics]]
+TheSettings = NamedDependency[SkipValidation[Settings]]
 
 _BODY = (
     "malformed_body",
@@ -276,13 +277,13 @@ async def signed(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHan
     try:
         signature.verify(
             settings.webhook_secret,
-            connection.headers.get("flashsale-signature", ""),
+            connection.headers.get(signature.HEADER),
             await connection.body(),
             time.time(),
             settings.webhook_tolerance_seconds,
         )
     except signature.BadSignature as error:
-        raise Refused("bad_signature") from error
+        raise Refused("bad_signature", str(error)) from error
 
 
 @post(

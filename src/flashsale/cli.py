@@ -1,0 +1,241 @@
+"""The command line: `flashsale dev`, and the parts that it is made of."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from flashsale.embedded import EmbeddedError, wheel_binaries
+from flashsale.migrate import MigrateError, migrate, sql_folder
+from flashsale.settings import Settings, SettingsError
+
+AUDIENCES = ("api", "worker", "tool", "operator")
+
+EPILOG = """\
+Every setting is an environment variable FLASHSALE_<NAME>; flags win over them.
+The most important: FLASHSALE_DATABASE_URL (postgresql://…, PostgreSQL 15 or later),
+FLASHSALE_WEBHOOK_SECRET, FLASHSALE_PROVIDER_URL. docs/operations.md lists them all.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns the exit status: 0, 1 for a failure, 2 for wrong use."""
+    options = vars(build_parser().parse_args(arguments))
+    command = options.pop("run")
+    try:
+        return int(command(**options))
+    except (SettingsError, MigrateError, EmbeddedError) as error:
+        print(f"flashsale: {error}", file=sys.stderr)
+        return 2 if isinstance(error, SettingsError) else 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="flashsale",
+        description="Flash sale reservations in one Postgres: correct, fair and fast.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"flashsale {version('flashsale')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="command")
+
+    def add(name: str, run: Any, summary: str, details: str = "") -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary}. {details}".strip(),
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run)
+        return command
+
+    dev = add("dev", _dev, "Start everything", "Ready when GET /health/ready says 200.")
+    _address(dev, "API")
+    dev.add_argument("--provider-port", type=_port, help="of the simulated provider (8001)")
+    _data_dir(dev)
+
+    demo = add(
+        "demo",
+        _demo,
+        "Run a whole sale against a fresh service, with live progress",
+        "Exit status 1 if a promise was broken.",
+    )
+    demo.add_argument("--customers", type=_count, default=2000, help="how many ask (2000)")
+    demo.add_argument("--stock", type=_count, default=200, help="units on sale (200)")
+    demo.add_argument("--hold-seconds", type=_count, default=3, help="time to pay (3)")
+    demo.add_argument("--seed", type=int, default=1, help="of the customers' dice (1)")
+
+    serve = add("serve", _serve, "Serve the HTTP API")
+    _address(serve, "API")
+    worker = add(
+        "worker",
+        _worker,
+        "Work the payment and e-mail queues, and sweep",
+        "Any number may run at once.",
+    )
+    provider = add("provider", _provider, "Serve the simulated payment provider")
+    _address(provider, "provider")
+    migrating = add(
+        "migrate",
+        _migrate,
+        "Bring the database up to date",
+        "Safe from any number of processes at once.",
+    )
+    migrating.add_argument("--force", action="store_true", help="replay sql/ even if unchanged")
+    for command in (serve, worker, migrating):
+        command.add_argument("--database-url", help="postgresql://… (FLASHSALE_DATABASE_URL)")
+
+    psql = add(
+        "psql",
+        _psql,
+        "Open psql on the service's database",
+        "Further arguments go to psql: flashsale psql -- -c 'select …'",
+    )
+    psql.add_argument("--as", dest="audience", choices=AUDIENCES, default="operator")
+    _data_dir(psql)
+    psql.add_argument("arguments", nargs="*", help="for psql, after --")
+    return parser
+
+
+def _address(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--host", help=f"address of the {what} (127.0.0.1)")
+    parser.add_argument(
+        "--port", type=_port, help=f"port of the {what} ({8001 if what == 'provider' else 8000})"
+    )
+
+
+def _data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(os.environ.get("FLASHSALE_DATA_DIR", ".flashsale")),
+        help="where the data is, and stays (.flashsale)",
+    )
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 1 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 1_000_000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000000")
+    return int(text)
+
+
+def _dev(data_dir: Path, **flags: Any) -> int:
+    from flashsale import dev
+
+    return dev.run(Settings.from_env(**flags), data_dir)
+
+
+def _demo(**options: Any) -> int:
+    from flashsale import demo
+
+    return demo.run(**options)
+
+
+def _serve(**flags: Any) -> int:
+    settings = Settings.from_env(**flags)
+    settings.need_database_url()
+    settings.need_webhook_secret()
+    return _granian("flashsale.app:create_app", settings.host, settings.port, settings, flags)
+
+
+def _provider(host: str | None, port: int | None) -> int:
+    flags = {"provider_host": host, "provider_port": port}
+    settings = Settings.from_env(**flags)
+    settings.need_webhook_secret()
+    return _granian(
+        "flashsale.provider:create_app",
+        settings.provider_host,
+        settings.provider_port,
+        settings,
+        flags,
+    )
+
+
+def _granian(
+    target: str, host: str, port: int, settings: Settings, flags: dict[str, Any]
+) -> int:
+    """Runs an application on granian until SIGTERM; one process, uvloop.
+
+    granian starts a process of its own for the application, which reads the environment: so flags
+    go there.
+    """
+    from granian import Granian
+    from granian.constants import Interfaces, Loops
+
+    from flashsale.settings import variable
+
+    for name, given in flags.items():
+        if given is not None:
+            os.environ[variable(name)] = str(given)
+    Granian(
+        target,
+        factory=True,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGI,
+        loop=Loops.uvloop,
+        workers=1,
+        workers_kill_timeout=settings.shutdown_seconds,  # or an open event stream blocks the end
+        log_access=False,
+        respawn_failed_workers=True,
+    ).serve()
+    return 0
+
+
+def _worker(**flags: Any) -> int:
+    from flashsale import worker
+
+    settings = Settings.from_env(**flags)
+    settings.need_database_url()
+    asyncio.run(worker.run(settings))
+    return 0
+
+
+def _migrate(force: bool, **flags: Any) -> int:
+    report = migrate(Settings.from_env(**flags).need_database_url(), force=force)
+    for name in report.applied:
+        print(f"applied  {name}")
+    print("replayed sql/" if report.replayed else "sql/ is up to date")
+    return 0
+
+
+def _psql(audience: str, data_dir: Path, arguments: list[str]) -> int:
+    from flashsale.dev import URL_FILE
+
+    url = Settings.from_env().database_url
+    if not url:
+        try:
+            url = (data_dir / URL_FILE).read_text().strip()
+        except OSError:
+            raise SettingsError(
+                f"no database: start `flashsale dev` (its data is looked for in {data_dir}), or "
+                "set FLASHSALE_DATABASE_URL"
+            ) from None
+    program = shutil.which("psql") or str(wheel_binaries() / "psql")
+    given = psycopg.conninfo.conninfo_to_dict(url)
+    names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE"}
+    names |= {"password": "PGPASSWORD", "sslmode": "PGSSLMODE"}
+    environ = os.environ | {names[k]: str(v) for k, v in given.items() if k in names}
+    environ |= {
+        "PGOPTIONS": f"-c role=flashsale_{audience}",
+        "PSQLRC": str(sql_folder() / "psqlrc"),
+        "PGAPPNAME": f"flashsale psql ({audience})",
+    }
+    os.execve(program, ["psql", *arguments], environ)  # noqa: S606 - psql takes our place

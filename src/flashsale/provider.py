@@ -1,0 +1,942 @@
+"""A simulated payment provider: its own small service, with a ledger, events, and bad days on demand.
+
+    open ──▶ captured ──▶ refunded        A session is one attempt to pay: a failed one stays failed,
+      ├────▶ failed                       the next attempt is a new session. expires_at is only for
+      └────▶ voided                       show: what makes late money impossible is the void.
+
+Everything that happens is one line of the ledger, on disk before anybody hears of it. Sessions and
+undelivered events in memory are what the lines add up to, so a start after a crash is a replay.
+One process: it holds a lock on the ledger, and decides between two awaits, so needs no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import itertools
+import logging
+import os
+import random
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import httpx
+import msgspec
+from litestar import Litestar, Request, Response, Router, get, post, put
+from litestar.di import Provide
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.params import Parameter
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from flashsale import signature
+from flashsale.settings import Settings, SettingsError
+
+log = logging.getLogger("flashsale.provider")
+
+DELIVERIES_AT_ONCE = 32
+# The webhook refusing (4xx) is most likely a wrong secret or an older version of it. Both get
+# mended, and the event is about money: so it is sent again, but not as eagerly.
+REFUSED_BACKOFF_FACTOR = 10
+
+T = TypeVar("T")
+Ident = Annotated[str, Meta(pattern=r"^[!-~]{1,255}\Z", description="Printable ASCII")]
+Amount = Annotated[int, Meta(ge=1, le=10**15, description="Minor units of currency")]
+Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z", description="ISO 4217")]
+Time = Annotated[datetime, Meta(tz=True)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Milliseconds = Annotated[int, Meta(ge=0, le=600_000)]
+Status = Literal["open", "captured", "failed", "voided", "refunded"]
+EventType = Literal["payment.succeeded", "payment.failed", "payment.voided", "payment.refunded"]
+
+
+# Requests
+
+
+class Faults(Struct, frozen=True, forbid_unknown_fields=True):
+    """What goes wrong, from never (0) to always (1). Calls: open, void and refund; see Unreliable."""
+
+    latency_ms: Milliseconds = 0
+    hang: Probability = 0  # a call has no effect and no answer
+    hang_ms: Milliseconds = 60_000  # at most; then 503
+    fail: Probability = 0  # a call has no effect and gets 500
+    fail_next: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # so do that many calls, from now
+    lose_replies: Probability = 0  # a call has its effect, then the connection breaks
+    duplicate_events: Probability = 0  # sent twice, at the same time
+    reorder_events: Probability = 0  # sent after the next event, or after delay_ms
+    delay_events: Probability = 0  # sent after delay_ms
+    delay_ms: Milliseconds = 2_000
+    seed: int | None = None  # starts the dice anew
+
+
+class NewSession(Struct, frozen=True, forbid_unknown_fields=True):
+    """A payment to collect."""
+
+    payment_id: Ident
+    amount: Amount
+    currency: Currency
+    order_id: Ident | None = None
+    expires_at: Time | None = None
+
+
+class Void(Struct, frozen=True, forbid_unknown_fields=True):
+    """No more money, please."""
+
+
+class Refund(Struct, frozen=True, forbid_unknown_fields=True):
+    """All the money back. If it says how much, that must be what was captured."""
+
+    amount: Amount | None = None
+    currency: Currency | None = None
+
+
+class Completion(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the customer's browser ends with."""
+
+    outcome: Literal["succeed", "fail"]
+
+
+# Answers
+
+
+class Session(Struct, frozen=True):
+    """One attempt to pay, and what became of it."""
+
+    session_id: str
+    payment_id: str
+    order_id: str | None
+    status: Status
+    amount: int
+    currency: str
+    checkout_url: str
+    expires_at: datetime | None
+    created_at: datetime
+    captured_at: datetime | None = None
+    failed_at: datetime | None = None
+    voided_at: datetime | None = None
+    refunded_at: datetime | None = None
+    how_to_pay: str | None = None
+
+
+class Totals(Struct, frozen=True):
+    """Numbers of sessions, and money by currency. What is refunded was captured, and counts as both."""
+
+    sessions: int
+    open: int
+    failed: int
+    voided: int
+    captured: int
+    refunded: int
+    captured_amounts: dict[str, int]
+    refunded_amounts: dict[str, int]
+    undelivered_events: int
+
+
+class Sessions(Struct, frozen=True):
+    """A page of the sessions, oldest first. next: ask for it as `after`; null: that's all."""
+
+    totals: Totals
+    sessions: list[Session]
+    next: int | None
+
+
+class Event(Struct, frozen=True):
+    """What the webhook is told."""
+
+    event_id: str
+    type: EventType
+    session_id: str
+    payment_id: str
+    amount: int
+    currency: str
+    occurred_at: datetime
+
+
+class Problem(Struct, frozen=True, omit_defaults=True):
+    """RFC 9457. Programs go by `code`; a refusal by state shows the session as it is."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    session: Session | None = None
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not a fault
+    """A problem to answer with."""
+
+    def __init__(self, status: int, code: str, detail: str, session: Session | None = None) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.session = session
+
+
+# The ledger
+
+
+class Line(Struct, frozen=True, tag_field="kind", tag=str.lower, kw_only=True):
+    """One thing that happened. kind comes first, so that grep finds it."""
+
+    at: datetime
+
+
+class Opened(Line, frozen=True):
+    session_id: str
+    payment_id: str
+    order_id: str | None
+    amount: int
+    currency: str
+    expires_at: datetime | None
+    key: str | None
+
+
+class Captured(Line, frozen=True):
+    session_id: str
+    event_id: str
+    amount: int
+    currency: str
+
+
+class Failed(Line, frozen=True):
+    session_id: str
+    event_id: str
+
+
+class Voided(Line, frozen=True):
+    session_id: str
+    event_id: str
+    key: str | None
+
+
+class Refunded(Line, frozen=True):
+    session_id: str
+    event_id: str
+    amount: int
+    currency: str
+    key: str | None
+
+
+class Delivered(Line, frozen=True):
+    event_id: str
+
+
+Entry = Opened | Captured | Failed | Voided | Refunded | Delivered
+
+
+class LedgerError(Exception):
+    """The ledger can't be read or written; the message says why."""
+
+
+class Ledger:
+    """An append-only file of JSON lines. Lines written together share one fsync."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, makes it if need be, and cuts off what a crash left half written."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._unsynced: list[bytes] = []
+        self._written = 0
+        self._durable = 0
+        self._syncing: asyncio.Task[None] | None = None
+        self._broken: LedgerError | None = None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise LedgerError(f"{path}: another provider is using this ledger") from None
+        directory = os.open(path.parent, os.O_RDONLY)
+        os.fsync(directory)  # or the file's name may be gone after a power cut
+        os.close(directory)
+
+    def replay(self) -> Iterator[Entry]:
+        """Everything that ever happened. Errors: LedgerError if a line in the middle is damaged."""
+        decoder = msgspec.json.Decoder(Entry)
+        kept = 0
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break  # nobody has been told of it: the fsync never happened
+                try:
+                    yield decoder.decode(line)
+                except (msgspec.DecodeError, UnicodeError) as error:
+                    raise LedgerError(f"{self._path}:{number}: {error}") from error
+                kept += len(line)
+        if os.fstat(self._fd).st_size > kept:
+            log.warning("torn line cut off: ledger=%s offset=%d", self._path, kept)
+            os.ftruncate(self._fd, kept)
+            os.fsync(self._fd)
+
+    def write(self, entry: Entry) -> None:
+        """Appends a line; it counts once flush() has returned."""
+        self._unsynced.append(msgspec.json.encode(entry) + b"\n")
+        self._written += 1
+
+    async def flush(self) -> None:
+        """Returns when everything written so far is on disk. Errors: LedgerError, now and for good.
+
+        After a failed fsync nobody knows what is on disk: only a restart, a replay, finds out.
+        """
+        wanted = self._written
+        while self._durable < wanted:
+            if self._broken is not None:
+                raise self._broken
+            if self._syncing is None:
+                self._syncing = asyncio.create_task(self._sync())
+            await asyncio.shield(self._syncing)  # others wait for it too
+
+    async def _sync(self) -> None:
+        lines, upto = b"".join(self._unsynced), self._written
+        self._unsynced.clear()
+        try:
+            await asyncio.to_thread(self._append, lines)
+            self._durable = upto
+        except OSError as error:
+            log.error("ledger broken: ledger=%s error=%s", self._path, error)
+            self._broken = LedgerError(f"{self._path}: {error}")
+        finally:
+            self._syncing = None
+
+    def _append(self, lines: bytes) -> None:
+        while lines:
+            lines = lines[os.write(self._fd, lines) :]
+        os.fsync(self._fd)
+
+    async def close(self) -> None:
+        try:
+            await self.flush()
+        finally:
+            os.close(self._fd)
+
+
+# Bad days
+
+
+class Trouble:
+    """The faults in force, and the dice that decide when they strike."""
+
+    def __init__(self, faults: Faults, seed: int) -> None:
+        self.faults = faults
+        self._dice = random.Random(seed if faults.seed is None else faults.seed)
+
+    def change(self, faults: Faults) -> None:
+        self.faults = faults
+        if faults.seed is not None:
+            self._dice.seed(faults.seed)
+
+    def strikes(self, probability: float) -> bool:
+        return self._dice.random() < probability
+
+    def fails(self) -> bool:
+        if self.faults.fail_next > 0:
+            self.faults = replace(self.faults, fail_next=self.faults.fail_next - 1)
+            return True
+        return self.strikes(self.faults.fail)
+
+
+class Unreliable:
+    """Middleware of the calls that the service makes: open, void, refund.
+
+    Looking at sessions, completing them and changing the faults always work: those are the
+    instruments of whoever does the experiment.
+    """
+
+    def __init__(self, app: ASGIApp, trouble: Trouble) -> None:
+        self._app = app
+        self._trouble = trouble
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trouble, faults = self._trouble, self._trouble.faults
+        if faults.latency_ms:
+            await asyncio.sleep(faults.latency_ms / 1000)
+        if trouble.fails():
+            raise Refused(500, "simulated_failure", "Nothing was done.")
+        if trouble.strikes(faults.hang):
+            await _hang(receive, faults.hang_ms / 1000)
+            raise Refused(503, "simulated_hang", "Nothing was done.")
+        if not trouble.strikes(faults.lose_replies):
+            await self._app(scope, receive, send)
+            return
+
+        async def lose(_: Message) -> None:
+            """The reply goes nowhere."""
+
+        await self._app(scope, receive, lose)
+        # An answer that ends before its body does: the server closes the connection.
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-length", b"1000")],
+            }
+        )
+        await send({"type": "http.response.body", "body": b"{", "more_body": True})
+
+
+async def _hang(receive: Receive, seconds: float) -> None:
+    """Waits until the caller has gone."""
+    try:
+        async with asyncio.timeout(seconds):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+    except TimeoutError:
+        pass
+
+
+# Events
+
+
+class Courier:
+    """Brings events to the webhook: each in a task of its own, again and again until a 2xx."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        trouble: Trouble,
+        durable: Callable[[], Awaitable[None]],
+        delivered: Callable[[Event], None],
+    ) -> None:
+        """durable: returns when what the events tell of is on disk. delivered: called after a 2xx."""
+        self._url = settings.webhook_url
+        self._secret = settings.need_webhook_secret()
+        self._timeout_seconds = settings.event_timeout_seconds
+        self._backoff_seconds = settings.event_backoff_seconds
+        self._backoff_max_seconds = settings.event_backoff_max_seconds
+        self._trouble = trouble
+        self._durable = durable
+        self._delivered = delivered
+        # Tasks wait for a slot only to send, not while they back off: a failing event holds up none.
+        self._slots = asyncio.Semaphore(DELIVERIES_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._held: tuple[Event, asyncio.Event] | None = None
+        self._client = httpx.AsyncClient(
+            timeout=settings.event_timeout_seconds,
+            limits=httpx.Limits(
+                max_connections=DELIVERIES_AT_ONCE, max_keepalive_connections=DELIVERIES_AT_ONCE
+            ),
+            trust_env=False,  # a proxy in the environment is not meant for the neighbour
+        )
+
+    def send(self, event: Event) -> None:
+        self._start(self._deliver(event))
+        if self._trouble.strikes(self._trouble.faults.duplicate_events):
+            self._start(self._deliver(event))
+
+    def _start(self, delivery: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(delivery)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _deliver(self, event: Event) -> None:
+        try:
+            await self._durable()
+            await self._dawdle(event)
+            for attempt in itertools.count(1):
+                status = await self._post(event)
+                if 200 <= status < 300:
+                    break
+                wait = self._backoff(attempt, status)
+                log.warning(
+                    "event not delivered: event=%s type=%s attempt=%d status=%s again_in=%.1fs",
+                    event.event_id,
+                    event.type,
+                    attempt,
+                    status or "no answer",
+                    wait,
+                )
+                await asyncio.sleep(wait)
+            if self._held and self._held[0].event_id != event.event_id:
+                self._held[1].set()
+            self._delivered(event)
+            await self._durable()
+        except LedgerError as error:
+            log.error("event kept back: event=%s error=%s", event.event_id, error)
+
+    async def _dawdle(self, event: Event) -> None:
+        faults = self._trouble.faults
+        if self._trouble.strikes(faults.delay_events):
+            await asyncio.sleep(faults.delay_ms / 1000)
+        # One at a time: somebody has to be the one who overtakes.
+        if self._trouble.strikes(faults.reorder_events) and self._held is None:
+            overtaken = asyncio.Event()
+            self._held = (event, overtaken)
+            try:
+                await asyncio.wait_for(overtaken.wait(), faults.delay_ms / 1000)
+            except TimeoutError:
+                pass
+            finally:
+                self._held = None
+
+    async def _post(self, event: Event) -> int:
+        """The status of one attempt, signed as of now; 0: no answer."""
+        body = msgspec.json.encode(event)
+        async with self._slots:
+            headers = {
+                "Content-Type": "application/json",
+                signature.HEADER: signature.sign(self._secret, body, int(time.time())),
+            }
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    response = await self._client.post(self._url, content=body, headers=headers)
+            except (httpx.HTTPError, httpx.InvalidURL, TimeoutError):
+                return 0
+        return response.status_code
+
+    def _backoff(self, attempt: int, status: int) -> float:
+        """Seconds until the next attempt; scattered, so that a crowd does not come back at once."""
+        wait = self._backoff_seconds * 2 ** min(attempt - 1, 20)
+        if 400 <= status < 500 and status not in (408, 425, 429):
+            wait *= REFUSED_BACKOFF_FACTOR
+        return min(wait, self._backoff_max_seconds) * random.uniform(0.75, 1.25)
+
+    async def close(self) -> None:
+        """Stops; what is not delivered is sent after the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.aclose()
+
+
+# The provider
+
+
+class Provider:
+    """The sessions and what may happen to them.
+
+    Methods decide, note and return without an await between, so two requests can't both capture. A
+    caller answers after flush(), also if nothing was new: what it saw may not be on disk yet.
+    """
+
+    def __init__(self, settings: Settings, trouble: Trouble) -> None:
+        """Replays the ledger and sends what was not delivered. Errors: LedgerError."""
+        self._url = settings.provider_url.rstrip("/")
+        self._sessions: dict[str, Session] = {}
+        self._keys: dict[str, tuple[str, str]] = {}  # idempotency key -> verb, session_id
+        self._undelivered: dict[str, Event] = {}
+        self._statuses: Counter[Status] = Counter()
+        self._captured_amounts: Counter[str] = Counter()
+        self._refunded_amounts: Counter[str] = Counter()
+        self._ledger = Ledger(Path(settings.provider_ledger))
+        self.flush = self._ledger.flush
+        for entry in self._ledger.replay():
+            self._apply(entry)
+        self._courier = Courier(settings, trouble, self.flush, self._acknowledge)
+        for event in self._undelivered.values():
+            self._courier.send(event)
+        log.info(
+            "ledger replayed: ledger=%s sessions=%d undelivered=%d",
+            settings.provider_ledger,
+            len(self._sessions),
+            len(self._undelivered),
+        )
+
+    async def close(self) -> None:
+        await self._courier.close()
+        await self._ledger.close()
+
+    def open(self, new: NewSession, key: str | None) -> tuple[Session, bool]:
+        """A session, and whether it is new. Errors: idempotency_key_reused."""
+        session_id = self._used(key, "open")
+        if session_id is not None:
+            known = self._sessions[session_id]
+            if any(getattr(known, f) != getattr(new, f) for f in new.__struct_fields__):
+                raise _key_reused()
+            return known, False
+        session_id = f"cs_{secrets.token_hex(12)}"
+        self._note(
+            Opened(
+                at=_now(),
+                session_id=session_id,
+                payment_id=new.payment_id,
+                order_id=new.order_id,
+                amount=new.amount,
+                currency=new.currency,
+                expires_at=new.expires_at,
+                key=key,
+            )
+        )
+        return self._sessions[session_id], True
+
+    def complete(self, session_id: str, outcome: Literal["succeed", "fail"]) -> Session:
+        """The customer has paid, or could not. Errors: already_captured, _failed, _voided."""
+        session = self.get(session_id)
+        if session.status == "open":
+            at, event_id = _now(), _event_id()
+            if outcome == "succeed":
+                amount, currency = session.amount, session.currency
+                self._note(
+                    Captured(
+                        at=at,
+                        session_id=session_id,
+                        event_id=event_id,
+                        amount=amount,
+                        currency=currency,
+                    )
+                )
+            else:
+                self._note(Failed(at=at, session_id=session_id, event_id=event_id))
+        elif (
+            session.status
+            not in {"succeed": ("captured", "refunded"), "fail": ("failed",)}[outcome]
+        ):
+            raise _already(session)
+        return self._sessions[session_id]
+
+    def void(self, session_id: str, key: str | None) -> Session:
+        """No money will come; of a failed session that is true anyway. Errors: already_captured."""
+        session = self.get(session_id)
+        self._claim(key, "void", session_id)
+        if session.status == "open":
+            self._note(Voided(at=_now(), session_id=session_id, event_id=_event_id(), key=key))
+        elif session.status in ("captured", "refunded"):
+            raise _already(session)
+        return self._sessions[session_id]
+
+    def refund(self, session_id: str, wanted: Refund, key: str | None) -> Session:
+        """The money goes back, once, whatever the key. Errors: not_captured, wrong_amount."""
+        session = self.get(session_id)
+        self._claim(key, "refund", session_id)
+        if session.status not in ("captured", "refunded"):
+            raise Refused(409, "not_captured", f"The session is {session.status}.", session)
+        if wanted.amount not in (None, session.amount) or (
+            wanted.currency not in (None, session.currency)
+        ):
+            raise Refused(409, "wrong_amount", "That is not what was captured.", session)
+        if session.status == "captured":
+            self._note(
+                Refunded(
+                    at=_now(),
+                    session_id=session_id,
+                    event_id=_event_id(),
+                    amount=session.amount,
+                    currency=session.currency,
+                    key=key,
+                )
+            )
+        return self._sessions[session_id]
+
+    def get(self, session_id: str) -> Session:
+        """Errors: unknown_session."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise Refused(404, "unknown_session", "There is no such session.")
+        return session
+
+    def page(self, after: int, limit: int) -> Sessions:
+        sessions = list(itertools.islice(self._sessions.values(), after, after + limit))
+        end = after + len(sessions)
+        return Sessions(self._totals(), sessions, end if end < len(self._sessions) else None)
+
+    def _totals(self) -> Totals:
+        count = self._statuses
+        return Totals(
+            sessions=len(self._sessions),
+            open=count["open"],
+            failed=count["failed"],
+            voided=count["voided"],
+            captured=count["captured"] + count["refunded"],
+            refunded=count["refunded"],
+            captured_amounts=dict(self._captured_amounts),
+            refunded_amounts=dict(self._refunded_amounts),
+            undelivered_events=len(self._undelivered),
+        )
+
+    def _used(self, key: str | None, verb: str) -> str | None:
+        """The session that a key was used for."""
+        if key is None or key not in self._keys:
+            return None
+        used_verb, session_id = self._keys[key]
+        if used_verb != verb:
+            raise _key_reused()
+        return session_id
+
+    def _claim(self, key: str | None, verb: str, session_id: str) -> None:
+        if self._used(key, verb) not in (None, session_id):
+            raise _key_reused()
+
+    def _note(self, entry: Entry) -> None:
+        """Something happens, now."""
+        event = self._apply(entry)
+        self._ledger.write(entry)
+        if event is not None:
+            self._courier.send(event)
+        match entry:
+            case Delivered():
+                log.debug("delivered: event=%s", entry.event_id)
+            case _:
+                session = self._sessions[entry.session_id]
+                log.info(
+                    "%s: session=%s payment=%s amount=%d currency=%s",
+                    type(entry).__name__.lower(),
+                    session.session_id,
+                    session.payment_id,
+                    session.amount,
+                    session.currency,
+                )
+
+    def _apply(self, entry: Entry) -> Event | None:
+        """What an entry, new or replayed, changes in memory; the event to tell of it."""
+        match entry:
+            case Opened(session_id=session_id, key=key):
+                self._sessions[session_id] = Session(
+                    session_id=session_id,
+                    payment_id=entry.payment_id,
+                    order_id=entry.order_id,
+                    status="open",
+                    amount=entry.amount,
+                    currency=entry.currency,
+                    checkout_url=f"{self._url}/sessions/{session_id}",
+                    expires_at=entry.expires_at,
+                    created_at=entry.at,
+                )
+                self._statuses["open"] += 1
+                self._remember(key, "open", session_id)
+                return None
+            case Captured():
+                self._captured_amounts[entry.currency] += entry.amount
+                return self._end(entry, "captured", "payment.succeeded", captured_at=entry.at)
+            case Failed():
+                return self._end(entry, "failed", "payment.failed", failed_at=entry.at)
+            case Voided(key=key):
+                self._remember(key, "void", entry.session_id)
+                return self._end(entry, "voided", "payment.voided", voided_at=entry.at)
+            case Refunded(key=key):
+                self._remember(key, "refund", entry.session_id)
+                self._refunded_amounts[entry.currency] += entry.amount
+                return self._end(entry, "refunded", "payment.refunded", refunded_at=entry.at)
+            case Delivered():
+                self._undelivered.pop(entry.event_id, None)
+                return None
+
+    def _end(
+        self,
+        entry: Captured | Failed | Voided | Refunded,
+        status: Status,
+        event_type: EventType,
+        **times: datetime,
+    ) -> Event:
+        session = self._sessions[entry.session_id]
+        self._statuses[session.status] -= 1
+        self._statuses[status] += 1
+        self._sessions[entry.session_id] = replace(session, status=status, **times)
+        event = Event(
+            event_id=entry.event_id,
+            type=event_type,
+            session_id=session.session_id,
+            payment_id=session.payment_id,
+            amount=session.amount,
+            currency=session.currency,
+            occurred_at=entry.at,
+        )
+        self._undelivered[event.event_id] = event
+        return event
+
+    def _remember(self, key: str | None, verb: str, session_id: str) -> None:
+        if key is not None:
+            self._keys[key] = (verb, session_id)
+
+    def _acknowledge(self, event: Event) -> None:
+        if event.event_id in self._undelivered:  # else its duplicate was first
+            self._note(Delivered(at=_now(), event_id=event.event_id))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _event_id() -> str:
+    return f"evt_{secrets.token_hex(12)}"
+
+
+def _already(session: Session) -> Refused:
+    status = "captured" if session.status == "refunded" else session.status
+    return Refused(409, f"already_{status}", f"The session is {session.status}.", session)
+
+
+def _key_reused() -> Refused:
+    return Refused(
+        409, "idempotency_key_reused", "This Idempotency-Key was used for something else."
+    )
+
+
+# HTTP
+
+Key = Annotated[
+    str | None,
+    Parameter(header="Idempotency-Key", min_length=1, max_length=255, pattern="^[ -~]+$"),
+]
+Connection = Request[Any, Any, Any]
+
+
+async def _body(request: Connection, kind: type[T]) -> T:
+    """The body, whatever its content type says: `curl -d` says it is a form."""
+    raw = await request.body()
+    try:
+        return msgspec.json.decode(raw or b"{}", type=kind)
+    except msgspec.ValidationError as error:
+        raise Refused(422, "bad_value", str(error)) from error
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise Refused(400, "malformed_body", "The body is not JSON in UTF-8.") from error
+
+
+@post("/sessions")
+async def open_session(
+    request: Connection, provider: Provider, idempotency_key: Key = None
+) -> Response[Session]:
+    session, is_new = provider.open(await _body(request, NewSession), idempotency_key)
+    await provider.flush()
+    return Response(session, status_code=201 if is_new else 200)
+
+
+@post("/sessions/{session_id:str}/void", status_code=200)
+async def void_session(
+    request: Connection, provider: Provider, session_id: str, idempotency_key: Key = None
+) -> Session:
+    await _body(request, Void)
+    session = provider.void(session_id, idempotency_key)
+    await provider.flush()
+    return session
+
+
+@post("/sessions/{session_id:str}/refund", status_code=200)
+async def refund_session(
+    request: Connection, provider: Provider, session_id: str, idempotency_key: Key = None
+) -> Session:
+    session = provider.refund(session_id, await _body(request, Refund), idempotency_key)
+    await provider.flush()
+    return session
+
+
+@post("/sessions/{session_id:str}/complete", status_code=200)
+async def complete_session(request: Connection, provider: Provider, session_id: str) -> Session:
+    session = provider.complete(session_id, (await _body(request, Completion)).outcome)
+    await provider.flush()
+    return session
+
+
+@get("/sessions/{session_id:str}")
+async def get_session(provider: Provider, session_id: str) -> Session:
+    session = provider.get(session_id)
+    await provider.flush()
+    if session.status != "open":
+        return session
+    how = f"""curl -X POST {session.checkout_url}/complete -d '{{"outcome": "succeed"}}'"""
+    return replace(session, how_to_pay=how)
+
+
+@get("/sessions")
+async def list_sessions(
+    provider: Provider,
+    after: Annotated[int, Parameter(ge=0, le=2**31)] = 0,
+    limit: Annotated[int, Parameter(ge=0, le=1000)] = 100,
+) -> Sessions:
+    page = provider.page(after, limit)
+    await provider.flush()
+    return page
+
+
+@get("/faults")
+async def get_faults(trouble: Trouble) -> Faults:
+    return trouble.faults
+
+
+@put("/faults")
+async def put_faults(request: Connection, trouble: Trouble) -> Faults:
+    """Replaces all faults: what is not named does not happen any more. `{}` is a good day."""
+    trouble.change(await _body(request, Faults))
+    log.info("faults: %s", trouble.faults)
+    return trouble.faults
+
+
+@get(["/health/live", "/health/ready"])
+async def health() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+def _answer(request: Connection, error: Exception) -> Response[Problem]:
+    match error:
+        case Refused():
+            refused = error
+        case ValidationException():
+            said = [f"{e.get('key')}: {e.get('message')}" for e in error.extra or () if "key" in e]
+            refused = Refused(422, "bad_value", "; ".join(said))
+        case HTTPException() if error.status_code < 500:
+            phrase = HTTPStatus(error.status_code).phrase
+            refused = Refused(error.status_code, phrase.lower().replace(" ", "_"), phrase)
+        case LedgerError():
+            refused = Refused(503, "ledger_unavailable", "The ledger can't be written.")
+        case _:
+            log.error("unexpected error: path=%s", request.url.path, exc_info=error)
+            refused = Refused(500, "internal_error", "It is in the log.")
+    problem = Problem(
+        type=f"urn:flashsale:problem:{refused.code}",
+        title=HTTPStatus(refused.status).phrase,
+        status=refused.status,
+        code=refused.code,
+        detail=refused.detail,
+        session=refused.session,
+    )
+    return Response(problem, status_code=refused.status, media_type="application/problem+json")
+
+
+def create_app(settings: Settings) -> Litestar:
+    """The provider as an ASGI application. One process only.
+
+    Errors: SettingsError without a webhook secret or with bad faults; at startup LedgerError.
+    """
+    try:
+        faults = msgspec.json.decode(settings.faults, type=Faults)
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"FLASHSALE_FAULTS: {error}") from error
+    settings.need_webhook_secret()
+    trouble = Trouble(faults, settings.fault_seed)
+
+    @asynccontextmanager
+    async def run(app: Litestar) -> AsyncIterator[None]:
+        app.state.provider = provider = Provider(settings, trouble)
+        try:
+            yield
+        finally:
+            await provider.close()
+
+    async def get_provider(request: Connection) -> Provider:
+        provider: Provider = request.app.state.provider
+        return provider
+
+    async def get_trouble() -> Trouble:
+        return trouble
+
+    unreliable = Router(
+        "/",
+        route_handlers=[open_session, void_session, refund_session],
+        middleware=[partial(Unreliable, trouble=trouble)],
+    )
+    return Litestar(
+        route_handlers=[
+            unreliable,
+            complete_session,
+            get_session,
+            list_sessions,
+            get_faults,
+            put_faults,
+            health,
+        ],
+        dependencies={"provider": Provide(get_provider), "trouble": Provide(get_trouble)},
+        exception_handlers={Exception: _answer},
+        lifespan=[run],
+        request_max_body_size=settings.max_body_bytes,
+        openapi_config=None,
+        logging_config=None,
+    )

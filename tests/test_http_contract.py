@@ -1,0 +1,304 @@
+"""Every row of the HTTP contract (DESIGN §7), on the real SQL."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from http_support import NEW_ITEM, Api, api_fixture, problem, success  # noqa: F401
+from support import Connection, sweep
+
+ORDER_FIELDS = {
+    "order_id",
+    "item_id",
+    "customer_id",
+    "status",
+    "ticket",
+    "position",
+    "created_at",
+    "reserved_at",
+    "expires_at",
+    "paid_at",
+    "ended_at",
+    "payment",
+}
+
+
+def moment(text: str) -> datetime:
+    """An RFC 3339 time in UTC, as the contract wants it."""
+    assert text.endswith("Z"), text
+    return datetime.fromisoformat(text)
+
+
+async def test_a_new_item_is_on_sale(api: Api) -> None:
+    response = await api("POST", "/items", json=NEW_ITEM | {"stock": 5, "max_waiting": 7})
+
+    assert response.status_code == 201
+    item = response.json()
+    assert response.headers["location"] == f"/items/{item['item_id']}"
+    assert item | NEW_ITEM | {"stock": 5, "max_waiting": 7} == item
+    assert (item["available"], item["reserved"], item["paid"], item["waiting"]) == (5, 0, 0, 0)
+    assert (item["state"], item["paused"], item["late_payment"]) == ("open", False, "refund")
+    assert moment(item["created_at"]) and moment(item["as_of"])
+    assert item["opens_at"] is None and item["closes_at"] is None
+
+
+async def test_a_sku_is_taken_once(api: Api) -> None:
+    await api.item()
+    body = problem(await api("POST", "/items", json=NEW_ITEM), 409, "sku_taken")
+    assert body["hint"]
+    assert len((await api("GET", "/items")).json()) == 1
+
+
+async def test_items_are_shown_and_listed_by_pages(api: Api) -> None:
+    items = [await api.item(sku=f"shoe {n}") for n in range(3)]
+    ids = [i["item_id"] for i in items]
+
+    shown = (await api("GET", f"/items/{ids[0]}")).json()
+    assert shown | {"as_of": items[0]["as_of"]} == items[0]
+    first = (await api("GET", "/items?limit=2")).json()
+    assert [i["item_id"] for i in first] == ids[:2]
+    rest = (await api("GET", f"/items?limit=2&after={ids[1]}")).json()
+    assert [i["item_id"] for i in rest] == ids[2:]
+
+
+async def test_times_are_in_utc_and_keep_their_moment(api: Api) -> None:
+    item = await api.item(
+        opens_at="2030-01-01T12:00:00+02:00", closes_at="2030-01-01T12:00:00.123456Z"
+    )
+    assert item["opens_at"] == "2030-01-01T10:00:00Z"
+    assert item["closes_at"] == "2030-01-01T12:00:00.123456Z"
+
+
+async def test_a_change_tells_absent_from_null(api: Api) -> None:
+    item = await api.item(closes_at="2030-01-01T12:00:00Z", max_waiting=3)
+    path = f"/items/{item['item_id']}"
+
+    changed = (await api("PATCH", path, json={"hold_seconds": 5, "paused": True})).json()
+    assert changed["hold_seconds"] == 5 and changed["state"] == "paused"
+    assert changed["closes_at"] == item["closes_at"] and changed["max_waiting"] == 3
+
+    changed = (await api("PATCH", path, json={"closes_at": None, "max_waiting": None})).json()
+    assert changed["closes_at"] is None and changed["max_waiting"] is None
+    assert changed["hold_seconds"] == 5
+
+    changed = (await api("PATCH", path, json={"opens_at": "2030-01-01T00:00:00+01:00"})).json()
+    assert changed["opens_at"] == "2029-12-31T23:00:00Z"
+    assert (await api("PATCH", path, json={})).json()["opens_at"] == changed["opens_at"]
+
+
+async def test_stock_is_added_and_withdrawn(api: Api) -> None:
+    item = await api.item(stock=2)
+    path = f"/items/{item['item_id']}"
+
+    assert (await api("PATCH", path, json={"add_stock": 3})).json()["stock"] == 5
+    assert (await api("PATCH", path, json={"withdraw_stock": 4})).json()["stock"] == 1
+    problem(await api("PATCH", path, json={"withdraw_stock": 2}), 409, "withdraw_too_much")
+    assert (await api("GET", path)).json()["stock"] == 1
+
+
+async def test_who_asks_in_time_is_reserved_a_unit(api: Api) -> None:
+    item = await api.item()
+
+    response = await api.order(item, "ann")
+
+    assert response.status_code == 201
+    order = response.json()
+    assert set(order) == ORDER_FIELDS
+    assert response.headers["location"] == f"/orders/{order['order_id']}"
+    assert isinstance(order["order_id"], str)
+    assert (order["status"], order["ticket"], order["position"]) == ("reserved", 1, None)
+    assert moment(order["expires_at"]) - moment(order["reserved_at"]) == timedelta(seconds=60)
+    payment = order["payment"]
+    assert isinstance(payment["payment_id"], str)
+    assert payment | {"status": "requested", "amount": 1000, "currency": "EUR"} == payment
+    assert payment["checkout_url"] is None
+
+
+async def test_who_asks_again_gets_the_order_that_they_have(api: Api) -> None:
+    item = await api.item()
+    first = (await api.order(item, "ann")).json()
+
+    again = await api.order(item, "ann")
+
+    assert again.status_code == 200
+    assert again.json() == first
+
+
+async def test_who_asks_later_waits_with_a_position(api: Api) -> None:
+    item = await api.item()
+    await api.order(item, "ann")
+    assert (await api.order(item, "bob", json={"wait": True})).status_code == 202
+
+    response = await api.order(item, "cat")
+
+    assert response.status_code == 202
+    order = response.json()
+    assert (order["status"], order["position"], order["payment"]) == ("waiting", 2, None)
+    assert order["expires_at"] is None
+
+
+async def test_a_key_leads_to_its_order_even_after_it_ended(api: Api) -> None:
+    item = await api.item()
+    key = {"Idempotency-Key": "k1"}
+    first = (await api.order(item, "ann", headers=key)).json()
+    await api("DELETE", f"/orders/{first['order_id']}", "ann")
+
+    duplicate = await api.order(item, "ann", headers=key)
+    new = await api.order(item, "ann", headers={"Idempotency-Key": "k2"})
+
+    assert duplicate.status_code == 200
+    assert duplicate.json()["order_id"] == first["order_id"]
+    assert duplicate.json()["status"] == "cancelled"
+    assert new.json()["order_id"] != first["order_id"]
+
+
+@pytest.mark.parametrize(
+    ("terms", "body", "code"),
+    [
+        ({"opens_at": "2030-01-01T00:00:00Z"}, None, "not_open"),
+        ({"closes_at": "2020-01-01T00:00:00Z"}, None, "closed"),
+        ({"stock": 0, "max_waiting": 0}, None, "sold_out"),
+        ({"stock": 0}, {"wait": False}, "sold_out"),
+    ],
+)
+async def test_a_refusal_says_why_and_writes_nothing(
+    api: Api, db: Connection, terms: dict[str, Any], body: Any, code: str
+) -> None:
+    item = await api.item(**terms)
+    refused = await api.order(item, "ann", json=body)
+    problem(refused, 409, code)
+    assert ("retry-after" in refused.headers) == (code == "not_open")
+    assert (await api("GET", "/orders", "ann")).json() == []
+    assert (await api("GET", f"/items/{item['item_id']}")).json()["issued"] == 0
+
+
+async def test_a_paused_item_refuses(api: Api) -> None:
+    item = await api.item()
+    await api("PATCH", f"/items/{item['item_id']}", json={"paused": True})
+    problem(await api.order(item, "ann"), 409, "paused")
+
+
+async def test_not_open_says_in_how_many_seconds(api: Api) -> None:
+    opens_at = datetime.now(UTC) + timedelta(seconds=90)
+    item = await api.item(opens_at=opens_at.isoformat())
+    retry = int((await api.order(item, "ann")).headers["retry-after"])
+    assert 80 <= retry <= 90
+
+
+async def test_an_unknown_item_is_not_found(api: Api) -> None:
+    for item_id in ("1", "2147483647"):
+        problem(await api("GET", f"/items/{item_id}"), 404, "unknown_item")
+        problem(await api("PATCH", f"/items/{item_id}", json={}), 404, "unknown_item")
+        problem(await api("POST", f"/items/{item_id}/orders", "ann"), 404, "unknown_item")
+
+
+async def test_an_order_is_its_customers_alone(api: Api) -> None:
+    order = (await api.order(await api.item(), "ann")).json()
+    path = f"/orders/{order['order_id']}"
+
+    assert (await api("GET", path, "ann")).json() == order
+    for method, where in (
+        ("GET", path),
+        ("DELETE", path),
+        ("POST", f"{path}/payment"),
+        ("GET", f"{path}/events"),
+    ):
+        problem(await api(method, where, "bob"), 404, "unknown_order")
+    assert (await api("GET", path, "ann")).json() == order
+    assert (await api("GET", "/orders", "bob")).json() == []
+
+
+@pytest.mark.parametrize(
+    "order_id", ["1", "0", "-1", "01", "abc", "4294967297x", "9" * 19, "9" * 60, "٣", "%00", "1.0"]
+)
+async def test_what_is_no_order_id_is_not_found(api: Api, order_id: str) -> None:
+    problem(await api("GET", f"/orders/{order_id}", "ann"), 404, "unknown_order")
+
+
+async def test_orders_are_listed_newest_first_by_pages(api: Api) -> None:
+    ids = [
+        (await api.order(await api.item(sku=f"shoe {n}"), "ann")).json()["order_id"]
+        for n in range(3)
+    ]
+    listed = (await api("GET", "/orders", "ann")).json()
+    assert [o["order_id"] for o in listed] == ids[::-1]
+    first = (await api("GET", "/orders?limit=2", "ann")).json()
+    assert [o["order_id"] for o in first] == ids[:0:-1]
+    rest = (await api("GET", f"/orders?limit=2&before={ids[1]}", "ann")).json()
+    assert [o["order_id"] for o in rest] == ids[:1]
+
+
+async def test_cancelling_twice_answers_the_same(api: Api, db: Connection) -> None:
+    item = await api.item()
+    order = (await api.order(item, "ann")).json()
+    waiting = (await api.order(item, "bob")).json()
+    path = f"/orders/{order['order_id']}"
+
+    first = await api("DELETE", path, "ann")
+    again = await api("DELETE", path, "ann")
+
+    assert first.status_code == again.status_code == 200
+    assert first.json()["status"] == "cancelled" and moment(first.json()["ended_at"])
+    assert again.json() == first.json()
+    sweep(db)
+    promoted = (await api("GET", f"/orders/{waiting['order_id']}", "bob")).json()
+    assert promoted["status"] == "reserved" and promoted["payment"]["status"] == "requested"
+
+
+async def test_a_paid_order_can_not_be_cancelled(api: Api) -> None:
+    order = (await api.order(await api.item(), "ann")).json()
+    paid = await api.pay(order)
+    assert (paid.status_code, paid.json()) == (200, {"outcome": "paid"})
+
+    problem(await api("DELETE", f"/orders/{order['order_id']}", "ann"), 409, "already_paid")
+
+    shown = (await api("GET", f"/orders/{order['order_id']}", "ann")).json()
+    assert shown["status"] == "paid" and moment(shown["paid_at"])
+    assert shown["payment"]["status"] == "succeeded"
+
+
+async def test_a_failed_payment_may_be_tried_again(api: Api) -> None:
+    order = (await api.order(await api.item(), "ann")).json()
+    path = f"/orders/{order['order_id']}/payment"
+    failed = success(order) | {"type": "payment.failed"}
+    assert (await api.event(failed)).json() == {"outcome": "failed"}
+
+    response = await api("POST", path, "ann")
+
+    assert response.status_code == 202
+    payment = response.json()["payment"]
+    assert payment["status"] == "requested"
+    assert payment["payment_id"] != order["payment"]["payment_id"]
+    again = await api("POST", path, "ann")
+    assert (again.status_code, again.json()["payment"]) == (202, payment)
+
+
+async def test_only_a_reserved_order_can_be_paid(api: Api) -> None:
+    item = await api.item()
+    await api.order(item, "ann")
+    waiting = (await api.order(item, "bob")).json()
+    problem(await api("POST", f"/orders/{waiting['order_id']}/payment", "bob"), 409, "not_reserved")
+
+
+async def test_an_event_counts_once(api: Api) -> None:
+    order = (await api.order(await api.item(), "ann")).json()
+    outcomes = [(await api.pay(order, e)).json()["outcome"] for e in ("e1", "e1", "e2")]
+    assert outcomes == ["paid", "duplicate", "already_paid"]
+
+
+async def test_an_event_may_say_more_than_we_know(api: Api) -> None:
+    order = (await api.order(await api.item(), "ann")).json()
+    event = success(order) | {"livemode": False, "nested": {"a": [1]}}
+    assert (await api.event(event)).json() == {"outcome": "paid"}
+    unknown = success(order, "e2") | {"type": "payment.disputed", "payment_id": "not ours"}
+    assert (await api.event(unknown)).json() == {"outcome": "ignored"}
+
+
+async def test_a_hold_past_its_deadline_shows_as_expired(api: Api, clock: Any) -> None:
+    order = (await api.order(await api.item(), "ann")).json()
+    clock.advance(60)
+    shown = (await api("GET", f"/orders/{order['order_id']}", "ann")).json()
+    assert shown["status"] == "expired" and shown["ended_at"] == order["expires_at"]
+    assert (await api.pay(order)).json() == {"outcome": "refund_due"}
