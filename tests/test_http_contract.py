@@ -302,3 +302,9 @@ async def test_a_hold_past_its_deadline_shows_as_expired(api: Api, clock: Any) -
     shown = (await api("GET", f"/orders/{order['order_id']}", "ann")).json()
     assert shown["status"] == "expired" and shown["ended_at"] == order["expires_at"]
     assert (await api.pay(order)).json() == {"outcome": "refund_due"}
+
+
+async def test_a_customer_may_have_128_characters_and_a_key_255(api: Api) -> None:
+    item = await api.item()
+    key = {"Idempotency-Key": "k" * 255}
+    assert (await api.order(item, "x" * 128, headers=key)).status_code == 201

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from litestar import Litestar
 
-from flashsale.embedded import EmbeddedError, wheel_binaries
+from flashsale.embedded import EmbeddedError, die_with_parent, wheel_binaries
 from flashsale.migrate import MigrateError, migrate, sql_folder
 from flashsale.settings import Settings, SettingsError
 
@@ -152,7 +154,7 @@ def _serve(**flags: Any) -> int:
     settings = Settings.from_env(**flags)
     settings.need_database_url()
     settings.need_webhook_secret()
-    return _granian("flashsale.app:create_app", settings.host, settings.port, settings, flags)
+    return _granian("flashsale.cli:api", settings.host, settings.port, settings, flags)
 
 
 def _provider(host: str | None, port: int | None) -> int:
@@ -160,7 +162,7 @@ def _provider(host: str | None, port: int | None) -> int:
     settings = Settings.from_env(**flags)
     settings.need_webhook_secret()
     return _granian(
-        "flashsale.provider:create_app",
+        "flashsale.cli:provider",
         settings.provider_host,
         settings.provider_port,
         settings,
@@ -197,6 +199,22 @@ def _granian(
         respawn_failed_workers=True,
     ).serve()
     return 0
+
+
+def api() -> Litestar:
+    """The API's application, made in granian's process for it."""
+    from flashsale.app import create_app
+
+    die_with_parent(signal.SIGTERM)
+    return create_app(Settings.from_env())
+
+
+def provider() -> Litestar:
+    """The simulated provider's application, made in granian's process for it."""
+    from flashsale.provider import create_app
+
+    die_with_parent(signal.SIGTERM)
+    return create_app(Settings.from_env())
 
 
 def _worker(**flags: Any) -> int:

@@ -360,6 +360,6 @@ def _free_port() -> int:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def die_with_parent() -> None:
-    """In a child: SIGINT, an orderly end, when the thread that started us ends, however it ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+def die_with_parent(number: int = signal.SIGINT) -> None:
+    """In a child: get this signal when the thread that started us ends, however it ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number)

@@ -1,8 +1,8 @@
-"""A simulated payment provider: its own small service, with a ledger, events, and bad days on demand.
+"""A simulated payment provider: a small service with a ledger, events, and bad days on demand.
 
-    open ──▶ captured ──▶ refunded        A session is one attempt to pay: a failed one stays failed,
-      ├────▶ failed                       the next attempt is a new session. expires_at is only for
-      └────▶ voided                       show: what makes late money impossible is the void.
+    open ──▶ captured ──▶ refunded      A session is one attempt to pay: a failed one stays failed,
+      ├────▶ failed                     the next attempt is a new session. expires_at is only for
+      └────▶ voided                     show: what makes late money impossible is the void.
 
 Everything that happens is one line of the ledger, on disk before anybody hears of it. Sessions and
 undelivered events in memory are what the lines add up to, so a start after a crash is a replay.
@@ -63,7 +63,7 @@ EventType = Literal["payment.succeeded", "payment.failed", "payment.voided", "pa
 
 
 class Faults(Struct, frozen=True, forbid_unknown_fields=True):
-    """What goes wrong, from never (0) to always (1). Calls: open, void and refund; see Unreliable."""
+    """What goes wrong, from never (0) to always (1). Calls are open, void and refund."""
 
     latency_ms: Milliseconds = 0
     hang: Probability = 0  # a call has no effect and no answer
@@ -128,7 +128,7 @@ class Session(Struct, frozen=True):
 
 
 class Totals(Struct, frozen=True):
-    """Numbers of sessions, and money by currency. What is refunded was captured, and counts as both."""
+    """Sessions, and money by currency. What is refunded was captured, and counts as both."""
 
     sessions: int
     open: int
@@ -202,29 +202,15 @@ class Opened(Line, frozen=True):
     key: str | None
 
 
-class Captured(Line, frozen=True):
+class Moved(Line, frozen=True):
+    """A session left the state it was in; the webhook is told under event_id."""
+
+    to: Literal["captured", "failed", "voided", "refunded"]
     session_id: str
-    event_id: str
+    payment_id: str
     amount: int
     currency: str
-
-
-class Failed(Line, frozen=True):
-    session_id: str
     event_id: str
-
-
-class Voided(Line, frozen=True):
-    session_id: str
-    event_id: str
-    key: str | None
-
-
-class Refunded(Line, frozen=True):
-    session_id: str
-    event_id: str
-    amount: int
-    currency: str
     key: str | None
 
 
@@ -232,7 +218,14 @@ class Delivered(Line, frozen=True):
     event_id: str
 
 
-Entry = Opened | Captured | Failed | Voided | Refunded | Delivered
+Entry = Opened | Moved | Delivered
+
+_EVENT_TYPES: dict[Status, EventType] = {
+    "captured": "payment.succeeded",
+    "failed": "payment.failed",
+    "voided": "payment.voided",
+    "refunded": "payment.refunded",
+}
 
 
 class LedgerError(Exception):
@@ -408,7 +401,7 @@ class Courier:
         durable: Callable[[], Awaitable[None]],
         delivered: Callable[[Event], None],
     ) -> None:
-        """durable: returns when what the events tell of is on disk. delivered: called after a 2xx."""
+        """durable: returns when what events tell of is on disk. delivered: called after a 2xx."""
         self._url = settings.webhook_url
         self._secret = settings.need_webhook_secret()
         self._timeout_seconds = settings.event_timeout_seconds
@@ -417,7 +410,7 @@ class Courier:
         self._trouble = trouble
         self._durable = durable
         self._delivered = delivered
-        # Tasks wait for a slot only to send, not while they back off: a failing event holds up none.
+        # A slot is held only while sending, not while backing off: a failing event delays none.
         self._slots = asyncio.Semaphore(DELIVERIES_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: tuple[Event, asyncio.Event] | None = None
@@ -496,7 +489,7 @@ class Courier:
 
     def _backoff(self, attempt: int, status: int) -> float:
         """Seconds until the next attempt; scattered, so that a crowd does not come back at once."""
-        wait = self._backoff_seconds * 2 ** min(attempt - 1, 20)
+        wait = self._backoff_seconds * 2.0 ** min(attempt - 1, 20)
         if 400 <= status < 500 and status not in (408, 425, 429):
             wait *= REFUSED_BACKOFF_FACTOR
         return min(wait, self._backoff_max_seconds) * random.uniform(0.75, 1.25)
@@ -567,42 +560,34 @@ class Provider:
                 key=key,
             )
         )
+        log.info(
+            "opened: session=%s payment=%s amount=%d currency=%s",
+            session_id,
+            new.payment_id,
+            new.amount,
+            new.currency,
+        )
         return self._sessions[session_id], True
 
     def complete(self, session_id: str, outcome: Literal["succeed", "fail"]) -> Session:
         """The customer has paid, or could not. Errors: already_captured, _failed, _voided."""
         session = self.get(session_id)
         if session.status == "open":
-            at, event_id = _now(), _event_id()
-            if outcome == "succeed":
-                amount, currency = session.amount, session.currency
-                self._note(
-                    Captured(
-                        at=at,
-                        session_id=session_id,
-                        event_id=event_id,
-                        amount=amount,
-                        currency=currency,
-                    )
-                )
-            else:
-                self._note(Failed(at=at, session_id=session_id, event_id=event_id))
-        elif (
-            session.status
-            not in {"succeed": ("captured", "refunded"), "fail": ("failed",)}[outcome]
-        ):
+            return self._move(session, "captured" if outcome == "succeed" else "failed")
+        same = ("captured", "refunded") if outcome == "succeed" else ("failed",)
+        if session.status not in same:
             raise _already(session)
-        return self._sessions[session_id]
+        return session
 
     def void(self, session_id: str, key: str | None) -> Session:
         """No money will come; of a failed session that is true anyway. Errors: already_captured."""
         session = self.get(session_id)
         self._claim(key, "void", session_id)
         if session.status == "open":
-            self._note(Voided(at=_now(), session_id=session_id, event_id=_event_id(), key=key))
-        elif session.status in ("captured", "refunded"):
+            return self._move(session, "voided", key)
+        if session.status in ("captured", "refunded"):
             raise _already(session)
-        return self._sessions[session_id]
+        return session
 
     def refund(self, session_id: str, wanted: Refund, key: str | None) -> Session:
         """The money goes back, once, whatever the key. Errors: not_captured, wrong_amount."""
@@ -614,18 +599,7 @@ class Provider:
             wanted.currency not in (None, session.currency)
         ):
             raise Refused(409, "wrong_amount", "That is not what was captured.", session)
-        if session.status == "captured":
-            self._note(
-                Refunded(
-                    at=_now(),
-                    session_id=session_id,
-                    event_id=_event_id(),
-                    amount=session.amount,
-                    currency=session.currency,
-                    key=key,
-                )
-            )
-        return self._sessions[session_id]
+        return self._move(session, "refunded", key) if session.status == "captured" else session
 
     def get(self, session_id: str) -> Session:
         """Errors: unknown_session."""
@@ -666,82 +640,79 @@ class Provider:
         if self._used(key, verb) not in (None, session_id):
             raise _key_reused()
 
+    def _move(
+        self,
+        session: Session,
+        to: Literal["captured", "failed", "voided", "refunded"],
+        key: str | None = None,
+    ) -> Session:
+        moved = Moved(
+            at=_now(),
+            to=to,
+            session_id=session.session_id,
+            payment_id=session.payment_id,
+            amount=session.amount,
+            currency=session.currency,
+            event_id=f"evt_{secrets.token_hex(12)}",
+            key=key,
+        )
+        self._note(moved)
+        self._courier.send(self._undelivered[moved.event_id])
+        log.info(
+            "%s: session=%s payment=%s amount=%d currency=%s",
+            to,
+            moved.session_id,
+            moved.payment_id,
+            moved.amount,
+            moved.currency,
+        )
+        return self._sessions[session.session_id]
+
     def _note(self, entry: Entry) -> None:
         """Something happens, now."""
-        event = self._apply(entry)
+        self._apply(entry)
         self._ledger.write(entry)
-        if event is not None:
-            self._courier.send(event)
-        match entry:
-            case Delivered():
-                log.debug("delivered: event=%s", entry.event_id)
-            case _:
-                session = self._sessions[entry.session_id]
-                log.info(
-                    "%s: session=%s payment=%s amount=%d currency=%s",
-                    type(entry).__name__.lower(),
-                    session.session_id,
-                    session.payment_id,
-                    session.amount,
-                    session.currency,
-                )
 
-    def _apply(self, entry: Entry) -> Event | None:
-        """What an entry, new or replayed, changes in memory; the event to tell of it."""
+    def _apply(self, entry: Entry) -> None:
+        """What an entry, new or replayed, changes in memory."""
         match entry:
-            case Opened(session_id=session_id, key=key):
-                self._sessions[session_id] = Session(
-                    session_id=session_id,
+            case Opened():
+                self._sessions[entry.session_id] = Session(
+                    session_id=entry.session_id,
                     payment_id=entry.payment_id,
                     order_id=entry.order_id,
                     status="open",
                     amount=entry.amount,
                     currency=entry.currency,
-                    checkout_url=f"{self._url}/sessions/{session_id}",
+                    checkout_url=f"{self._url}/sessions/{entry.session_id}",
                     expires_at=entry.expires_at,
                     created_at=entry.at,
                 )
                 self._statuses["open"] += 1
-                self._remember(key, "open", session_id)
-                return None
-            case Captured():
-                self._captured_amounts[entry.currency] += entry.amount
-                return self._end(entry, "captured", "payment.succeeded", captured_at=entry.at)
-            case Failed():
-                return self._end(entry, "failed", "payment.failed", failed_at=entry.at)
-            case Voided(key=key):
-                self._remember(key, "void", entry.session_id)
-                return self._end(entry, "voided", "payment.voided", voided_at=entry.at)
-            case Refunded(key=key):
-                self._remember(key, "refund", entry.session_id)
-                self._refunded_amounts[entry.currency] += entry.amount
-                return self._end(entry, "refunded", "payment.refunded", refunded_at=entry.at)
+                self._remember(entry.key, "open", entry.session_id)
+            case Moved():
+                session = self._sessions[entry.session_id]
+                times: dict[str, Any] = {f"{entry.to}_at": entry.at}
+                self._sessions[entry.session_id] = replace(session, status=entry.to, **times)
+                self._statuses[session.status] -= 1
+                self._statuses[entry.to] += 1
+                if entry.to == "captured":
+                    self._captured_amounts[entry.currency] += entry.amount
+                elif entry.to == "refunded":
+                    self._refunded_amounts[entry.currency] += entry.amount
+                self._undelivered[entry.event_id] = Event(
+                    event_id=entry.event_id,
+                    type=_EVENT_TYPES[entry.to],
+                    session_id=entry.session_id,
+                    payment_id=entry.payment_id,
+                    amount=entry.amount,
+                    currency=entry.currency,
+                    occurred_at=entry.at,
+                )
+                verb = {"voided": "void", "refunded": "refund"}.get(entry.to, "")
+                self._remember(entry.key, verb, entry.session_id)
             case Delivered():
                 self._undelivered.pop(entry.event_id, None)
-                return None
-
-    def _end(
-        self,
-        entry: Captured | Failed | Voided | Refunded,
-        status: Status,
-        event_type: EventType,
-        **times: datetime,
-    ) -> Event:
-        session = self._sessions[entry.session_id]
-        self._statuses[session.status] -= 1
-        self._statuses[status] += 1
-        self._sessions[entry.session_id] = replace(session, status=status, **times)
-        event = Event(
-            event_id=entry.event_id,
-            type=event_type,
-            session_id=session.session_id,
-            payment_id=session.payment_id,
-            amount=session.amount,
-            currency=session.currency,
-            occurred_at=entry.at,
-        )
-        self._undelivered[event.event_id] = event
-        return event
 
     def _remember(self, key: str | None, verb: str, session_id: str) -> None:
         if key is not None:
@@ -754,10 +725,6 @@ class Provider:
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _event_id() -> str:
-    return f"evt_{secrets.token_hex(12)}"
 
 
 def _already(session: Session) -> Refused:
@@ -870,8 +837,9 @@ def _answer(request: Connection, error: Exception) -> Response[Problem]:
         case Refused():
             refused = error
         case ValidationException():
-            said = [f"{e.get('key')}: {e.get('message')}" for e in error.extra or () if "key" in e]
-            refused = Refused(422, "bad_value", "; ".join(said))
+            wrong: list[Any] = error.extra if isinstance(error.extra, list) else []
+            said = "; ".join(f"{w.get('key')}: {w.get('message')}" for w in wrong)
+            refused = Refused(422, "bad_value", said)
         case HTTPException() if error.status_code < 500:
             phrase = HTTPStatus(error.status_code).phrase
             refused = Refused(error.status_code, phrase.lower().replace(" ", "_"), phrase)

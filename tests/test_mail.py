@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import logging
+
+import msgspec
+import pytest
+from support import Connection, call, item, reserve, rows, sweep, value
+
+from flashsale.mail import LogSender, Notification, compose
+
+MESSAGE = {
+    "kind": "reserved",
+    "order_id": "4294967297",
+    "item_id": 1,
+    "item_name": "Shoe",
+    "customer_id": "ann",
+    "expires_at": "2030-01-02T05:04:05.678+02:00",
+    "checkout_url": "http://pay/s1",
+}
+KINDS = ["reserved", "your_turn", "paid", "expired", "cancelled", "refunded", "unserved"]
+
+
+def notification(**changes: object) -> Notification:
+    return msgspec.convert(MESSAGE | changes, Notification)
+
+
+def test_a_reservation_says_until_when_and_where_to_pay() -> None:
+    mail = compose(notification(), 17)
+    assert mail.to == "ann"
+    assert mail.subject == "Shoe: reserved for you"
+    assert "reserved until 2030-01-02 03:04:05 UTC, pay here: http://pay/s1" in mail.text
+    assert "It is your turn" in compose(notification(kind="your_turn"), 17).text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_words_of_its_own(kind: str) -> None:
+    mail = compose(notification(kind=kind), 17)
+    others = [compose(notification(kind=k), 17) for k in KINDS if k != kind]
+    assert mail.subject not in [o.subject for o in others]
+    assert mail.text not in [o.text for o in others]
+    assert "4294967297" in mail.text
+
+
+@pytest.mark.parametrize("kind", ["cancelled", "unserved", "refunded", "paid"])
+def test_an_order_that_never_had_a_hold_can_be_told_of(kind: str) -> None:
+    mail = compose(notification(kind=kind, expires_at=None, checkout_url=None), 17)
+    assert "None" not in mail.text
+
+
+def test_a_message_id_is_the_same_each_time_and_its_jobs_alone() -> None:
+    assert compose(notification(), 17).message_id == compose(notification(), 17).message_id
+    assert compose(notification(), 17).message_id != compose(notification(), 18).message_id
+
+
+async def test_the_simulated_mail_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "flashsale.mail")
+    name = "Shoe\nmail: to='eve' \u2028\x1b[2J"
+    await LogSender().send(compose(notification(item_name=name, customer_id="a\nb"), 17))
+    (line,) = caplog.messages
+    assert line.isprintable()
+    assert line.startswith("mail: to='a\\nb' id=<notification-17@flashsale>")
+
+
+def test_every_kind_that_the_database_sends_is_known(db: Connection) -> None:
+    for kind in KINDS:
+        order = reserve(db, item(db, sku=kind), "ann")
+        if kind not in ("reserved", "your_turn"):
+            call(db, "cancel", order.order_id)
+        db.execute("delete from pgmq.q_notifications")
+        value(db, "select flashsale.notify(%s, %s)", kind, [order.order_id])
+        (job,) = rows(db, "select * from flashsale.take_notifications(10, 30)")
+        known = msgspec.convert(job.message, Notification)
+        assert msgspec.to_builtins(known)["kind"] == kind
+        assert known.order_id == str(order.order_id)
+    sweep(db)

@@ -1,0 +1,597 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+from support import Connection, call, item, many, pay, reserve, rows, status, value
+
+from flashsale import worker
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.gateway import (
+    Captured,
+    HttpProvider,
+    ProviderRefused,
+    ProviderUnavailable,
+    Refunded,
+    Session,
+    Voided,
+)
+from flashsale.mail import Mail
+from flashsale.provider import create_app
+from flashsale.settings import Settings
+
+
+class FakeProvider:
+    """Does what is asked, once a key. `fault` may raise or wait before the effect, `late` after."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.sessions: dict[str, Session] = {}
+        self.captured: dict[str, Captured] = {}
+        self.done: Counter[str] = Counter()
+        self.under_way = 0
+        self.fault: Callable[[str], Any] = nothing
+        self.late: Callable[[str], Any] = nothing
+
+    async def open_session(
+        self,
+        payment_id: str,
+        order_id: str,
+        amount: int,
+        currency: str,
+        expires_at: datetime,
+        idempotency_key: str,
+    ) -> Session:
+        def effect() -> Session:
+            name = f"s{payment_id}"
+            return self.sessions.setdefault(idempotency_key, Session(name, f"http://pay/{name}"))
+
+        return await self._serve(idempotency_key, effect)
+
+    async def void_session(self, session_id: str, idempotency_key: str) -> Voided | Captured:
+        def effect() -> Voided | Captured:
+            return self.captured.get(session_id) or Voided()
+
+        return await self._serve(idempotency_key, effect)
+
+    async def refund_session(
+        self, session_id: str, amount: int, currency: str, idempotency_key: str
+    ) -> Refunded:
+        return await self._serve(idempotency_key, Refunded)
+
+    async def _serve(self, key: str, effect: Callable[[], Any]) -> Any:
+        self.calls.append(key)
+        self.under_way += 1
+        try:
+            await self.fault(key)
+            answer = effect()
+            self.done[key] += 1
+            await self.late(key)
+            return answer
+        finally:
+            self.under_way -= 1
+
+
+async def nothing(_: str) -> None:
+    pass
+
+
+class Box:
+    """A sender that keeps what it sent; it fails while `failing`."""
+
+    def __init__(self) -> None:
+        self.mails: list[Mail] = []
+        self.failing = False
+
+    async def send(self, mail: Mail) -> None:
+        if self.failing:
+            raise OSError("no mail server")
+        self.mails.append(mail)
+
+    @property
+    def subjects(self) -> list[tuple[str, str]]:
+        return [(m.to, m.subject) for m in self.mails]
+
+
+class Gate:
+    """A fault that holds calls back until it is opened."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        self.waiting = 0
+
+    async def __call__(self, _: str) -> None:
+        self.waiting += 1
+        await self.opened.wait()
+
+
+def settings(url: str, **changes: Any) -> Settings:
+    fast = {"job_poll_seconds": 0.02, "sweep_interval_seconds": 0.05, "worker_stop_seconds": 5.0}
+    return Settings(database_url=url, **(fast | changes))
+
+
+@asynccontextmanager
+async def working(
+    url: str, provider: Any = None, sender: Any = None, **changes: Any
+) -> AsyncIterator[asyncio.Task[None]]:
+    """A worker; stopped at the end, which must not take long."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(
+        worker.run(settings(url, **changes), provider or FakeProvider(), sender or Box(), stop)
+    )
+    try:
+        yield task
+    finally:
+        stop.set()
+        if not task.cancelled():
+            async with asyncio.timeout(10):
+                await asyncio.gather(task, return_exceptions=task.cancelling() > 0)
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
+    """Like support.eventually, but lets the worker work."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
+        await asyncio.sleep(0.005)
+    return result
+
+
+def depth(db: Connection, queue: str = "payments") -> int:
+    return int(value(db, "select depth from flashsale.queue_status where queue = %s", queue))
+
+
+def idle(db: Connection) -> bool:
+    return depth(db) + depth(db, "notifications") == 0
+
+
+def end_leases(db: Connection) -> None:
+    db.execute("update pgmq.q_payments set vt = clock_timestamp()")
+
+
+def payment(db: Connection, order: Any) -> str:
+    return str(status(db, order.order_id).payment_status)
+
+
+# The life of an order
+
+
+async def test_a_hold_gets_its_session_and_the_customer_is_told(
+    database_url: str, db: Connection
+) -> None:
+    order = reserve(db, item(db), "ann")
+    provider, box = FakeProvider(), Box()
+    async with working(database_url, provider, box):
+        await until(lambda: box.mails)
+        await until(lambda: idle(db))
+    assert status(db, order.order_id).checkout_url == f"http://pay/s{order.payment_id}"
+    assert provider.calls == [f"payment-{order.payment_id}-open"]
+    assert box.subjects == [("ann", "Shoe: reserved for you")]
+    assert f"http://pay/s{order.payment_id}" in box.mails[0].text
+
+
+async def test_a_cancelled_hold_is_voided_and_the_next_in_line_is_served(
+    database_url: str, db: Connection
+) -> None:
+    shoe = item(db)
+    ann, bob = many(db, shoe, ["ann", "bob"])
+    provider, box = FakeProvider(), Box()
+    async with working(database_url, provider, box):
+        await until(lambda: payment(db, ann) == "open")
+        call(db, "cancel", ann.order_id)
+        await until(lambda: status(db, bob.order_id).checkout_url)
+        await until(lambda: payment(db, ann) == "voided")
+        await until(lambda: idle(db))
+    assert provider.done[f"payment-{ann.payment_id}-void"] == 1
+    assert ("bob", "Shoe: it is your turn") in box.subjects
+
+
+async def test_money_that_came_before_the_void_is_refunded_once(
+    database_url: str, db: Connection
+) -> None:
+    order = reserve(db, item(db), "ann")
+    provider, box = FakeProvider(), Box()
+    async with working(database_url, provider, box):
+        await until(lambda: payment(db, order) == "open")
+        provider.captured[f"s{order.payment_id}"] = Captured(1000, "EUR")
+        call(db, "cancel", order.order_id)
+        await until(lambda: payment(db, order) == "refunded")
+        await until(lambda: idle(db))
+    assert provider.done[f"payment-{order.payment_id}-refund"] == 1
+    assert ("ann", "Shoe: your money is on its way back") in box.subjects
+
+
+async def test_stray_money_goes_back(database_url: str, db: Connection) -> None:
+    value(
+        db,
+        "select flashsale.record_payment_event('e1', 'payment.succeeded', 'x', '99', 5, 'EUR', now())",
+    )
+    provider = FakeProvider()
+    async with working(database_url, provider):
+        await until(lambda: value(db, "select status from flashsale.stray_payment") == "refunded")
+    assert [key.rsplit("-", 1)[1] for key in provider.calls] == ["refund"]
+
+
+async def test_who_is_next_can_pay_within_a_second_of_the_expiry(
+    database_url: str, tmp_path: Path, db: Connection
+) -> None:
+    """With the real provider and the settings that the service has."""
+    s = Settings(
+        database_url=database_url,
+        webhook_secret="x",
+        provider_ledger=str(tmp_path / "ledger.jsonl"),
+    )
+    app = create_app(s)
+    stop = asyncio.Event()
+    async with app.lifespan(), HttpProvider("http://provider", timeout_seconds=5) as provider:
+        await provider._client.aclose()
+        provider._client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://provider"
+        )
+        task = asyncio.create_task(worker.run(s, provider, Box(), stop))
+        ann, bob = many(db, item(db, hold_seconds=1), ["ann", "bob"])
+        await until(lambda: payment(db, ann) == "open")
+        await until(lambda: status(db, bob.order_id).checkout_url)
+        waited = value(db, "select clock_timestamp()") - ann.expires_at
+        assert timedelta() < waited < timedelta(seconds=1)
+        await until(lambda: payment(db, ann) == "voided")
+        stop.set()
+        await task
+
+
+# Faults
+
+
+async def test_a_provider_that_hangs_is_asked_again(database_url: str, db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    provider = FakeProvider()
+
+    async def hang_once(key: str) -> None:
+        if provider.calls.count(key) == 1:
+            await asyncio.Event().wait()
+
+    provider.fault = hang_once
+    async with working(database_url, provider, provider_timeout_seconds=0.1):
+        await until(lambda: payment(db, order) == "open")
+    assert len(provider.calls) == 2
+    assert len(set(provider.calls)) == 1  # the same key
+
+
+async def test_a_reply_that_is_lost_leaves_one_session(database_url: str, db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    provider = FakeProvider()
+
+    async def lose_once(key: str) -> None:
+        if provider.calls.count(key) == 1:
+            raise ProviderUnavailable("lost")
+
+    provider.late = lose_once
+    async with working(database_url, provider):
+        await until(lambda: payment(db, order) == "open")
+    assert len(provider.sessions) == 1
+
+
+async def test_a_worker_that_dies_after_the_call_leaves_the_job_to_another(
+    database_url: str, db: Connection
+) -> None:
+    order = reserve(db, item(db), "ann")
+    provider, box = FakeProvider(), Box()
+    provider.late = gate = Gate()
+    async with working(database_url, provider, box) as first:
+        await until(lambda: gate.waiting)
+        first.cancel()
+    assert depth(db) == 1
+    provider.late = nothing
+    async with working(database_url, provider, box):
+        end_leases(db)
+        await until(lambda: payment(db, order) == "open")
+        await until(lambda: idle(db))
+    assert provider.done[f"payment-{order.payment_id}-open"] == 2
+    assert len(provider.sessions) == 1
+    assert box.subjects == [("ann", "Shoe: reserved for you")]
+
+
+async def test_a_lease_that_runs_out_needs_nobodys_help(database_url: str, db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    rows(db, "select * from flashsale.take_payment_jobs(1, 1)")  # and dies
+    async with working(database_url):
+        await until(lambda: payment(db, order) == "open")
+
+
+async def test_a_late_worker_does_not_acknowledge_somebody_elses_lease(
+    database_url: str, db: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "flashsale.worker")
+    order = reserve(db, item(db), "ann")
+    slow, fast, box = FakeProvider(), FakeProvider(), Box()
+    slow.late, fast.late = Gate(), Gate()
+    async with working(database_url, slow, box, job_concurrency=1):
+        await until(lambda: slow.late.waiting)
+        end_leases(db)
+        async with working(database_url, fast, box):
+            await until(lambda: fast.late.waiting)
+            slow.late.opened.set()
+            await until(lambda: "lease lost" in caplog.text)
+            assert payment(db, order) == "open"  # what it learnt is kept
+            assert depth(db) == 1  # but the job is the other one's
+            fast.late.opened.set()
+            await until(lambda: idle(db))
+    assert box.subjects == [("ann", "Shoe: reserved for you")]
+    assert [r.levelname for r in caplog.records if "lease lost" in r.message] == ["INFO"]
+
+
+async def test_a_duplicate_job_does_nothing_twice(database_url: str, db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    message = {"kind": "open", "payment_id": order.payment_id}
+    for _ in range(3):
+        db.execute("select pgmq.send('payments', %s)", [Jsonb(message)])
+    provider, box = FakeProvider(), Box()
+    async with working(database_url, provider, box):
+        await until(lambda: idle(db))
+    assert len(provider.sessions) == 1
+    assert box.subjects == [("ann", "Shoe: reserved for you")]
+
+
+async def test_what_the_provider_refuses_ends_in_the_dead_letters_and_can_be_tried_again(
+    database_url: str, db: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    order = reserve(db, item(db), "ann")
+    pay(db, order)
+    late = reserve(db, item(db, "sock"), "ann")
+    call(db, "cancel", late.order_id)
+    pay(db, late)
+    db.execute("update pgmq.q_payments set read_ct = 8")
+    provider = FakeProvider()
+
+    async def refuse(key: str) -> None:
+        if key.endswith("refund"):
+            raise ProviderRefused("wrong_amount", "x\0y\n" + 5000 * "z")
+
+    provider.fault = refuse
+    async with working(database_url, provider):
+        await until(lambda: provider.calls)
+        (row,) = await until(lambda: rows(db, "select * from pgmq.q_payments where read_ct = 9"))
+        assert row.vt > datetime.now(UTC) + timedelta(seconds=60)  # the backoff has grown
+        end_leases(db)
+        (letter,) = await until(lambda: rows(db, "select * from flashsale.dead_letter"))
+        assert letter.error.startswith("ProviderRefused: wrong_amount: x y zzz")
+        assert len(letter.error) == worker.ERROR_LENGTH
+        provider.fault = nothing
+        value(db, "select flashsale.retry_dead_letter(%s)", letter.dead_letter_id)
+        await until(lambda: payment(db, late) == "refunded")
+        await until(lambda: idle(db))
+    assert [r.levelname for r in caplog.records if "fate=dead" in r.message] == ["ERROR"]
+    assert provider.done[f"payment-{late.payment_id}-refund"] == 1
+
+
+async def test_poison_stops_nobody(database_url: str, db: Connection) -> None:
+    for queue in ("payments", "notifications"):
+        for poison in ({}, {"kind": "steal", "payment_id": 1, "order_id": 1}, [1]):
+            db.execute("select pgmq.send(%s, %s)", [queue, Jsonb(poison)])
+    order = reserve(db, item(db), "ann")
+    # Known to the database, but not to us: a newer one has been at work.
+    db.execute(
+        "select pgmq.send('notifications', %s)",
+        [Jsonb({"kind": "new", "order_id": order.order_id})],
+    )
+    db.execute("update pgmq.q_notifications set read_ct = 9 where message ->> 'kind' = 'new'")
+    box = Box()
+    async with working(database_url, sender=box):
+        await until(lambda: box.mails)
+        await until(lambda: idle(db))
+    letters = rows(db, "select * from flashsale.dead_letter order by died_at")
+    assert len(letters) == 7
+    assert [
+        e.error for e in letters if e.message == {"kind": "new", "order_id": order.order_id}
+    ] == ["ValidationError"]
+
+
+async def test_what_the_database_refuses_to_learn_is_tried_again_and_buried(
+    database_url: str, db: Connection
+) -> None:
+    """Two payments of one session: a fault of the provider that no retry mends."""
+    ann, bob = many(db, item(db, stock=2), ["ann", "bob"])
+    provider = FakeProvider()
+    for order in (ann, bob):
+        key = f"payment-{order.payment_id}-open"
+        provider.sessions[key] = Session("same", "http://pay/same")
+    db.execute("update pgmq.q_payments set read_ct = 9")
+    async with working(database_url, provider):
+        (letter,) = await until(lambda: rows(db, "select * from flashsale.dead_letter"))
+    assert letter.error.startswith("UniqueViolationError: ")
+    assert {payment(db, ann), payment(db, bob)} == {"open", "failed"}
+
+
+async def test_a_provider_that_is_down_is_probed_and_its_return_noticed(
+    database_url: str,
+    db: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(worker, "PROBE_SECONDS", 0.05)
+    orders = many(db, item(db, stock=100), [f"c{n}" for n in range(100)])
+    provider = FakeProvider()
+
+    async def down(_: str) -> None:
+        raise ProviderUnavailable("connection refused")
+
+    provider.fault = down
+    async with working(database_url, provider, job_concurrency=20):
+        await until(lambda: len(provider.calls) >= 25)  # after the first burst one at a time
+        assert value(db, "select max(read_ct) from pgmq.q_payments") <= 2
+        assert value(db, "select count(*) from pgmq.q_payments where read_ct = 0") > 50
+        provider.fault = nothing
+        await until(lambda: all(payment(db, o) == "open" for o in orders))
+    assert len(provider.sessions) == 100
+    assert caplog.text.count("failures in a row, probing") == 1
+
+
+async def test_mail_that_could_not_be_sent_is_sent_later(database_url: str, db: Connection) -> None:
+    reserve(db, item(db), "ann")
+    box = Box()
+    box.failing = True
+    async with working(database_url, sender=box):
+        await until(
+            lambda: value(
+                db, "select max(vt) > now() and max(read_ct) > 0 from pgmq.q_notifications"
+            )
+        )
+        box.failing = False
+        await until(lambda: box.mails)
+        await until(lambda: idle(db))
+    assert len(box.mails) == 1
+
+
+# The database
+
+
+async def test_broken_connections_lose_nothing(database_url: str, db: Connection) -> None:
+    shoe = item(db, stock=30)
+    provider, box = FakeProvider(), Box()
+    async with working(database_url, provider, box, sweep_interval_seconds=0.02):
+        for n in range(30):
+            reserve(db, shoe, f"c{n}")
+            db.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where application_name = 'flashsale-worker' and datname = current_database()"
+            )
+            await asyncio.sleep(0)
+        await until(lambda: len(provider.sessions) == 30)
+        end_leases(db)  # of those that were taken by a connection that broke
+        await until(lambda: idle(db))
+        swept = value(db, "select max(sweeps) from flashsale.sweep_status")
+        await until(lambda: value(db, "select max(sweeps) from flashsale.sweep_status") > swept)
+    assert {m.to for m in box.mails} == {f"c{n}" for n in range(30)}
+
+
+async def test_a_database_that_is_away_is_said_once_and_found_again(
+    database_url: str,
+    postgres: EmbeddedPostgres,
+    db: Connection,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "flashsale.worker")
+    shoe = item(db)
+    name = database_url.rsplit("/", 1)[1]
+    box = Box()
+    admin = psycopg.connect(postgres.url("postgres", "postgres"), autocommit=True)
+    with admin:
+        admin.execute(f"alter database {name} allow_connections false")  # type: ignore[call-overload]
+        try:
+            async with working(database_url, sender=box) as task:  # it starts all the same
+                await until(lambda: "sweep failed" in caplog.text)
+                await asyncio.sleep(1)  # long enough for a flood
+                assert not task.done()
+                assert caplog.text.count("sweep failed") == 1
+                assert caplog.text.count("taking payments failed") == 1
+                admin.execute(f"alter database {name} allow_connections true")  # type: ignore[call-overload]
+                reserve(db, shoe, "ann")
+                await until(lambda: box.mails)
+                await until(lambda: "sweep works again" in caplog.text)
+        finally:
+            admin.execute(f"alter database {name} allow_connections true")  # type: ignore[call-overload]
+
+
+async def test_no_connection_is_held_while_the_provider_is_called(
+    database_url: str, db: Connection
+) -> None:
+    many(db, item(db, stock=40), [f"c{n}" for n in range(40)])
+    provider = FakeProvider()
+    provider.fault = gate = Gate()
+    async with working(database_url, provider, job_concurrency=20):
+        await until(lambda: provider.under_way == 20)  # and no more, or leases would run out
+        held = value(
+            db,
+            "select count(*) from pg_stat_activity where datname = current_database() "
+            "and application_name = 'flashsale-worker' and state like 'idle in transaction%%'",
+        )
+        assert held == 0
+        sweeps = value(db, "select max(sweeps) from flashsale.sweep_status")
+        await until(lambda: value(db, "select max(sweeps) from flashsale.sweep_status") > sweeps)
+        assert provider.under_way == 20
+        gate.opened.set()
+        await until(lambda: idle(db))
+    assert len(provider.sessions) == 40
+
+
+async def test_two_workers_share_the_work(database_url: str, db: Connection) -> None:
+    many(db, item(db, stock=100), [f"c{n}" for n in range(100)])
+    one, two, box = FakeProvider(), FakeProvider(), Box()
+    async with working(database_url, one, box), working(database_url, two, box):
+        await until(lambda: idle(db))
+    assert sorted(one.calls + two.calls) == sorted({*one.calls, *two.calls})
+    assert len(one.calls + two.calls) == 100
+    assert len({m.message_id for m in box.mails}) == len(box.mails) == 100
+
+
+# Start and stop
+
+
+async def test_a_stop_takes_nothing_new_and_finishes_what_is_under_way(
+    database_url: str, db: Connection
+) -> None:
+    shoe = item(db, stock=2)
+    ann = reserve(db, shoe, "ann")
+    provider = FakeProvider()
+    provider.late = gate = Gate()
+    stop = asyncio.Event()
+    task = asyncio.create_task(worker.run(settings(database_url), provider, Box(), stop))
+    await until(lambda: gate.waiting)
+    stop.set()
+    bob = reserve(db, shoe, "bob")
+    assert not (await asyncio.wait([task], timeout=0.3))[0]
+    gate.opened.set()
+    await task
+    assert payment(db, ann) == "open"
+    assert payment(db, bob) == "requested"
+    assert len(provider.calls) == 1
+
+
+async def test_a_stop_does_not_wait_for_ever(
+    database_url: str, db: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    reserve(db, item(db), "ann")
+    provider = FakeProvider()
+    provider.fault = gate = Gate()
+    async with working(database_url, provider, worker_stop_seconds=0.2):
+        await until(lambda: gate.waiting)
+    assert "gave up on payments" in caplog.text
+    assert depth(db) == 1  # whoever gets it next, when the lease is over
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_signals_stop_it(database_url: str, db: Connection, signum: int) -> None:
+    s = settings(database_url)
+    task = asyncio.create_task(worker.run(s, FakeProvider(), Box()))
+    await until(lambda: rows(db, "select * from flashsale.sweep_status"))
+    os.kill(os.getpid(), signum)
+    await asyncio.wait_for(task, 5)
+
+
+async def test_its_health_is_that_it_sweeps(database_url: str, db: Connection) -> None:
+    s = settings(database_url)
+    assert not await worker.healthy(s)
+    db.execute("select flashsale.sweep('worker:elsewhere:1')")
+    assert not await worker.healthy(s)
+    async with working(database_url):
+        await until(
+            lambda: rows(
+                db, "select * from flashsale.sweep_status where runner = %s", worker.runner()
+            )
+        )
+        assert await worker.healthy(s)
+    db.execute("update flashsale_data.sweepers set swept_at = swept_at - interval '1 minute'")
+    assert not await worker.healthy(s)
