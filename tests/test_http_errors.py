@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,9 @@ from http_support import (
 from support import Connection, connect, eventually, rows, value
 
 from flashsale import database
+from flashsale.embedded import EmbeddedPostgres
 from flashsale.errors import CODES, GRANTED
+from flashsale.migrate import migrate
 
 SQL = Path(__file__).parent.parent / "sql"
 JSON = {"Content-Type": "application/json"}
@@ -397,8 +398,9 @@ async def test_past_the_deadline_nobody_waits(database_url: str) -> None:
 
 
 async def test_the_service_comes_back_with_its_database(
-    api: Api, db: Connection, caplog: pytest.LogCaptureFixture
+    api: Api, db: Connection, postgres: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "flashsale.api")
     item = await api.item()
     path = f"/items/{item['item_id']}"
     name = value(db, "select current_database()")
@@ -410,13 +412,15 @@ async def test_the_service_comes_back_with_its_database(
     answers = [(await api("GET", path)).status_code for _ in range(6)]
     assert set(answers) <= {200, 503} and answers[-1] == 200  # each dead connection fails once
 
-    db.execute(f"alter database {name} with allow_connections false")  # type: ignore[call-overload]
+    admin = connect(postgres.url("postgres", "postgres"))
+    admin.execute(f"alter database {name} with allow_connections false")  # type: ignore[call-overload]
     rows(db, kill)
     for _ in range(4):
         away = await api("GET", path)
         problem(away, 503, "database_unavailable")
         assert away.headers["retry-after"] == "1"
-    db.execute(f"alter database {name} with allow_connections true")  # type: ignore[call-overload]
+    admin.execute(f"alter database {name} with allow_connections true")  # type: ignore[call-overload]
+    admin.close()
     assert (await api("GET", path)).status_code == 200
     assert [r.getMessage() for r in caplog.records if "database" in r.getMessage()][-2:] == [
         "database is away: ObjectNotInPrerequisiteStateError",
@@ -425,25 +429,25 @@ async def test_the_service_comes_back_with_its_database(
 
 
 async def test_a_replay_of_the_functions_is_survived(
-    api: Api, db: Connection, database_url: str
+    api: Api, db: Connection, database_url: str, postgres: EmbeddedPostgres
 ) -> None:
-    from flashsale.migrate import migrate
-
+    with connect(postgres.url("postgres", "postgres")) as admin:
+        name = value(db, "select current_database()")
+        admin.execute(f"alter database {name} owner to flashsale")  # type: ignore[call-overload]
     item = await api.item()
     path = f"/items/{item['item_id']}"
     for _ in range(5):  # every connection has its statement prepared
         await asyncio.gather(*(api("GET", path) for _ in range(5)))
-    stop = threading.Event()
 
     def replay() -> None:
         for _ in range(3):
             migrate(database_url, force=True)
-        stop.set()
 
     replaying = asyncio.create_task(asyncio.to_thread(replay))
     seen: set[int] = set()
-    while not stop.is_set():
-        seen |= {(await api("GET", path)).status_code, (await api("GET", "/orders", "x")).status_code}
+    while not replaying.done():
+        seen.add((await api("GET", path)).status_code)
+        seen.add((await api("GET", "/orders", "x")).status_code)
     await replaying
     assert seen <= {200, 503}
     assert (await api("GET", path)).status_code == 200

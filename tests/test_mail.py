@@ -4,9 +4,9 @@ import logging
 
 import msgspec
 import pytest
-from support import Connection, call, item, reserve, rows, sweep, value
 
 from flashsale.mail import LogSender, Notification, compose
+from support import Connection, call, item, reserve, rows, sweep, value
 
 MESSAGE = {
     "kind": "reserved",

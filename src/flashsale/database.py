@@ -228,6 +228,11 @@ class Database:
         except TimeoutError as error:
             connection.terminate()
             raise Unavailable("The database did not answer in time.") from error
+        except asyncpg.PostgresError as error:
+            if not _outdated(error):
+                raise
+            connection.terminate()
+            raise Unavailable("The database was just updated.") from error
         except (OSError, asyncpg.InternalClientError) as error:
             connection.terminate()
             raise Unavailable("The connection to the database broke.") from error
@@ -281,6 +286,15 @@ class Database:
 
 async def _keep(_connection: object) -> None:
     """A connection goes back to the pool as it is: no call of ours leaves anything behind."""
+
+
+def _outdated(error: asyncpg.PostgresError) -> bool:
+    """Whether the connection's plans are of functions that migrate has replaced since."""
+    return (
+        error.sqlstate in ("0A000", "26000")  # result type changed; prepared statement gone
+        or error.sqlstate == "XX000"
+        and str(error).startswith(("cache lookup failed", "could not open relation"))
+    )
 
 
 def _number(order_id: str) -> int:

@@ -91,8 +91,6 @@ SQLSTATES: dict[str, str | int] = {
     "3F000": _UNAVAILABLE,
     "42883": _UNAVAILABLE,
     "42P01": _UNAVAILABLE,
-    "26000": _UNAVAILABLE,  # a prepared statement is gone: a pooler, or a fail-over
-    "0A000": _UNAVAILABLE,  # "cached plan must not change result type"
 }
 
 # Outcome of reserve -> status; every other outcome is the code of a problem.

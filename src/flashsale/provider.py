@@ -23,17 +23,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import httpx
 import msgspec
 from litestar import Litestar, Request, Response, Router, get, post, put
-from litestar.di import Provide
-from litestar.exceptions import HTTPException, ValidationException
-from litestar.params import Parameter
+from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -270,7 +267,7 @@ class Ledger:
         if os.fstat(self._fd).st_size > kept:
             log.warning("torn line cut off: ledger=%s offset=%d", self._path, kept)
             os.ftruncate(self._fd, kept)
-            os.fsync(self._fd)
+        os.fsync(self._fd)  # what was read may not have got that far before the crash
 
     def write(self, entry: Entry) -> None:
         """Appends a line; it counts once flush() has returned."""
@@ -740,63 +737,75 @@ def _key_reused() -> Refused:
 
 # HTTP
 
-Key = Annotated[
-    str | None,
-    Parameter(header="Idempotency-Key", min_length=1, max_length=255, pattern="^[ -~]+$"),
-]
 Connection = Request[Any, Any, Any]
+
+
+class _Key(Struct, frozen=True):
+    value: Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[ -~]+\Z")] | None
+
+
+class _Page(Struct, frozen=True, forbid_unknown_fields=True):
+    after: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+def _provider(request: Connection) -> Provider:
+    return cast(Provider, request.app.state.provider)
+
+
+def _trouble(request: Connection) -> Trouble:
+    return cast(Trouble, request.app.state.trouble)
+
+
+def _session_id(request: Connection) -> str:
+    return cast(str, request.path_params["session_id"])
+
+
+def _key(request: Connection) -> str | None:
+    return msgspec.convert({"value": request.headers.get("Idempotency-Key")}, _Key).value
 
 
 async def _body(request: Connection, kind: type[T]) -> T:
     """The body, whatever its content type says: `curl -d` says it is a form."""
-    raw = await request.body()
-    try:
-        return msgspec.json.decode(raw or b"{}", type=kind)
-    except msgspec.ValidationError as error:
-        raise Refused(422, "bad_value", str(error)) from error
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise Refused(400, "malformed_body", "The body is not JSON in UTF-8.") from error
+    return msgspec.json.decode(await request.body() or b"{}", type=kind)
 
 
 @post("/sessions")
-async def open_session(
-    request: Connection, provider: Provider, idempotency_key: Key = None
-) -> Response[Session]:
-    session, is_new = provider.open(await _body(request, NewSession), idempotency_key)
-    await provider.flush()
+async def open_session(request: Connection) -> Response[Session]:
+    new = await _body(request, NewSession)
+    session, is_new = _provider(request).open(new, _key(request))
+    await _provider(request).flush()
     return Response(session, status_code=201 if is_new else 200)
 
 
 @post("/sessions/{session_id:str}/void", status_code=200)
-async def void_session(
-    request: Connection, provider: Provider, session_id: str, idempotency_key: Key = None
-) -> Session:
+async def void_session(request: Connection) -> Session:
     await _body(request, Void)
-    session = provider.void(session_id, idempotency_key)
-    await provider.flush()
+    session = _provider(request).void(_session_id(request), _key(request))
+    await _provider(request).flush()
     return session
 
 
 @post("/sessions/{session_id:str}/refund", status_code=200)
-async def refund_session(
-    request: Connection, provider: Provider, session_id: str, idempotency_key: Key = None
-) -> Session:
-    session = provider.refund(session_id, await _body(request, Refund), idempotency_key)
-    await provider.flush()
+async def refund_session(request: Connection) -> Session:
+    wanted = await _body(request, Refund)
+    session = _provider(request).refund(_session_id(request), wanted, _key(request))
+    await _provider(request).flush()
     return session
 
 
 @post("/sessions/{session_id:str}/complete", status_code=200)
-async def complete_session(request: Connection, provider: Provider, session_id: str) -> Session:
-    session = provider.complete(session_id, (await _body(request, Completion)).outcome)
-    await provider.flush()
+async def complete_session(request: Connection) -> Session:
+    completion = await _body(request, Completion)
+    session = _provider(request).complete(_session_id(request), completion.outcome)
+    await _provider(request).flush()
     return session
 
 
 @get("/sessions/{session_id:str}")
-async def get_session(provider: Provider, session_id: str) -> Session:
-    session = provider.get(session_id)
-    await provider.flush()
+async def get_session(request: Connection) -> Session:
+    session = _provider(request).get(_session_id(request))
+    await _provider(request).flush()
     if session.status != "open":
         return session
     how = f"""curl -X POST {session.checkout_url}/complete -d '{{"outcome": "succeed"}}'"""
@@ -804,31 +813,35 @@ async def get_session(provider: Provider, session_id: str) -> Session:
 
 
 @get("/sessions")
-async def list_sessions(
-    provider: Provider,
-    after: Annotated[int, Parameter(ge=0, le=2**31)] = 0,
-    limit: Annotated[int, Parameter(ge=0, le=1000)] = 100,
-) -> Sessions:
-    page = provider.page(after, limit)
-    await provider.flush()
+async def list_sessions(request: Connection) -> Sessions:
+    wanted = msgspec.convert(dict(request.query_params), _Page, strict=False)
+    page = _provider(request).page(wanted.after, wanted.limit)
+    await _provider(request).flush()
     return page
 
 
 @get("/faults")
-async def get_faults(trouble: Trouble) -> Faults:
-    return trouble.faults
+async def get_faults(request: Connection) -> Faults:
+    return _trouble(request).faults
 
 
 @put("/faults")
-async def put_faults(request: Connection, trouble: Trouble) -> Faults:
+async def put_faults(request: Connection) -> Faults:
     """Replaces all faults: what is not named does not happen any more. `{}` is a good day."""
-    trouble.change(await _body(request, Faults))
-    log.info("faults: %s", trouble.faults)
-    return trouble.faults
+    faults = await _body(request, Faults)
+    _trouble(request).change(faults)
+    log.info("faults: %s", faults)
+    return faults
 
 
-@get(["/health/live", "/health/ready"])
-async def health() -> dict[str, str]:
+@get("/health/live")
+async def live() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@get("/health/ready")
+async def ready(request: Connection) -> dict[str, str]:
+    await _provider(request).flush()
     return {"status": "ok"}
 
 
@@ -836,10 +849,10 @@ def _answer(request: Connection, error: Exception) -> Response[Problem]:
     match error:
         case Refused():
             refused = error
-        case ValidationException():
-            wrong: list[Any] = error.extra if isinstance(error.extra, list) else []
-            said = "; ".join(f"{w.get('key')}: {w.get('message')}" for w in wrong)
-            refused = Refused(422, "bad_value", said)
+        case msgspec.ValidationError():
+            refused = Refused(422, "bad_value", str(error))
+        case msgspec.DecodeError() | UnicodeError() | RecursionError():
+            refused = Refused(400, "malformed_body", "The body is not JSON in UTF-8.")
         case HTTPException() if error.status_code < 500:
             phrase = HTTPStatus(error.status_code).phrase
             refused = Refused(error.status_code, phrase.lower().replace(" ", "_"), phrase)
@@ -859,49 +872,45 @@ def _answer(request: Connection, error: Exception) -> Response[Problem]:
     return Response(problem, status_code=refused.status, media_type="application/problem+json")
 
 
-def create_app(settings: Settings) -> Litestar:
-    """The provider as an ASGI application. One process only.
+def create_app(settings: Settings | None = None) -> Litestar:
+    """The provider as an ASGI application, for one process.
 
-    Errors: SettingsError without a webhook secret or with bad faults; at startup LedgerError.
+    settings: None reads the environment. Errors: SettingsError; at startup LedgerError.
     """
+    settings = settings or Settings.from_env()
+    settings.need_webhook_secret()
     try:
         faults = msgspec.json.decode(settings.faults, type=Faults)
     except msgspec.DecodeError as error:
         raise SettingsError(f"FLASHSALE_FAULTS: {error}") from error
-    settings.need_webhook_secret()
     trouble = Trouble(faults, settings.fault_seed)
 
     @asynccontextmanager
     async def run(app: Litestar) -> AsyncIterator[None]:
-        app.state.provider = provider = Provider(settings, trouble)
+        provider = Provider(settings, trouble)
+        app.state.update({"provider": provider, "trouble": trouble})
         try:
             yield
         finally:
             await provider.close()
 
-    async def get_provider(request: Connection) -> Provider:
-        provider: Provider = request.app.state.provider
-        return provider
+    def unreliable(app: ASGIApp) -> ASGIApp:
+        return Unreliable(app, trouble)
 
-    async def get_trouble() -> Trouble:
-        return trouble
-
-    unreliable = Router(
-        "/",
-        route_handlers=[open_session, void_session, refund_session],
-        middleware=[partial(Unreliable, trouble=trouble)],
+    calls = Router(
+        "/", route_handlers=[open_session, void_session, refund_session], middleware=[unreliable]
     )
     return Litestar(
         route_handlers=[
-            unreliable,
+            calls,
             complete_session,
             get_session,
             list_sessions,
             get_faults,
             put_faults,
-            health,
+            live,
+            ready,
         ],
-        dependencies={"provider": Provide(get_provider), "trouble": Provide(get_trouble)},
         exception_handlers={Exception: _answer},
         lifespan=[run],
         request_max_body_size=settings.max_body_bytes,
