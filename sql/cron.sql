@@ -36,7 +36,7 @@ begin
   end if;
   perform cron.schedule(
     'flashsale sweep',
-    case when string_to_array(v_version, '.')::integer[] >= '{1,5}' then '1 second'
+    case when regexp_match(v_version, '^(\d+)\.(\d+)')::integer[] >= '{1,5}' then '1 second'
       else '* * * * *' end,
     'call flashsale.sweep_for_a_minute()');
   perform cron.schedule(

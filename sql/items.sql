@@ -266,9 +266,10 @@ create function flashsale.close_item(p_item_id integer) returns flashsale.item_s
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_item flashsale_data.items := flashsale.lock_item(p_item_id);
-  v_now timestamptz := flashsale.clock();
+  v_now timestamptz;
 begin
+  perform flashsale.lock_item(p_item_id);
+  v_now := flashsale.clock();
   update flashsale_data.items i
   set
     closes_at = least(i.closes_at, v_now),

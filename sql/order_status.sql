@@ -80,7 +80,7 @@ as $$
 declare
   v_row flashsale.order_row;
 begin
-  select 'found', o.*, null into v_row
+  select 'found', o.*, null::timestamptz into v_row
   from flashsale.order_status o
   where o.order_id = p_order_id
     and (o.customer_id = p_customer_id or p_customer_id is null);
@@ -120,11 +120,17 @@ create function flashsale.orders_by_id(p_order_ids bigint[])
 returns setof flashsale.order_row
 language sql stable security definer set search_path = ''
 as $$
-  select 'found', o.*, null::timestamptz
+  select
+    'found', o.order_id, o.item_id, o.customer_id, r.status::text, o.ticket, o.position,
+    o.created_at, o.reserved_at, o.expires_at, o.paid_at, r.ended_at, o.payment_id,
+    o.payment_status, o.amount, o.currency, o.checkout_url, null::timestamptz
   from flashsale.order_status o
+  join flashsale_data.orders r on r.order_id = o.order_id
   where o.order_id = any (p_order_ids)
 $$;
 
 comment on function flashsale.orders_by_id(bigint[]) is
 $$Many orders at once, whoever's they are; outcome found
+For following orders: a hold past its deadline is expired here only once a sweep has ended it, so
+that expired is the last word. A payment that came in time may still be committing until then.
 In no order; unknown ones are left out.$$;

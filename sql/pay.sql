@@ -250,7 +250,8 @@ returns text
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_payment_id bigint := case when p_payment_id ~ '^[1-9][0-9]{0,17}$' then p_payment_id end;
+  v_payment_id constant bigint :=
+    case when p_payment_id ~ '^[1-9][0-9]{0,17}$' then p_payment_id::bigint end;
   v_outcome text;
 begin
   insert into flashsale_data.payment_events (

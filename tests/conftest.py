@@ -10,13 +10,12 @@ import os
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from pytest_postgresql.janitor import DatabaseJanitor
-from support import Connection, connect, rows
+from support import Connection, connect, rows, server_folder
 
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
@@ -45,16 +44,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def postgres() -> Iterator[EmbeddedPostgres]:
     """The session's server; one a worker, so that nobody shares a lock table or a queue."""
-    folder = tmp_path_factory.mktemp("postgres")
-    for part in [folder, *folder.parents]:
-        if part.stat().st_uid == os.geteuid() and part != Path("/tmp"):
-            part.chmod(part.stat().st_mode | 0o011)  # root's Postgres runs as somebody else
-    server = EmbeddedPostgres(
-        folder, bin_dir=os.environ.get("FLASHSALE_TEST_PG_BIN"), settings=FAST
-    )
-    with server:
+    bin_dir = os.environ.get("FLASHSALE_TEST_PG_BIN")
+    with server_folder() as folder, EmbeddedPostgres(folder, bin_dir, FAST) as server:
         yield server
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -160,6 +163,20 @@ class Call(threading.Thread):
         if self._error:
             raise self._error
         return self._result
+
+
+@contextmanager
+def server_folder() -> Iterator[Path]:
+    """A short-named folder that the user who runs Postgres can reach when we are root.
+
+    Not pytest's: every run of pytest closes those again.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="flashsale-test-"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

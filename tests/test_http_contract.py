@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+
 from http_support import NEW_ITEM, Api, api_fixture, problem, success  # noqa: F401
 from support import Connection, sweep
 

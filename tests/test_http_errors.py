@@ -13,6 +13,11 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+
+from flashsale import database
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.errors import CODES, GRANTED
+from flashsale.migrate import migrate
 from http_support import (
     NEW_ITEM,
     Api,
@@ -23,11 +28,6 @@ from http_support import (
     success,
 )
 from support import Connection, connect, eventually, rows, value
-
-from flashsale import database
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.errors import CODES, GRANTED
-from flashsale.migrate import migrate
 
 SQL = Path(__file__).parent.parent / "sql"
 JSON = {"Content-Type": "application/json"}
@@ -275,9 +275,7 @@ async def test_a_body_that_never_comes_is_given_up(database_url: str) -> None:
         await asyncio.sleep(60)
 
     async with serving(settings(database_url, request_deadline_seconds=0.2)) as api:
-        problem(
-            await api("POST", "/items", content=forever(), headers=JSON), 408, "body_timeout"
-        )
+        problem(await api("POST", "/items", content=forever(), headers=JSON), 408, "body_timeout")
 
 
 # SQLSTATEs
@@ -476,7 +474,7 @@ async def test_the_pool_acts_as_the_api_role_and_reaches_no_table(
     api: Api, database_url: str
 ) -> None:
     await api.item()
-    pool = api.client._transport.app.state.database._pool  # type: ignore[attr-defined]
+    pool = api.client._transport.app.state.service.database._pool  # type: ignore[attr-defined]
     async with pool.acquire() as connection:
         assert await connection.fetchval("select current_user") == "flashsale_api"
         with pytest.raises(asyncpg.InsufficientPrivilegeError):

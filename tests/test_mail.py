@@ -21,7 +21,8 @@ KINDS = ["reserved", "your_turn", "paid", "expired", "cancelled", "refunded", "u
 
 
 def notification(**changes: object) -> Notification:
-    return msgspec.convert(MESSAGE | changes, Notification)
+    made: Notification = msgspec.convert(MESSAGE | changes, Notification)
+    return made
 
 
 def test_a_reservation_says_until_when_and_where_to_pay() -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psycopg
@@ -32,6 +32,8 @@ from flashsale.mail import Mail
 from flashsale.provider import create_app
 from flashsale.settings import Settings
 from support import Connection, call, item, many, pay, reserve, rows, status, value
+
+T = TypeVar("T")
 
 
 class FakeProvider:
@@ -72,7 +74,7 @@ class FakeProvider:
     ) -> Refunded:
         return await self._serve(idempotency_key, Refunded)
 
-    async def _serve(self, key: str, effect: Callable[[], Any]) -> Any:
+    async def _serve(self, key: str, effect: Callable[[], T]) -> T:
         self.calls.append(key)
         self.under_way += 1
         try:
@@ -240,7 +242,8 @@ async def test_who_is_next_can_pay_within_a_second_of_the_expiry(
     async with app.lifespan(), HttpProvider("http://provider", timeout_seconds=5) as provider:
         await provider._client.aclose()
         provider._client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://provider"
+            transport=httpx.ASGITransport(app),  # type: ignore[arg-type]
+            base_url="http://provider",
         )
         task = asyncio.create_task(worker.run(s, provider, Box(), stop))
         ann, bob = many(db, item(db, hold_seconds=1), ["ann", "bob"])
@@ -318,17 +321,17 @@ async def test_a_late_worker_does_not_acknowledge_somebody_elses_lease(
     caplog.set_level(logging.INFO, "flashsale.worker")
     order = reserve(db, item(db), "ann")
     slow, fast, box = FakeProvider(), FakeProvider(), Box()
-    slow.late, fast.late = Gate(), Gate()
+    slow.late, fast.late = slowly, fastly = Gate(), Gate()
     async with working(database_url, slow, box, job_concurrency=1):
-        await until(lambda: slow.late.waiting)
+        await until(lambda: slowly.waiting)
         end_leases(db)
         async with working(database_url, fast, box):
-            await until(lambda: fast.late.waiting)
-            slow.late.opened.set()
+            await until(lambda: fastly.waiting)
+            slowly.opened.set()
             await until(lambda: "lease lost" in caplog.text)
             assert payment(db, order) == "open"  # what it learnt is kept
             assert depth(db) == 1  # but the job is the other one's
-            fast.late.opened.set()
+            fastly.opened.set()
             await until(lambda: idle(db))
     assert box.subjects == [("ann", "Shoe: reserved for you")]
     assert [r.levelname for r in caplog.records if "lease lost" in r.message] == ["INFO"]
@@ -501,19 +504,19 @@ async def test_a_database_that_is_away_is_said_once_and_found_again(
     box = Box()
     admin = psycopg.connect(postgres.url("postgres", "postgres"), autocommit=True)
     with admin:
-        admin.execute(f"alter database {name} allow_connections false")  # type: ignore[call-overload]
+        admin.execute(f"alter database {name} allow_connections false")
         try:
             async with working(database_url, sender=box) as task:  # it starts all the same
                 await until(lambda: hits.total() > 12)
                 assert not task.done()
                 assert caplog.text.count("sweep failed") == 1
                 assert caplog.text.count("taking payments failed") == 1
-                admin.execute(f"alter database {name} allow_connections true")  # type: ignore[call-overload]
+                admin.execute(f"alter database {name} allow_connections true")
                 reserve(db, shoe, "ann")
                 await until(lambda: box.mails)
                 await until(lambda: "sweep works again" in caplog.text)
         finally:
-            admin.execute(f"alter database {name} allow_connections true")  # type: ignore[call-overload]
+            admin.execute(f"alter database {name} allow_connections true")
 
 
 async def test_no_connection_is_held_while_the_provider_is_called(

@@ -15,7 +15,7 @@ from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from flashsale.database import Database
 from flashsale.errors import CODES, PROBLEM_JSON, answer, problem
 from flashsale.metrics import Metrics
-from flashsale.routes import HANDLERS, JsonRequest
+from flashsale.routes import HANDLERS, JsonRequest, Parts
 from flashsale.settings import Settings
 from flashsale.watch import Watcher, on_termination
 
@@ -31,6 +31,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
     database = Database(settings)
     watcher = Watcher(database, settings)
     metrics = Metrics(database, watcher, settings)
+    service = Parts(settings, database, watcher, metrics)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -47,17 +48,12 @@ def create_app(settings: Settings | None = None) -> Litestar:
         HANDLERS,
         request_class=JsonRequest,
         request_max_body_size=settings.max_body_bytes,
-        dependencies={
-            "database": Provide(lambda: database, sync_to_thread=False),
-            "watcher": Provide(lambda: watcher, sync_to_thread=False),
-            "metrics": Provide(lambda: metrics, sync_to_thread=False),
-            "settings": Provide(lambda: settings, sync_to_thread=False),
-        },
+        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
         exception_handlers={Exception: answer},
         lifespan=[lifespan],
         logging_config=None,
         openapi_config=_openapi(),
-        state=State({"settings": settings, "database": database, "watcher": watcher}),
+        state=State({"service": service}),
     )
     app.asgi_handler = metrics.around(app.asgi_handler)
     asked = app.openapi_schema.paths or {}
@@ -80,6 +76,7 @@ def _openapi() -> OpenAPIConfig:
         ),
         render_plugins=[JsonRenderPlugin(path=["/openapi.json", "/"]), YamlRenderPlugin()],
         operation_id_creator=lambda handler, *_: handler.handler_name,
+        use_handler_docstrings=True,
     )
 
 

@@ -292,8 +292,10 @@ def _outdated(error: asyncpg.PostgresError) -> bool:
     """Whether the connection's plans are of functions that migrate has replaced since."""
     return (
         error.sqlstate in ("0A000", "26000")  # result type changed; prepared statement gone
-        or error.sqlstate == "XX000"
-        and str(error).startswith(("cache lookup failed", "could not open relation"))
+        or (
+            error.sqlstate == "XX000"
+            and str(error).startswith(("cache lookup failed", "could not open relation"))
+        )
     )
 
 

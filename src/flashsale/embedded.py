@@ -97,6 +97,7 @@ class EmbeddedPostgres:
                 start_new_session=True,  # Ctrl-C is for us: we stop Postgres last
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - the only way to set PDEATHSIG
                 cwd=self._cluster,
+                env={**os.environ, "PGPASSFILE": str(self._write_password_file())},
                 **self._identity(),
             )
         self._wait_until_it_answers(timeout_seconds)
@@ -139,6 +140,15 @@ class EmbeddedPostgres:
 
     def _password(self) -> str:
         return (self.data_dir / "postgres.password").read_text().strip()
+
+    def _write_password_file(self) -> Path:
+        """For pg_cron, which connects to its own server as a client does."""
+        path = self._cluster / "pgpass"
+        path.unlink(missing_ok=True)
+        path.touch(0o600)
+        path.write_text(f"127.0.0.1:*:*:*:{self._password()}\n")
+        self._own(path)
+        return path
 
     def _identity(self) -> dict[str, Any]:
         if self._user is None:

@@ -38,7 +38,7 @@ class Code(NamedTuple):
 CODES: dict[str, Code] = {
     # the request
     "malformed_body": Code(400, "The body is not complete, valid JSON in UTF-8"),
-    "bad_request": Code(400, "The request is not valid HTTP for this service"),
+    "bad_request": Code(400, "The request is not one that this service can read"),
     "customer_required": Code(
         401, "X-Customer-Id is missing, or not 1 to 128 printable characters"
     ),
@@ -278,7 +278,7 @@ def answers(success: dict[int, tuple[Any, Any, str]], *codes: str) -> dict[int, 
         for status, (kind, example, description) in success.items()
     }
     by_status: defaultdict[int, list[str]] = defaultdict(list)
-    for code in (*codes, "internal_error"):
+    for code in (*codes, "bad_request", "internal_error"):
         by_status[CODES[code].status].append(code)
     for status, names in by_status.items():
         specs[status] = ResponseSpec(

@@ -41,9 +41,11 @@ from flashsale.settings import Settings, SettingsError
 log = logging.getLogger("flashsale.provider")
 
 DELIVERIES_AT_ONCE = 32
+KNOCK_SECONDS = 1.0  # at most, between attempts to find somebody listening at the webhook
 # The webhook refusing (4xx) is most likely a wrong secret or an older version of it. Both get
 # mended, and the event is about money: so it is sent again, but not as eagerly.
 REFUSED_BACKOFF_FACTOR = 10
+NO_ANSWER, NOBODY = 0, -1  # in place of a status: broke off or took too long; nobody is listening
 
 T = TypeVar("T")
 Ident = Annotated[str, Meta(pattern=r"^[!-~]{1,255}\Z", description="Printable ASCII")]
@@ -409,6 +411,8 @@ class Courier:
         self._delivered = delivered
         # A slot is held only while sending, not while backing off: a failing event delays none.
         self._slots = asyncio.Semaphore(DELIVERIES_AT_ONCE)
+        self._listening = asyncio.Event()  # somebody is, as far as we know
+        self._listening.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: tuple[Event, asyncio.Event] | None = None
         self._client = httpx.AsyncClient(
@@ -433,11 +437,35 @@ class Courier:
         try:
             await self._durable()
             await self._dawdle(event)
-            for attempt in itertools.count(1):
-                status = await self._post(event)
-                if 200 <= status < 300:
-                    break
-                wait = self._backoff(attempt, status)
+            await self._insist(event)
+            if self._held and self._held[0].event_id != event.event_id:
+                self._held[1].set()
+            self._delivered(event)
+            await self._durable()
+        except LedgerError as error:
+            log.error("event kept back: event=%s error=%s", event.event_id, error)
+
+    async def _insist(self, event: Event) -> None:
+        """Sends until a 2xx. While nobody listens at all, one delivery knocks for everybody."""
+        knocks = False
+        for attempt in itertools.count(1):
+            if not knocks:
+                await self._listening.wait()
+            status = await self._post(event, knocks)
+            if knocks and status != NOBODY:
+                log.info("webhook is back")
+                self._listening.set()
+                knocks = False
+            if 200 <= status < 300:
+                return
+            if status == NOBODY and not knocks:
+                if not self._listening.is_set():
+                    continue
+                log.warning("nobody listens at the webhook, will keep trying: url=%s", self._url)
+                self._listening.clear()
+                knocks = True
+            wait = self._backoff(attempt, status)
+            if not knocks:
                 log.warning(
                     "event not delivered: event=%s type=%s attempt=%d status=%s again_in=%.1fs",
                     event.event_id,
@@ -446,13 +474,7 @@ class Courier:
                     status or "no answer",
                     wait,
                 )
-                await asyncio.sleep(wait)
-            if self._held and self._held[0].event_id != event.event_id:
-                self._held[1].set()
-            self._delivered(event)
-            await self._durable()
-        except LedgerError as error:
-            log.error("event kept back: event=%s error=%s", event.event_id, error)
+            await asyncio.sleep(wait)
 
     async def _dawdle(self, event: Event) -> None:
         faults = self._trouble.faults
@@ -469,10 +491,12 @@ class Courier:
             finally:
                 self._held = None
 
-    async def _post(self, event: Event) -> int:
-        """The status of one attempt, signed as of now; 0: no answer."""
+    async def _post(self, event: Event, knocks: bool) -> int:
+        """The status of one attempt, signed as of now; or NO_ANSWER, or NOBODY."""
         body = msgspec.json.encode(event)
         async with self._slots:
+            if not knocks and not self._listening.is_set():
+                return NOBODY
             headers = {
                 "Content-Type": "application/json",
                 signature.HEADER: signature.sign(self._secret, body, int(time.time())),
@@ -480,14 +504,18 @@ class Courier:
             try:
                 async with asyncio.timeout(self._timeout_seconds):
                     response = await self._client.post(self._url, content=body, headers=headers)
+            except httpx.ConnectError:
+                return NOBODY
             except (httpx.HTTPError, httpx.InvalidURL, TimeoutError):
-                return 0
+                return NO_ANSWER
         return response.status_code
 
     def _backoff(self, attempt: int, status: int) -> float:
         """Seconds until the next attempt; scattered, so that a crowd does not come back at once."""
         wait = self._backoff_seconds * 2.0 ** min(attempt - 1, 20)
-        if 400 <= status < 500 and status not in (408, 425, 429):
+        if status == NOBODY:
+            wait = min(wait, KNOCK_SECONDS)
+        elif 400 <= status < 500 and status not in (408, 425, 429):
             wait *= REFUSED_BACKOFF_FACTOR
         return min(wait, self._backoff_max_seconds) * random.uniform(0.75, 1.25)
 

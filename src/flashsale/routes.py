@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from litestar import MediaType, Request, Response, delete, get, patch, post
@@ -43,10 +43,17 @@ from flashsale.models import (
 from flashsale.settings import Settings
 from flashsale.watch import Watcher
 
-TheDatabase = NamedDependency[SkipValidation[Database]]
-TheWatcher = NamedDependency[SkipValidation[Watcher]]
-TheMetrics = NamedDependency[SkipValidation[Metrics]]
-TheSettings = NamedDependency[SkipValidation[Settings]]
+
+class Parts(NamedTuple):
+    """What handlers work with; one dependency, because Litestar resolves several in tasks."""
+
+    settings: Settings
+    database: Database
+    watcher: Watcher
+    metrics: Metrics
+
+
+Service = NamedDependency[SkipValidation[Parts]]
 
 _BODY = (
     "malformed_body",
@@ -70,7 +77,7 @@ class JsonRequest(Request[Any, Any, Any]):
     """
 
     async def body(self) -> bytes:
-        settings: Settings = self.app.state.settings
+        settings: Settings = self.app.state.service.settings
         try:
             async with asyncio.timeout(settings.request_deadline_seconds):
                 return await super().body()
@@ -106,10 +113,10 @@ def _decoder(wanted: Any) -> msgspec.json.Decoder[Any]:
     ),
 )
 async def create_item(
-    data: Annotated[NewItem, _body(examples.NEW_ITEM)], database: TheDatabase
+    data: Annotated[NewItem, _body(examples.NEW_ITEM)], service: Service
 ) -> Response[Item]:
     """Puts an item on sale."""
-    item = await database.create_item(data)
+    item = await service.database.create_item(data)
     return Response(item, headers={"Location": f"/items/{item.item_id}"})
 
 
@@ -120,9 +127,9 @@ async def create_item(
         {200: (list[Item], [examples.ITEM], "Items by item_id")}, "bad_value", *_BUSY
     ),
 )
-async def list_items(database: TheDatabase, limit: Limit = 100, after: After = 0) -> list[Item]:
+async def list_items(service: Service, limit: Limit = 100, after: After = 0) -> list[Item]:
     """Lists items by item_id. The next page starts after the last one's."""
-    return await database.items(limit, after)
+    return await service.database.items(limit, after)
 
 
 @get(
@@ -130,9 +137,9 @@ async def list_items(database: TheDatabase, limit: Limit = 100, after: After = 0
     tags=["items"],
     responses=answers({200: (Item, examples.ITEM, "The item")}, "unknown_item", *_BUSY),
 )
-async def get_item(item_id: ItemId, database: TheDatabase) -> Item:
+async def get_item(item_id: ItemId, service: Service) -> Item:
     """Shows an item and where its units are; counts are up to a second old (as_of)."""
-    return await database.item_status(item_id)
+    return await service.database.item_status(item_id)
 
 
 @patch(
@@ -147,10 +154,10 @@ async def get_item(item_id: ItemId, database: TheDatabase) -> Item:
     ),
 )
 async def change_item(
-    item_id: ItemId, data: Annotated[ItemChanges, _body(examples.CHANGES)], database: TheDatabase
+    item_id: ItemId, data: Annotated[ItemChanges, _body(examples.CHANGES)], service: Service
 ) -> Item:
     """Changes an item's terms, all or nothing. Absent fields stay; null takes away a limit."""
-    return await database.change_item(item_id, data)
+    return await service.database.change_item(item_id, data)
 
 
 # Orders
@@ -178,15 +185,14 @@ async def change_item(
 async def reserve(
     item_id: ItemId,
     customer: CustomerId,
-    database: TheDatabase,
-    metrics: TheMetrics,
+    service: Service,
     idempotency_key: IdempotencyKey = None,
     data: Annotated[Ask | None, _body({"wait": True})] = None,
 ) -> Response[Order]:
     """Asks for a unit: a reservation, or a place in the line."""
     wait = data is None or data.wait
-    reservation = await database.reserve(item_id, customer, idempotency_key, wait)
-    metrics.reserved(reservation.outcome)
+    reservation = await service.database.reserve(item_id, customer, idempotency_key, wait)
+    service.metrics.reserved(reservation.outcome)
     return granted(reservation)
 
 
@@ -202,10 +208,10 @@ async def reserve(
     ),
 )
 async def list_orders(
-    customer: CustomerId, database: TheDatabase, limit: Limit = 100, before: Before = None
+    customer: CustomerId, service: Service, limit: Limit = 100, before: Before = None
 ) -> list[Order]:
     """Lists the customer's orders, newest first. The next page is `before` the last order_id."""
-    return await database.orders_of(customer, limit, before)
+    return await service.database.orders_of(customer, limit, before)
 
 
 @get(
@@ -213,9 +219,9 @@ async def list_orders(
     tags=["orders"],
     responses=answers({200: (Order, examples.RESERVED, "The order")}, *_ORDER),
 )
-async def get_order(order_id: OrderId, customer: CustomerId, database: TheDatabase) -> Order:
+async def get_order(order_id: OrderId, customer: CustomerId, service: Service) -> Order:
     """Shows an order."""
-    return await database.order_status(order_id, customer)
+    return await service.database.order_status(order_id, customer)
 
 
 @delete(
@@ -226,9 +232,9 @@ async def get_order(order_id: OrderId, customer: CustomerId, database: TheDataba
         {200: (Order, examples.CANCELLED, "The order, which has ended")}, "already_paid", *_ORDER
     ),
 )
-async def cancel(order_id: OrderId, customer: CustomerId, database: TheDatabase) -> Order:
+async def cancel(order_id: OrderId, customer: CustomerId, service: Service) -> Order:
     """Cancels a reservation or leaves the line. Again: the same answer."""
-    return await database.cancel(order_id, customer)
+    return await service.database.cancel(order_id, customer)
 
 
 @post(
@@ -241,9 +247,9 @@ async def cancel(order_id: OrderId, customer: CustomerId, database: TheDatabase)
         *_ORDER,
     ),
 )
-async def request_payment(order_id: OrderId, customer: CustomerId, database: TheDatabase) -> Order:
+async def request_payment(order_id: OrderId, customer: CustomerId, service: Service) -> Order:
     """Starts a new payment attempt after a failed one. The deadline stays."""
-    return await database.request_payment(order_id, customer)
+    return await service.database.request_payment(order_id, customer)
 
 
 @get(
@@ -255,13 +261,12 @@ async def request_payment(order_id: OrderId, customer: CustomerId, database: The
         200: examples.EVENT_STREAM,
     },
 )
-async def watch_order(
-    order_id: OrderId, customer: CustomerId, database: TheDatabase, watcher: TheWatcher
-) -> Stream:
+async def watch_order(order_id: OrderId, customer: CustomerId, service: Service) -> Stream:
     """Streams the order: at once, then at each change, until it is final."""
-    order = await database.order_status(order_id, customer)
+    await service.database.order_status(order_id, customer)  # theirs, or unknown
+    (order,) = await service.database.orders_by_id([order_id])  # as the stream will see it
     return Stream(
-        watcher.stream(order),
+        service.watcher.stream(order),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
@@ -273,7 +278,7 @@ async def watch_order(
 async def signed(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """Lets in who has the webhook's secret, before anything of the body is believed."""
     assert isinstance(connection, Request)
-    settings: Settings = connection.app.state.settings
+    settings: Settings = connection.app.state.service.settings
     try:
         signature.verify(
             settings.webhook_secret,
@@ -300,11 +305,11 @@ async def signed(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHan
     ),
 )
 async def record_payment_event(
-    data: Annotated[PaymentEvent, _body(examples.EVENT)], database: TheDatabase, metrics: TheMetrics
+    data: Annotated[PaymentEvent, _body(examples.EVENT)], service: Service
 ) -> Receipt:
     """Takes an event of the payment provider, signed with Flashsale-Signature."""
-    outcome = await database.record_payment_event(data)
-    metrics.event_recorded(outcome)
+    outcome = await service.database.record_payment_event(data)
+    service.metrics.event_recorded(outcome)
     return Receipt(outcome)
 
 
@@ -326,9 +331,9 @@ async def live() -> Health:
     tags=["service"],
     responses=answers({200: (Health, examples.HEALTH, "Ready to serve")}, "not_ready"),
 )
-async def ready(database: TheDatabase, settings: TheSettings) -> Health:
+async def ready(service: Service) -> Health:
     """Whether the service can serve: database reached, migrations current, sweeps running."""
-    checks = await _checks(database, settings)
+    checks = await _checks(service.database, service.settings)
     if not all(check.ok for check in checks):
         failed = ", ".join(check.name for check in checks if not check.ok)
         raise Refused("not_ready", f"Not well: {failed}.", checks=checks)
@@ -360,9 +365,9 @@ async def _checks(database: Database, settings: Settings) -> list[Check]:
     tags=["service"],
     responses={**answers({}), 200: examples.METRICS},
 )
-async def scrape(metrics: TheMetrics) -> Response[bytes]:
+async def scrape(service: Service) -> Response[bytes]:
     """Metrics for Prometheus. Without the database, what the process itself knows."""
-    return Response(await metrics.scrape(), media_type=CONTENT_TYPE)
+    return Response(await service.metrics.scrape(), media_type=CONTENT_TYPE)
 
 
 HANDLERS = [

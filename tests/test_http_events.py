@@ -1,0 +1,282 @@
+"""Streams of an order's events: through a real server, for they must end when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from flashsale import examples
+from flashsale.database import Database
+from flashsale.models import Order
+from flashsale.watch import Watcher
+from http_support import NEW_ITEM, SECRET, Api, settings, success
+from support import Connection, sweep
+
+
+@contextmanager
+def granian(database_url: str, **env: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "granian", "--interface", "asgi", "--factory"),
+            *("--loop", "uvloop", "--workers-kill-timeout", "30", "--port", str(port)),
+            "flashsale.app:create_app",
+        ],
+        env=os.environ
+        | {
+            "FLASHSALE_DATABASE_URL": database_url,
+            "FLASHSALE_WEBHOOK_SECRET": SECRET,
+            "FLASHSALE_SSE_POLL_SECONDS": "0.05",
+            "FLASHSALE_POOL_SIZE": "2",
+        }
+        | env,
+    )
+    try:
+        for _ in range(200):
+            try:
+                httpx.get(f"{url}/health/live")
+                break
+            except httpx.TransportError:
+                time.sleep(0.05)
+        yield process, url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@asynccontextmanager
+async def server(database_url: str, **env: str) -> AsyncIterator[tuple[Any, Api]]:
+    with granian(database_url, **env) as (process, url):
+        async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+            yield process, Api(client)
+
+
+@asynccontextmanager
+async def events(api: Api, order: dict[str, Any]) -> AsyncIterator[AsyncIterator[dict[str, str]]]:
+    """The stream as a client reads it: one dict an event, comments as {"": …}."""
+    path = f"/orders/{order['order_id']}/events"
+    customer = {"X-Customer-Id": order["customer_id"]}
+    async with api.client.stream("GET", path, headers=customer) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["cache-control"] == "no-store"
+
+        async def parsed() -> AsyncIterator[dict[str, str]]:
+            event: dict[str, str] = {}
+            async for line in response.aiter_lines():
+                if not line:
+                    if event:
+                        yield event
+                    event = {}
+                else:
+                    name, _, text = line.partition(":")
+                    event[name] = text.strip()
+
+        yield parsed()
+
+
+def order_in(event: dict[str, str]) -> dict[str, Any]:
+    assert event["event"] == "order" and event["id"]
+    return msgspec.json.decode(event["data"])  # type: ignore[no-any-return]
+
+
+async def following(stream: AsyncIterator[dict[str, str]]) -> dict[str, Any]:
+    """The next event's order; comments and reconnection hints are skipped."""
+    async with asyncio.timeout(10):
+        while True:
+            event = await anext(stream)
+            if "data" in event:
+                return order_in(event)
+
+
+async def ended(stream: AsyncIterator[dict[str, str]]) -> None:
+    async with asyncio.timeout(10):
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+
+async def streams(api: Api) -> float:
+    for line in (await api("GET", "/metrics")).text.splitlines():
+        if line.startswith("flashsale_event_streams "):
+            return float(line.split()[1])
+    raise AssertionError
+
+
+async def test_a_stream_tells_every_change_until_the_end(database_url: str, db: Connection) -> None:
+    async with server(database_url) as (_, api):
+        item = await api.item()
+        first, second, third = [(await api.order(item, c)).json() for c in ("ann", "bob", "cat")]
+        async with events(api, first) as a, events(api, third) as c:
+            assert await following(a) == first
+            assert await following(c) == third
+            assert third["position"] == 2
+
+            await api("DELETE", f"/orders/{second['order_id']}", "bob")
+            await api("DELETE", f"/orders/{first['order_id']}", "ann")
+            assert (await following(a))["status"] == "cancelled"
+            await ended(a)
+
+            await asyncio.to_thread(sweep, db)
+            seen = await following(c)
+            while seen["status"] == "waiting":
+                assert seen["position"] == 1  # a change of place is a change
+                seen = await following(c)
+            assert seen["status"] == "reserved" and seen["payment"]["status"] == "requested"
+
+            assert (await api.event(success(seen))).json() == {"outcome": "paid"}
+            seen = await following(c)
+            assert seen["status"] == "paid" and seen["payment"]["status"] == "succeeded"
+            await ended(c)
+        async with events(api, third) as again:
+            assert await following(again) == seen
+            await ended(again)
+
+
+async def test_who_leaves_is_forgotten_and_silence_has_a_heartbeat(database_url: str) -> None:
+    async with server(database_url, FLASHSALE_SSE_HEARTBEAT_SECONDS="0.1") as (_, api):
+        order = (await api.order(await api.item(), "ann")).json()
+        async with events(api, order) as one, events(api, order) as two:
+            await following(one)
+            await following(two)
+            assert await streams(api) == 2
+            async with asyncio.timeout(5):
+                assert await anext(one) == {"": ""}
+                assert await anext(one) == {"": ""}
+        for _ in range(100):
+            if await streams(api) == 0:
+                break
+            await asyncio.sleep(0.05)
+        assert await streams(api) == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_streams_end_when_the_server_is_stopped(
+    database_url: str, signum: signal.Signals
+) -> None:
+    async with server(database_url) as (process, api):
+        order = (await api.order(await api.item(), "ann")).json()
+        async with events(api, order) as one, events(api, order) as two:
+            await following(one)
+            await following(two)
+            began = time.monotonic()
+            process.send_signal(signum)
+            await ended(one)
+            await ended(two)
+        await asyncio.to_thread(process.wait, 20)
+        assert time.monotonic() - began < 5
+        assert process.returncode == 0
+
+
+async def test_the_server_starts_before_its_database(database_url: str) -> None:
+    async with server("postgresql://nobody@127.0.0.1:1/nothing") as (_, api):
+        assert (await api("GET", "/health/live")).status_code == 200
+        assert (await api("GET", "/health/ready")).status_code == 503
+        assert (await api("POST", "/items", json=NEW_ITEM)).status_code == 503
+
+
+# The watcher alone
+
+
+class Told(Database):
+    """A database that tells what it is told to."""
+
+    def __init__(self) -> None:
+        self.orders: list[Order] = []
+        self.polls = 0
+        self.meanwhile = asyncio.Event()
+        self.meanwhile.set()
+
+    async def orders_by_id(self, order_ids: Any) -> list[Order]:
+        self.polls += 1
+        found = [o for o in self.orders if o.order_id in order_ids]
+        await self.meanwhile.wait()
+        return found
+
+
+@pytest.fixture
+async def told() -> AsyncIterator[tuple[Told, Watcher]]:
+    database = Told()
+    watcher = Watcher(database, settings("postgresql://", sse_poll_seconds=0.01))
+    watcher.start()
+    yield database, watcher
+    await watcher.close()
+
+
+async def event_of(stream: AsyncIterator[bytes]) -> Order:
+    async with asyncio.timeout(5):
+        while True:
+            chunk = await anext(stream)
+            if b"data: " in chunk:
+                data = chunk.split(b"data: ")[1].strip()
+                return msgspec.json.decode(data, type=Order)
+
+
+WAITING = examples.WAITING
+NEXT = msgspec.structs.replace(WAITING, position=1)
+
+
+async def test_one_poll_serves_every_stream(told: tuple[Told, Watcher]) -> None:
+    database, watcher = told
+    many = [watcher.stream(WAITING) for _ in range(50)]
+    assert [await event_of(s) for s in many] == [WAITING] * 50
+    database.orders = [NEXT]
+    polls = database.polls
+    assert await asyncio.gather(*(event_of(s) for s in many)) == [NEXT] * 50
+    assert database.polls - polls <= 3
+    for stream in many:
+        await stream.aclose()  # type: ignore[attr-defined]
+    assert watcher.streams == 0
+    await asyncio.sleep(0.03)
+    polls = database.polls
+    await asyncio.sleep(0.05)
+    assert database.polls == polls  # nobody watches: nobody asks
+
+
+async def test_a_stream_never_goes_back(told: tuple[Told, Watcher]) -> None:
+    database, watcher = told
+    one = watcher.stream(WAITING)
+    await event_of(one)
+    database.meanwhile.clear()
+    database.orders = [WAITING]
+    await asyncio.sleep(0.05)  # a poll is under way, and has read the old order
+    two = watcher.stream(NEXT)
+    assert await event_of(two) == NEXT
+    assert await event_of(one) == NEXT
+    database.orders = [examples.RESERVED]
+    database.meanwhile.set()
+    last = msgspec.structs.replace(NEXT, position=None, status="cancelled")
+    database.orders = [last]
+    assert await event_of(one) == last
+    with pytest.raises(StopAsyncIteration):
+        await anext(one)
+
+
+async def test_a_database_that_fails_only_makes_streams_wait(told: tuple[Told, Watcher]) -> None:
+    database, watcher = told
+    stream = watcher.stream(WAITING)
+    await event_of(stream)
+    real = database.orders_by_id
+
+    async def broken(_: Any) -> list[Order]:
+        raise RuntimeError
+
+    database.orders_by_id = broken  # type: ignore[method-assign]
+    await asyncio.sleep(0.05)
+    database.orders_by_id = real  # type: ignore[method-assign]
+    database.orders = [NEXT]
+    assert await event_of(stream) == NEXT

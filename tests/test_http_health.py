@@ -1,0 +1,134 @@
+"""Health and metrics: what they say when all is well, and when it is not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from flashsale.app import create_app
+from flashsale.settings import Settings, SettingsError
+from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
+from support import Connection, sweep
+
+NOWHERE = "postgresql://nobody:hush@127.0.0.1:1/nothing"
+
+
+def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Value by name and label values."""
+    return {
+        (s.name, tuple(s.labels.values())): s.value
+        for family in text_string_to_metric_families(text)
+        for s in family.samples
+    }
+
+
+async def test_ready_is_when_everything_is_well(api: Api, db: Connection) -> None:
+    sweep(db)
+    response = await api("GET", "/health/ready")
+    assert response.status_code == 200, response.text
+    assert response.json()["status"] == "ready"
+    assert [(c["name"], c["ok"]) for c in response.json()["checks"]] == [
+        ("database", True),
+        ("migrations", True),
+        ("sweep", True),
+    ]
+
+
+async def test_not_ready_without_a_recent_sweep(api: Api, db: Connection) -> None:
+    body = problem(await api("GET", "/health/ready"), 503, "not_ready")
+    assert body["checks"][2] == {"name": "sweep", "ok": False, "detail": "nobody has swept"}
+    sweep(db)
+    db.execute("update flashsale_data.sweepers set swept_at = swept_at - interval '6 seconds'")
+    body = problem(await api("GET", "/health/ready"), 503, "not_ready")
+    assert [c["ok"] for c in body["checks"]] == [True, True, False]
+
+
+async def test_not_ready_before_migrate(api: Api, db: Connection) -> None:
+    sweep(db)
+    db.execute("comment on schema flashsale is 'another version'")
+    body = problem(await api("GET", "/health/ready"), 503, "not_ready")
+    assert [c["ok"] for c in body["checks"]] == [True, False, False]
+    assert "another version" in body["checks"][1]["detail"]
+
+
+async def test_without_a_database_the_service_lives_and_says_so() -> None:
+    async with serving(settings(NOWHERE)) as api:
+        assert (await api("GET", "/health/live")).json()["status"] == "live"
+        ready = await api("GET", "/health/ready")
+        body = problem(ready, 503, "not_ready")
+        assert [c["ok"] for c in body["checks"]] == [False, False, False]
+        problem(await api("GET", "/items"), 503, "database_unavailable")
+        scraped = await api("GET", "/metrics")
+        assert samples(scraped.text)["flashsale_database_up", ()] == 0
+        assert "hush" not in ready.text + scraped.text
+
+
+async def test_a_database_that_does_not_answer_is_not_waited_for() -> None:
+    async def silence(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(30)
+        writer.close()
+
+    server = await asyncio.start_server(silence, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    url = f"postgresql://x@127.0.0.1:{port}/x"
+    bounds = {"acquire_timeout_seconds": 0.3, "readiness_timeout_seconds": 0.2}
+    async with serving(settings(url, **bounds)) as api:
+        async with asyncio.timeout(2):
+            problem(await api("GET", "/health/ready"), 503, "not_ready")
+            problem(await api("GET", "/items"), 503, "database_unavailable")
+            assert (await api("GET", "/metrics")).status_code == 200
+            assert (await api("GET", "/health/live")).status_code == 200
+    server.close()
+
+
+@pytest.mark.parametrize("missing", ["database_url", "webhook_secret"])
+def test_the_service_does_not_start_half_configured(missing: str) -> None:
+    given = {"database_url": NOWHERE, "webhook_secret": "s"} | {missing: ""}
+    with pytest.raises(SettingsError, match=f"FLASHSALE_{missing.upper()}"):
+        create_app(Settings(**given))  # type: ignore[arg-type]
+
+
+async def test_metrics_count_requests_and_outcomes(api: Api, db: Connection) -> None:
+    item = await api.item()
+    order = (await api.order(item, "ann")).json()
+    for _ in range(2):
+        await api.order(item, "bob")
+    await api("GET", "/nothing/here")
+    await api("GET", f"/orders/{order['order_id']}", "bob")
+    await api.pay(order)
+    sweep(db)
+
+    response = await api("GET", "/metrics")
+
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    seen = samples(response.text)
+    requests = "flashsale_http_request_seconds_count"
+    assert seen[requests, ("POST", "/items", "201")] == 1
+    assert seen[requests, ("POST", "/items/{item_id}/orders", "202")] == 1
+    assert seen[requests, ("POST", "/items/{item_id}/orders", "200")] == 1
+    assert seen[requests, ("GET", "/orders/{order_id}", "404")] == 1
+    assert seen[requests, ("GET", "unmatched", "404")] == 1
+    outcomes = "flashsale_reserve_outcomes_total"
+    assert [seen[outcomes, (o,)] for o in ("reserved", "waiting", "existing")] == [1, 1, 1]
+    assert seen["flashsale_payment_events_total", ("paid",)] == 1
+    assert seen["flashsale_orders", ("paid",)] == 1
+    assert seen["flashsale_orders", ("waiting",)] == 1
+    assert seen["flashsale_queue_depth", ("payments",)] >= 1
+    assert seen["flashsale_queue_oldest_seconds", ("payments",)] >= 0
+    assert seen["flashsale_dead_letters", ("payments",)] == 0
+    assert 0 <= seen["flashsale_sweep_lag_seconds", ()] < 5
+    assert seen["flashsale_database_up", ()] == 1
+    assert seen["flashsale_pool_connections", ()] == 3
+    assert seen["flashsale_pool_idle", ()] == 3
+    assert seen["flashsale_pool_waiting", ()] == 0
+    assert seen["flashsale_event_streams", ()] == 0
+
+
+async def test_each_app_counts_for_itself(database_url: str) -> None:
+    for _ in range(2):
+        async with serving(settings(database_url)) as api:
+            await api("GET", "/items")
+            seen = samples((await api("GET", "/metrics")).text)
+            assert seen["flashsale_http_request_seconds_count", ("GET", "/items", "200")] == 1

@@ -1,0 +1,112 @@
+"""OpenAPI: every operation has examples and its errors; Structs are what SQL returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from flashsale.errors import CODES
+from flashsale.models import Item, Order, Payment
+from http_support import Api, api_fixture, serving, settings  # noqa: F401
+from support import Connection, rows
+
+ANY = "400 500"
+CONTRACT = {
+    ("post", "/items"): "201 408 409 413 415 422 503",
+    ("get", "/items"): "200 422 503",
+    ("get", "/items/{item_id}"): "200 404 503",
+    ("patch", "/items/{item_id}"): "200 404 408 409 413 415 422 503",
+    ("post", "/items/{item_id}/orders"): "200 201 202 401 404 408 409 413 415 422 503",
+    ("get", "/orders"): "200 401 404 422 503",
+    ("get", "/orders/{order_id}"): "200 401 404 503",
+    ("delete", "/orders/{order_id}"): "200 401 404 409 503",
+    ("post", "/orders/{order_id}/payment"): "202 401 404 409 503",
+    ("get", "/orders/{order_id}/events"): "200 401 404 503",
+    ("post", "/webhooks/payments"): "200 401 408 413 415 422 503",
+    ("get", "/health/live"): "200",
+    ("get", "/health/ready"): "200 503",
+    ("get", "/metrics"): "200",
+}
+
+
+async def schema() -> dict[str, Any]:
+    async with serving(settings("postgresql://nobody@127.0.0.1:1/nothing")) as api:
+        response = await api("GET", "/schema/openapi.json")
+        assert response.status_code == 200
+        assert (await api("GET", "/schema")).json() == response.json()
+        assert (await api("GET", "/schema/openapi.yaml")).status_code == 200
+        assert "http://" not in response.text.replace("http://127.0.0.1", "")
+        assert "https://" not in response.text
+        return response.json()  # type: ignore[no-any-return]
+
+
+async def test_every_operation_tells_its_answers_with_examples() -> None:
+    operations = {
+        (method, path): operation
+        for path, item in (await schema())["paths"].items()
+        for method, operation in item.items()
+    }
+    assert {key: set(o["responses"]) for key, o in operations.items()} == {
+        key: {*statuses.split(), *ANY.split()} for key, statuses in CONTRACT.items()
+    }
+    for key, operation in operations.items():
+        assert operation["description"], key
+        for status, response in operation["responses"].items():
+            for media_type, content in response["content"].items():
+                examples = [e["value"] for e in content["examples"].values()]
+                assert examples, (key, status)
+                if int(status) < 400:
+                    continue
+                assert media_type == "application/problem+json"
+                for example in examples:
+                    assert CODES[example["code"]].status == example["status"] == int(status)
+                    assert f"`{example['code']}`" in response["description"]
+
+
+async def test_every_request_body_has_an_example() -> None:
+    document = await schema()
+    bodies = {
+        (method, path): operation["requestBody"]
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if "requestBody" in operation
+    }
+    assert set(bodies) == {
+        ("post", "/items"),
+        ("patch", "/items/{item_id}"),
+        ("post", "/items/{item_id}/orders"),
+        ("post", "/webhooks/payments"),
+    }
+    for key, body in bodies.items():
+        assert body["required"] == (key != ("post", "/items/{item_id}/orders"))
+        found = body["content"]["application/json"]["schema"]
+        if "$ref" in found:
+            found = document["components"]["schemas"][found["$ref"].rsplit("/", 1)[1]]
+        assert found["examples"], key
+
+
+async def test_every_code_is_in_the_description() -> None:
+    description = (await schema())["info"]["description"]
+    for code, (status, meaning) in CODES.items():
+        assert f"| `{code}` | {status} | {meaning} |" in description
+
+
+def columns(db: Connection, relation: str) -> list[str]:
+    return [
+        row.attname
+        for row in rows(
+            db,
+            "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 "
+            "order by attnum",
+            relation,
+        )
+    ]
+
+
+def test_structs_are_the_rows_that_sql_returns(db: Connection) -> None:
+    assert [f.name for f in msgspec.structs.fields(Item)] == columns(db, "flashsale.item_status")
+    order = [f.name for f in msgspec.structs.fields(Order)]
+    payment = [f.name.replace("status", "payment_status") for f in msgspec.structs.fields(Payment)]
+    row = ["outcome", *order[:-1], *payment, "retry_at"]
+    assert row == columns(db, "flashsale.order_row")

@@ -1,0 +1,83 @@
+"""Real pg_cron, where this server has it (Debian's 1.4.2 on PostgreSQL 15, in CI)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import (
+    Connection,
+    connect,
+    eventually,
+    item,
+    many,
+    one,
+    rows,
+    server_folder,
+    status,
+    value,
+)
+
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.migrate import migrate
+
+BIN_DIR = "/usr/lib/postgresql/15/bin"
+EXTENSION = Path("/usr/share/postgresql/15/extension/pg_cron.control")
+
+pytestmark = pytest.mark.skipif(
+    not EXTENSION.exists(), reason="pg_cron is missing: apt-get install postgresql-15-cron"
+)
+
+
+@pytest.fixture(scope="module")
+def cron() -> Iterator[Connection]:
+    """The owner's session on a server whose pg_cron sweeps the database flashsale."""
+    settings = {
+        "shared_preload_libraries": "pg_cron",
+        "cron.database_name": "flashsale",
+        "cron.host": "127.0.0.1",
+        "fsync": "off",
+    }
+    with server_folder() as folder, EmbeddedPostgres(folder, BIN_DIR, settings) as server:
+        migrate(server.url("flashsale", "postgres"))  # only a superuser may install pg_cron
+        with connect(server.url("flashsale", "postgres")) as conn:
+            yield conn
+
+
+def test_the_sweep_is_scheduled_once_however_often_one_migrates(cron: Connection) -> None:
+    jobs = rows(cron, "select jobname, schedule, command from cron.job order by jobname")
+    assert [(j.jobname, j.schedule) for j in jobs] == [
+        ("flashsale purge", "7 * * * *"),
+        ("flashsale sweep", "* * * * *"),
+    ]
+
+
+@pytest.mark.storm
+@pytest.mark.timeout(400)
+def test_pg_cron_promotes_within_a_second_for_three_minutes(cron: Connection) -> None:
+    eventually(lambda: rows(cron, "select from flashsale.sweep_status"), 75)
+    shoe = item(cron, hold_seconds=2)
+    orders = many(cron, shoe, [f"c{n}" for n in range(95)])
+    for waiting in orders[1:]:
+        eventually(lambda w=waiting: status(cron, w.order_id).status != "waiting", 10)
+    late = one(
+        cron,
+        """
+        select count(*) as served, max(n.reserved_at - o.expires_at) as longest
+        from flashsale.order_status o
+        join flashsale.order_status n on n.item_id = o.item_id and n.ticket = o.ticket + 1
+        where o.item_id = %s
+        """,
+        shoe,
+    )
+    assert late.served == 94
+    assert late.longest.total_seconds() < 1
+    assert rows(cron, "select * from flashsale.violation") == []
+
+
+@pytest.mark.storm
+def test_pg_cron_logs_little_and_shows_in_sweep_status(cron: Connection) -> None:
+    eventually(lambda: rows(cron, "select from flashsale.sweep_status"), 75)
+    assert value(cron, "select lag_seconds < 1 from flashsale.sweep_status where runner = 'pg_cron'")
+    assert value(cron, "select count(*) from cron.job_run_details") < 20
