@@ -75,6 +75,8 @@ def database_url(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
     )
     with janitor:
         url = postgres.url(name)
+        with connect(postgres.url("postgres", "postgres")) as superuser:
+            superuser.execute(f"alter database {name} owner to flashsale")  # type: ignore[call-overload]
         yield url
         with connect(url) as conn:
             assert rows(conn, "select * from flashsale.violation") == []

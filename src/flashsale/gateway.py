@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 from urllib.parse import quote
 
-import httpx
 import msgspec
+
+from flashsale.post import Answer, Client, NoAnswer
 
 T = TypeVar("T")
 
@@ -76,15 +77,9 @@ class HttpProvider:
     """The provider of `flashsale provider`, over HTTP. Use as an async context manager."""
 
     def __init__(self, url: str, *, timeout_seconds: float, connections: int = 20) -> None:
-        """timeout_seconds bounds a whole call, waiting for one of the connections included."""
-        self._timeout_seconds = timeout_seconds
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            timeout=timeout_seconds,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            # A proxy in the environment is not meant for the neighbour on localhost.
-            trust_env=False,
-        )
+        """timeout_seconds bounds a call, once it is one of the `connections` under way at once."""
+        self._client = Client(url, timeout_seconds=timeout_seconds)
+        self._slots = asyncio.Semaphore(connections)
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,7 +90,7 @@ class HttpProvider:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._client.aclose()
+        self._client.close()
 
     async def open_session(
         self,
@@ -116,12 +111,12 @@ class HttpProvider:
         return _session(await self._call("/sessions", body, idempotency_key), Session)
 
     async def void_session(self, session_id: str, idempotency_key: str) -> Voided | Captured:
-        response = await self._call(_path(session_id, "void"), {}, idempotency_key)
-        if response.status_code == 409:
-            refusal = _decoded(response, _Refusal)
+        answer = await self._call(_path(session_id, "void"), {}, idempotency_key)
+        if answer.status == 409:
+            refusal = _decoded(answer, _Refusal)
             if refusal.code == "already_captured" and refusal.session is not None:
                 return refusal.session
-        _session(response, _Ended)
+        _session(answer, _Ended)
         return Voided()
 
     async def refund_session(
@@ -131,23 +126,16 @@ class HttpProvider:
         _session(await self._call(_path(session_id, "refund"), body, idempotency_key), _Ended)
         return Refunded()
 
-    async def _call(self, path: str, body: object, idempotency_key: str) -> httpx.Response:
+    async def _call(self, path: str, body: object, idempotency_key: str) -> Answer:
+        headers = {"Idempotency-Key": idempotency_key}
         try:
-            # httpx bounds each read; this bounds the call, however slowly the bytes drip.
-            async with asyncio.timeout(self._timeout_seconds):
-                response = await self._client.post(
-                    path,
-                    content=msgspec.json.encode(body),
-                    headers={
-                        "Content-Type": "application/json",
-                        "Idempotency-Key": idempotency_key,
-                    },
-                )
-        except (httpx.RequestError, TimeoutError) as error:
-            raise ProviderUnavailable(f"{path}: {type(error).__name__} {error}".rstrip()) from error
-        if response.status_code >= 500 or response.status_code in (408, 425, 429):
-            raise ProviderUnavailable(f"{path}: status {response.status_code}")
-        return response
+            async with self._slots:
+                answer = await self._client.post(path, msgspec.json.encode(body), headers)
+        except NoAnswer as error:
+            raise ProviderUnavailable(f"{path}: {error}") from error
+        if answer.status >= 500 or answer.status in (408, 425, 429):
+            raise ProviderUnavailable(f"{path}: status {answer.status}")
+        return answer
 
 
 class _Ended(msgspec.Struct, frozen=True):
@@ -164,19 +152,19 @@ def _path(session_id: str, verb: str) -> str:
     return f"/sessions/{quote(session_id, safe='')}/{verb}"
 
 
-def _session(response: httpx.Response, kind: type[T]) -> T:
-    if not response.is_success:
+def _session(answer: Answer, kind: type[T]) -> T:
+    if not 200 <= answer.status < 300:
         try:
-            refusal = msgspec.json.decode(response.content, type=_Refusal)
+            refusal = msgspec.json.decode(answer.body, type=_Refusal)
         except (msgspec.DecodeError, UnicodeError):
-            refusal = _Refusal(f"status_{response.status_code}")
+            refusal = _Refusal(f"status_{answer.status}")
         raise ProviderRefused(refusal.code, refusal.detail[:500])
-    return _decoded(response, kind)
+    return _decoded(answer, kind)
 
 
-def _decoded(response: httpx.Response, kind: type[T]) -> T:
+def _decoded(answer: Answer, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(response.content, type=kind)
+        return msgspec.json.decode(answer.body, type=kind)
     except (msgspec.DecodeError, UnicodeError) as error:
-        # Something between us and the provider answered, or half an answer came.
-        raise ProviderUnavailable(f"{response.request.url.path}: {error}") from error
+        # Something between us and the provider answered.
+        raise ProviderUnavailable(f"status {answer.status}, but not its answer: {error}") from error

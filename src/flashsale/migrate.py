@@ -1,8 +1,8 @@
 """Brings a database up to date: pgmq, the tables (migrations/, by yoyo), then sql/ as a whole.
 
 Safe to run from many processes at once and after a kill at any point: one session lock on a direct
-connection lets one at a time in and dies with its process; each migration, and the replay of sql/,
-is one transaction.
+connection lets one at a time in and dies with its process; the migrations, and the replay of sql/,
+are one transaction each.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def _install_tables(conn: psycopg.Connection[Any], database_url: str) -> list[st
         backend.init_database()
         # yoyo's own lock is a row that a kill leaves behind. Ours is held: nobody can be in there.
         backend.break_lock()
-        with backend.lock():
+        # yoyo commits each statement; within a transaction of ours it makes savepoints instead.
+        with backend.lock(), backend.transaction():
             backend.apply_migrations(backend.to_apply(migrations))
     finally:
         backend.connection.close()

@@ -27,7 +27,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-import httpx
 import msgspec
 from litestar import Litestar, Request, Response, Router, get, post, put
 from litestar.exceptions import HTTPException
@@ -36,6 +35,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from flashsale import signature
+from flashsale.post import Client, NoAnswer, NobodyListens
 from flashsale.settings import Settings, SettingsError
 
 log = logging.getLogger("flashsale.provider")
@@ -403,7 +403,6 @@ class Courier:
         """durable: returns when what events tell of is on disk. delivered: called after a 2xx."""
         self._url = settings.webhook_url
         self._secret = settings.need_webhook_secret()
-        self._timeout_seconds = settings.event_timeout_seconds
         self._backoff_seconds = settings.event_backoff_seconds
         self._backoff_max_seconds = settings.event_backoff_max_seconds
         self._trouble = trouble
@@ -415,13 +414,12 @@ class Courier:
         self._listening.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: tuple[Event, asyncio.Event] | None = None
-        self._client = httpx.AsyncClient(
-            timeout=settings.event_timeout_seconds,
-            limits=httpx.Limits(
-                max_connections=DELIVERIES_AT_ONCE, max_keepalive_connections=DELIVERIES_AT_ONCE
-            ),
-            trust_env=False,  # a proxy in the environment is not meant for the neighbour
-        )
+        try:
+            self._client = Client(
+                settings.webhook_url, timeout_seconds=settings.event_timeout_seconds
+            )
+        except ValueError as error:
+            raise SettingsError(f"FLASHSALE_WEBHOOK_URL: {error}") from error
 
     def send(self, event: Event) -> None:
         self._start(self._deliver(event))
@@ -497,18 +495,14 @@ class Courier:
         async with self._slots:
             if not knocks and not self._listening.is_set():
                 return NOBODY
-            headers = {
-                "Content-Type": "application/json",
-                signature.HEADER: signature.sign(self._secret, body, int(time.time())),
-            }
+            signed = signature.sign(self._secret, body, int(time.time()))
             try:
-                async with asyncio.timeout(self._timeout_seconds):
-                    response = await self._client.post(self._url, content=body, headers=headers)
-            except httpx.ConnectError:
+                answer = await self._client.post("", body, {signature.HEADER: signed})
+            except NobodyListens:
                 return NOBODY
-            except (httpx.HTTPError, httpx.InvalidURL, TimeoutError):
+            except NoAnswer:
                 return NO_ANSWER
-        return response.status_code
+        return answer.status
 
     def _backoff(self, attempt: int, status: int) -> float:
         """Seconds until the next attempt; scattered, so that a crowd does not come back at once."""
@@ -524,7 +518,7 @@ class Courier:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._client.aclose()
+        self._client.close()
 
 
 # The provider

@@ -1,0 +1,20 @@
+# One image for api, worker, provider and migrate; the command says which.
+# The Python that constraints.txt was made with.
+FROM python:3.11-slim-bookworm AS build
+RUN python -m venv /venv
+WORKDIR /build
+COPY pyproject.toml README.md constraints.txt ./
+COPY src src
+COPY sql sql
+COPY migrations migrations
+RUN /venv/bin/pip install --no-cache-dir --constraint constraints.txt .
+
+FROM python:3.11-slim-bookworm
+# The provider's ledger is the only thing that is written; a named volume takes this folder's owner.
+RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin flashsale \
+  && install --directory --owner=flashsale --group=flashsale --mode=0700 /var/lib/flashsale
+COPY --from=build /venv /venv
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER flashsale
+WORKDIR /var/lib/flashsale
+CMD ["flashsale", "--help"]

@@ -1,0 +1,8 @@
+-- Once, when the cluster is new, as its superuser: what `flashsale migrate` must find. It migrates
+-- as the owner of the database, who is no superuser, and so can't install pg_cron.
+\getenv password DATABASE_PASSWORD
+create role flashsale login createrole password :'password';
+create database flashsale owner flashsale;
+\connect flashsale
+create extension pg_cron;
+grant usage on schema cron to flashsale;

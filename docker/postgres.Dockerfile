@@ -1,0 +1,6 @@
+# The official image and pg_cron; pgmq comes with `flashsale migrate`, from its PyPI package.
+FROM postgres:17-bookworm
+RUN apt-get update \
+  && apt-get install --yes --no-install-recommends postgresql-17-cron \
+  && rm -rf /var/lib/apt/lists/*
+COPY docker/init.sql /docker-entrypoint-initdb.d/flashsale.sql

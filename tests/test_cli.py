@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from flashsale.cli import build_parser, main
+
+COMMANDS = ("dev", "demo", "serve", "worker", "provider", "migrate", "psql")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert "FLASHSALE_" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["sell"],
+        ["dev", "--port", "0"],
+        ["dev", "--port", "http"],
+        ["dev", "--port", "70000"],
+        ["demo", "--customers", "-1"],
+        ["psql", "--as", "root"],
+    ],
+)
+def test_wrong_use_is_status_2_and_says_why(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "flashsale" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "migrate"])
+def test_a_missing_database_is_said(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FLASHSALE_DATABASE_URL", raising=False)
+    assert main([command]) == 2
+    assert "FLASHSALE_DATABASE_URL is not set" in capsys.readouterr().err
+
+
+def test_a_missing_secret_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FLASHSALE_WEBHOOK_SECRET", raising=False)
+    assert main(["provider"]) == 2
+    assert "FLASHSALE_WEBHOOK_SECRET is not set" in capsys.readouterr().err
+
+
+def test_a_database_that_is_not_there_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["migrate", "--database-url", "postgresql://me:geheim@127.0.0.1:1/x"]) == 1
+    said = capsys.readouterr().err
+    assert "could not be used" in said
+    assert "geheim" not in said
+
+
+def test_psql_without_a_service_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FLASHSALE_DATABASE_URL", raising=False)
+    assert main(["psql", "--data-dir", "/nonexistent"]) == 2
+    assert "start `flashsale dev`" in capsys.readouterr().err
+
+
+def test_the_parser_knows_all_commands() -> None:
+    assert all(name in build_parser().format_help() for name in COMMANDS)

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from support import connect, eventually, item, reserve, rows, value
+
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.migrate import VERSION_QUERY, MigrateError, expected_version, migrate
+
+
+@pytest.fixture
+def empty_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """An empty database of the test's own."""
+    name = f"e{uuid.uuid4().hex[:12]}"
+    with connect(postgres.url("postgres", "postgres")) as admin:
+        admin.execute(f"create database {name} owner flashsale")  # type: ignore[call-overload]
+        yield postgres.url(name)
+        admin.execute(f"drop database {name} with (force)")  # type: ignore[call-overload]
+
+
+def start_migrating(url: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flashsale", "migrate"],
+        env={**os.environ, "FLASHSALE_DATABASE_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def version(url: str) -> str:
+    with connect(url) as conn:
+        return str(value(conn, VERSION_QUERY))
+
+
+def test_twenty_at_once_all_succeed(empty_url: str) -> None:
+    outputs = [p.communicate(timeout=100)[0] for p in [start_migrating(empty_url) for _ in range(20)]]
+    assert sum("applied  0001.items" in output for output in outputs) == 1
+    assert sum("replayed sql/" in output for output in outputs) == 1
+    assert all("replayed sql/" in o or "sql/ is up to date" in o for o in outputs), outputs
+    assert version(empty_url) == expected_version()
+
+
+def test_a_second_time_changes_nothing(empty_url: str) -> None:
+    first, second, forced = (
+        migrate(empty_url),
+        migrate(empty_url),
+        migrate(empty_url, force=True),
+    )
+    assert (len(first.applied), first.replayed) == (5, True)
+    assert (second.applied, second.replayed) == ([], False)
+    assert (forced.applied, forced.replayed) == ([], True)
+
+
+def test_a_replay_keeps_the_data(database_url: str) -> None:
+    with connect(database_url) as conn:
+        order = reserve(conn, item(conn), "ann", "k")
+        migrate(database_url, force=True)
+        assert reserve(conn, order.item_id, "ann", "k").order_id == order.order_id
+
+
+def test_another_version_of_sql_is_replaced(database_url: str) -> None:
+    with connect(database_url) as conn:
+        conn.execute("comment on schema flashsale is 'an older one'")
+        conn.execute("create function flashsale.old() returns int language sql as 'select 1'")
+    assert migrate(database_url).replayed
+    assert version(database_url) == expected_version()
+    with connect(database_url) as conn:
+        assert value(conn, "select to_regproc('flashsale.old')") is None
+
+
+@pytest.mark.parametrize("milliseconds", [0, 20, 50, 100, 150, 200, 300])
+def test_a_kill_in_the_middle_does_no_harm(empty_url: str, milliseconds: int) -> None:
+    with connect(empty_url) as conn:
+        process = start_migrating(empty_url)
+        eventually(
+            lambda: value(
+                conn,
+                "select count(*) from pg_locks l join pg_database d on d.oid = l.database "
+                "where l.locktype = 'advisory' and d.datname = current_database()",
+            ),
+            60,
+        )
+        time.sleep(milliseconds / 1000)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    migrate(empty_url)
+    assert version(empty_url) == expected_version()
+
+
+def test_a_lock_that_yoyo_left_behind_is_cleared(empty_url: str) -> None:
+    migrate(empty_url)
+    with connect(empty_url) as conn:
+        conn.execute("insert into flashsale_data.yoyo_lock values (1, now(), 99999)")
+        conn.execute("delete from flashsale_data._yoyo_migration where migration_id like '0005%%'")
+    began = time.monotonic()
+    assert migrate(empty_url).applied == ["0005.queues"]
+    assert time.monotonic() - began < 8  # yoyo would wait ten seconds for a lock, and give up
+
+
+def test_a_reader_in_the_way_delays_and_does_not_break_the_replay(database_url: str) -> None:
+    with connect(database_url, autocommit=False) as reader:
+        rows(reader, "select * from flashsale.item_status")
+        migrating = start_migrating(database_url)
+        with connect(database_url) as conn:
+            conn.execute("comment on schema flashsale is 'old'")
+        reader.rollback()
+        assert "sql/" in migrating.communicate(timeout=60)[0]
+
+
+def test_what_is_wrong_is_said_in_a_line_without_the_password(
+    postgres: EmbeddedPostgres, empty_url: str
+) -> None:
+    with pytest.raises(MigrateError, match="could not be used") as error:
+        migrate("postgresql://flashsale:geheim@127.0.0.1:1/flashsale")
+    assert "geheim" not in str(error.value)
+    with connect(postgres.url("postgres", "postgres")) as admin:
+        admin.execute("create role nobody_special login password 'x'")
+    try:
+        poor = empty_url.replace("//flashsale:", "//nobody_special:").split("@")
+        with pytest.raises(MigrateError, match="migrate as the owner"):
+            migrate(f"postgresql://nobody_special:x@{poor[1]}")
+    finally:
+        with connect(postgres.url("postgres", "postgres")) as admin:
+            admin.execute("drop role nobody_special")
+
+
+def test_migrations_and_sql_define_nothing_twice() -> None:
+    from flashsale.migrate import _folder, _sql_files
+
+    tables = "\n".join(p.read_text() for p in _folder("migrations").glob("*.sql"))
+    functions = "\n".join(text for _name, text in _sql_files())
+    assert "create function" not in tables
+    assert "create table" not in functions
+
+
+def test_the_owner_need_not_be_a_superuser(database_url: str) -> None:
+    with psycopg.connect(database_url) as conn:
+        assert conn.execute(
+            "select rolsuper from pg_roles where rolname = current_user"
+        ).fetchone() == (False,)

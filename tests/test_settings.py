@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from flashsale.settings import Settings, SettingsError, without_password
+
+
+def test_the_environment_sets_and_flags_win() -> None:
+    environ = {"FLASHSALE_PORT": "9000", "FLASHSALE_POOL_SIZE": "3", "HOME": "/"}
+    settings = Settings.from_env(environ, port=9001, host=None)
+    assert (settings.port, settings.pool_size, settings.host) == (9001, 3, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "says"),
+    [
+        ("FLASHSALE_POOL_SIZE", "abc", "FLASHSALE_POOL_SIZE: 'abc' is not a whole number"),
+        ("FLASHSALE_SSE_POLL_SECONDS", "soon", "is not a number"),
+        ("FLASHSALE_POOL_SIZE", "0", "must be more than 0"),
+        ("FLASHSALE_POOLSIZE", "3", "no such setting"),
+        ("FLASHSALE_PROVIDER_TIMEOUT_SECONDS", "29", "at most half of FLASHSALE_JOB_LEASE_SECONDS"),
+    ],
+)
+def test_a_bad_setting_is_named(name: str, given: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        Settings.from_env({name: given})
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = Settings(database_url="postgresql://me:geheim@db/x", webhook_secret="geheim")
+    assert "geheim" not in repr(settings)
+    assert "geheim" not in without_password("host=db password=geheim user=me")
+
+
+def test_what_is_needed_is_said() -> None:
+    with pytest.raises(SettingsError, match="FLASHSALE_DATABASE_URL is not set"):
+        Settings().need_database_url()
+    with pytest.raises(SettingsError, match="FLASHSALE_WEBHOOK_SECRET is not set"):
+        Settings().need_webhook_secret()
