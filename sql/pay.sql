@@ -7,6 +7,10 @@ returns flashsale.order_row
 language plpgsql security definer set search_path = ''
 as $$
 declare
+  -- A session is one piece of money: once we know it, it decides, whatever payment it names.
+  v_payment_id constant bigint := coalesce(
+    (select p.payment_id from flashsale_data.payments p where p.session_id = p_session_id),
+    p_payment_id);
   v_payment flashsale_data.payments;
   v_order flashsale_data.orders;
   v_item flashsale_data.items;
@@ -28,11 +32,11 @@ begin
   select o.* into v_order
   from flashsale_data.orders o
   where o.order_id = (
-    select p.order_id from flashsale_data.payments p where p.payment_id = p_payment_id)
+    select p.order_id from flashsale_data.payments p where p.payment_id = v_payment_id)
   for update;
   select p.* into v_payment
   from flashsale_data.payments p
-  where p.payment_id = p_payment_id and p.order_id = v_order.order_id
+  where p.payment_id = v_payment_id and p.order_id = v_order.order_id
   for update;
   v_now := flashsale.clock();
 
@@ -71,9 +75,9 @@ begin
     set
       status = 'refund_due', refund_reason = v_reason, amount = p_amount, currency = p_currency,
       session_id = p_session_id, ended_at = v_now
-    where p.payment_id = p_payment_id
+    where p.payment_id = v_payment_id
       and p.status in ('requested', 'open', 'failed', 'voided');
-    perform flashsale.send_jobs('refund', array[p_payment_id]);
+    perform flashsale.send_jobs('refund', array[v_payment_id]);
     v_row := flashsale.order_status(v_order.order_id);
     v_row.outcome := 'refund_due';
     return v_row;
@@ -94,7 +98,7 @@ begin
     update flashsale_data.payments p
     set status = 'succeeded', session_id = p_session_id, ended_at = v_now
     from paid
-    where p.payment_id = p_payment_id
+    where p.payment_id = v_payment_id
       and p.order_id = paid.order_id
       and p.status in ('requested', 'open', 'failed', 'voided');
     v_row := flashsale.order_status(v_order.order_id);
@@ -298,7 +302,10 @@ begin
     ended_at = flashsale.clock()
   where p.payment_id = p_payment_id
     and p.status in ('requested', 'open')
-    and coalesce(p.session_id, p_session_id) = p_session_id;
+    and coalesce(p.session_id, p_session_id) = p_session_id
+    and not exists (
+      select from flashsale_data.payments q
+      where q.session_id = p_session_id and q.payment_id <> p.payment_id);
   return case when found then p_status else 'ignored' end;
 end
 $$;

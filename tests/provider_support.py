@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +22,7 @@ from flashsale.provider import create_app
 from flashsale.settings import Settings
 
 SECRET = "a secret of the tests"
-DEADLINE_SECONDS = 15
+DEADLINE_SECONDS = 30
 
 
 async def until(condition: Callable[[], Any], what: str = "") -> None:
@@ -32,9 +34,12 @@ async def until(condition: Callable[[], Any], what: str = "") -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port below those that outgoing connections get: it stays free while a server restarts."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Delivery(NamedTuple):

@@ -17,6 +17,7 @@ from support import (
     reserve,
     rows,
     status,
+    statuses,
     sweep,
     value,
     waits,
@@ -218,6 +219,21 @@ def test_money_on_another_session_of_a_payment_is_a_stray(db: Connection) -> Non
     call(db, "payment_opened", job.job_id, job.reads, job.payment_id, "s1", "http://x")
     assert event(db, "e1", "succeeded", order, session="s2") == "stray"
     assert event(db, "e2", "succeeded", order, session="s1") == "paid"
+
+
+def test_a_session_that_we_know_decides_whatever_payment_the_event_names(db: Connection) -> None:
+    shoe = item(db, stock=2)
+    ann, bob = reserve(db, shoe, "ann"), reserve(db, shoe, "bob")
+    for job in rows(db, "select * from flashsale.take_payment_jobs(10, 30)"):
+        call(
+            db, "payment_opened", job.job_id, job.reads, job.payment_id, f"s-{job.customer_id}", "u"
+        )
+    assert event(db, "e1", "failed", ann, session="s-bob") == "ignored"
+    assert event(db, "e2", "succeeded", ann, session="s-bob") == "paid"
+    assert event(db, "e3", "succeeded", ann, session="s-bob") == "already_paid"
+    assert event(db, "e4", "voided", ann, session="s-bob") == "ignored"
+    assert statuses(db, shoe) == {"ann": "reserved", "bob": "paid"}
+    assert pay(db, bob, "s-bob").outcome == "already_paid"
 
 
 def test_a_refund_is_settled_by_the_event_or_by_the_call_once(db: Connection, clock) -> None:

@@ -545,6 +545,5 @@ async def test_delayed_event_comes_late(stage: Stage) -> None:
     await stage.start({"delay_events": 1, "delay_ms": 300})
     started = time.monotonic()
     await stage.complete(await stage.open())
-    assert stage.hook.deliveries == []
     await until(lambda: stage.hook.deliveries)
     assert time.monotonic() - started >= 0.3

@@ -11,13 +11,15 @@ import hashlib
 import importlib.resources
 import re
 import urllib.parse
-import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psycopg
+import yoyo
+from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 
 from flashsale.settings import without_password
 
@@ -79,25 +81,28 @@ VERSION_QUERY = (
 
 
 def _install_tables(conn: psycopg.Connection[Any], database_url: str) -> list[str]:
-    import yoyo
-
     _install_extensions(conn)
     conn.execute("create schema if not exists flashsale_data")
     before = _applied(conn)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # yoyo's, about sqlite
-        backend = yoyo.get_backend(_yoyo_url(database_url))
+    backend = _Backend(yoyo.connections.parse_uri(_yoyo_url(database_url)), "_yoyo_migration")
     try:
-        migrations = yoyo.read_migrations(str(_folder("migrations")))
         backend.init_database()
         # yoyo's own lock is a row that a kill leaves behind. Ours is held: nobody can be in there.
         backend.break_lock()
-        # yoyo commits each statement; within a transaction of ours it makes savepoints instead.
+        new = backend.to_apply(yoyo.read_migrations(str(_folder("migrations"))))
         with backend.lock(), backend.transaction():
-            backend.apply_migrations(backend.to_apply(migrations))
+            backend.apply_migrations(new)
     finally:
         backend.connection.close()
     return [name for name in _applied(conn) if name not in before]
+
+
+class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
+    """yoyo runs a migration on a second connection and marks it as applied on the first, so that a
+    kill in between leaves it applied and not marked. On one connection both are one transaction."""
+
+    def copy(self) -> AbstractContextManager[_Backend]:
+        return nullcontext(self)
 
 
 def _applied(conn: psycopg.Connection[Any]) -> list[str]:

@@ -40,7 +40,8 @@ class Client:
     def __init__(self, url: str, *, timeout_seconds: float) -> None:
         """url: http or https; a path in it comes before those of the calls. Errors: ValueError."""
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        printable = all("!" <= c <= "~" for c in url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not printable:
             raise ValueError(f"{url!r} is not an http or https URL")
         self._tls = True if parts.scheme == "https" else None
         self._host = parts.hostname

@@ -249,12 +249,11 @@ class _Queue:
         text = _in_short(error)
         ack = Ack("select flashsale.retry_job($3, $1, $2, $4)", (self.name, text))
         fate = await self._tell(row, ack, lease_ends)
-        expected = isinstance(error, ProviderUnavailable | ProviderRefused | TimeoutError)
         log.log(
-            logging.ERROR if fate == "dead" else logging.INFO if expected else logging.WARNING,
+            logging.ERROR if fate == "dead" else logging.INFO,
             "%s",
             self._about(row, f"failed: fate={fate} error={text!r}"),
-            exc_info=None if expected else error,
+            exc_info=None if _is_expected(error) else error,
         )
 
     async def _tell(self, row: Any, ack: Ack, lease_ends: float) -> Any:
@@ -351,7 +350,7 @@ class _Trouble:
                 "%s failed, will keep trying: error=%r",
                 self._what,
                 _in_short(error),
-                exc_info=None if _is_passing(error) else error,
+                exc_info=None if _is_expected(error) else error,
             )
         delay, self._delay = self._delay, min(2 * self._delay, RETRY_MAX_SECONDS)
         return delay
@@ -372,12 +371,16 @@ def _is_passing(error: Exception) -> bool:
     return isinstance(error, OSError | TimeoutError | asyncpg.InternalClientError)
 
 
+def _is_expected(error: Exception) -> bool:
+    """Whether its message says enough: it has a meaning to others, not only in our code."""
+    known = ProviderUnavailable | ProviderRefused | asyncpg.PostgresError | OSError | TimeoutError
+    return isinstance(error, known) or _is_passing(error)
+
+
 def _in_short(error: Exception) -> str:
-    """One line that Postgres can store. Of errors that nobody expects only the kind: who knows
-    what they quote."""
-    expected = (ProviderUnavailable, ProviderRefused, asyncpg.PostgresError, OSError)
+    """One line that Postgres can store; of unexpected errors the kind only, as they may quote."""
     text = type(error).__name__
-    if isinstance(error, expected) and str(error):
+    if _is_expected(error) and str(error):
         text = f"{text}: {error}"
     return "".join(c if c.isprintable() else " " for c in text)[:ERROR_LENGTH]
 
@@ -440,5 +443,15 @@ def _set_by_signals(stop: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(signum)
 
 
+def _main() -> int:
+    try:
+        if asyncio.run(healthy(Settings.from_env())):
+            return 0
+        print("no worker on this machine has swept lately", file=sys.stderr)
+    except Exception as error:
+        print(_in_short(error), file=sys.stderr)
+    return 1
+
+
 if __name__ == "__main__":
-    sys.exit(0 if asyncio.run(healthy(Settings.from_env())) else 1)
+    sys.exit(_main())
