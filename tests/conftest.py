@@ -15,10 +15,10 @@ from typing import Any
 import psycopg
 import pytest
 from pytest_postgresql.janitor import DatabaseJanitor
-from support import Connection, connect, rows, server_folder
 
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
+from support import Connection, connect, rows, server_folder
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 
@@ -125,4 +125,3 @@ class Clock:
 @pytest.fixture
 def clock(db: Connection) -> Clock:
     return Clock(db)
-

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+
 from support import Connection, call, item, item_status, pay, reserve, rows, statuses, sweep, value
 
 
@@ -68,6 +69,14 @@ def test_the_open_payment_is_voided(db: Connection) -> None:
     call(db, "cancel", order.order_id, "ann")
     (void,) = rows(db, "select * from flashsale.take_payment_jobs(10, 30)")
     assert (void.kind, void.session_id) == ("void", "s1")
-    assert value(db, "select flashsale.payment_voided(%s, %s, %s)", void.job_id, void.reads,
-                 void.payment_id) == "voided"
+    assert (
+        value(
+            db,
+            "select flashsale.payment_voided(%s, %s, %s)",
+            void.job_id,
+            void.reads,
+            void.payment_id,
+        )
+        == "voided"
+    )
     assert call(db, "order_status", order.order_id).payment_status == "voided"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from support import Connection, item, many, rows, value
 
 ROOT = Path(__file__).parent.parent
@@ -140,7 +141,9 @@ def test_each_role_can_read_its_views(database_url: str, db: Connection) -> None
         with psycopg.connect(database_url, autocommit=True) as conn:
             conn.execute(f"set role {role}")  # type: ignore[call-overload]
             for view in views:
-                if value(db, "select has_table_privilege(%s, %s, 'select')", role, f"flashsale.{view}"):
+                if value(
+                    db, "select has_table_privilege(%s, %s, 'select')", role, f"flashsale.{view}"
+                ):
                     rows(conn, f"select * from flashsale.{view}")
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from support import eventually, server_folder
 
 from flashsale.embedded import EmbeddedError, EmbeddedPostgres
+from support import eventually, server_folder
 
 RUN_AND_HANG = """
 import sys, time

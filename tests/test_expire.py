@@ -1,7 +1,20 @@
 from __future__ import annotations
 
-from support import Connection, Call, call, connect, item, many, pay, reserve, rows, status
-from support import statuses, sweep, value
+from support import (
+    Call,
+    Connection,
+    call,
+    connect,
+    item,
+    many,
+    pay,
+    reserve,
+    rows,
+    status,
+    statuses,
+    sweep,
+    value,
+)
 
 
 def test_a_hold_expires_at_its_deadline_not_before(db: Connection, clock) -> None:
@@ -75,5 +88,3 @@ def test_the_customer_is_told(db: Connection, clock) -> None:
     sweep(db)
     mails = rows(db, "select message from flashsale.take_notifications(10, 30)")
     assert [(m.message["kind"], m.message["customer_id"]) for m in mails] == [("expired", "ann")]
-
-

@@ -5,6 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
+
 from support import (
     Call,
     Connection,
@@ -61,9 +62,11 @@ def test_an_item_shows_its_terms_and_where_its_units_are(db: Connection) -> None
 def test_impossible_terms_are_refused_in_words(
     db: Connection, changes: dict[str, Any], problem: str
 ) -> None:
-    terms = {"sku": "shoe", "name": "Shoe", "price": 1, "currency": "EUR", "stock": 1} | {
-        "hold_seconds": 60
-    } | changes
+    terms = (
+        {"sku": "shoe", "name": "Shoe", "price": 1, "currency": "EUR", "stock": 1}
+        | {"hold_seconds": 60}
+        | changes
+    )
     named = ", ".join(f"p_{name} => %s" for name in terms)
     with pytest.raises(psycopg.Error) as error:
         rows(db, f"select * from flashsale.create_item({named})", *terms.values())
@@ -141,7 +144,10 @@ def test_what_is_paid_can_not_be_withdrawn(db: Connection) -> None:
     pay(db, orders[0])  # not folded into the item yet
     with pytest.raises(psycopg.Error) as error:
         call(db, "withdraw", shoe, 3)
-    assert (error.value.sqlstate, error.value.diag.constraint_name) == ("RV204", "withdraw_too_much")
+    assert (error.value.sqlstate, error.value.diag.constraint_name) == (
+        "RV204",
+        "withdraw_too_much",
+    )
     assert "Only 2" in str(error.value)
     call(db, "withdraw", shoe, 2)
     with pytest.raises(psycopg.Error):

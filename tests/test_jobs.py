@@ -5,6 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
+
 from support import Connection, call, item, pay, reserve, rows, status, sweep, value
 
 
@@ -56,7 +57,10 @@ def test_a_late_worker_can_not_acknowledge_somebody_elses_lease(db: Connection) 
     (current,) = take(db, 30)
     assert open_session(db, late) == "lost_lease"
     assert status(db, order.order_id).payment_status == "open"  # what it learnt is kept
-    assert value(db, "select flashsale.retry_job('payments', %s, %s, 'x')", late.job_id, late.reads) == "lost_lease"
+    assert (
+        value(db, "select flashsale.retry_job('payments', %s, %s, 'x')", late.job_id, late.reads)
+        == "lost_lease"
+    )
     assert value(db, "select depth from flashsale.queue_status where queue = 'payments'") == 1
     assert open_session(db, current) == "ignored"
     assert value(db, "select depth from flashsale.queue_status where queue = 'payments'") == 0
@@ -123,8 +127,11 @@ def test_failures_are_retried_with_a_growing_delay_then_buried(db: Connection) -
         assert answer == ("dead" if reads == 10 else "retry")
         if answer == "retry":
             delays.append(
-                value(db, "select extract(epoch from vt - clock_timestamp())::float8 "
-                    "from pgmq.q_payments")
+                value(
+                    db,
+                    "select extract(epoch from vt - clock_timestamp())::float8 "
+                    "from pgmq.q_payments",
+                )
             )
     assert delays[0] < 1
     assert all(later > earlier * 1.1 for earlier, later in zip(delays, delays[1:], strict=False))
@@ -155,7 +162,13 @@ def test_a_dead_letter_can_be_tried_again(db: Connection, clock) -> None:
 
 @pytest.mark.parametrize(
     "poison",
-    [{}, {"kind": "open"}, {"kind": "open", "payment_id": "x"}, {"kind": "steal", "payment_id": 1}, []],
+    [
+        {},
+        {"kind": "open"},
+        {"kind": "open", "payment_id": "x"},
+        {"kind": "steal", "payment_id": 1},
+        [],
+    ],
 )
 @pytest.mark.parametrize("queue", ["payments", "notifications"])
 def test_poison_is_buried_and_stops_nobody(db: Connection, queue: str, poison: Any) -> None:

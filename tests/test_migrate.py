@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from support import connect, eventually, item, reserve, rows, value
 
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import VERSION_QUERY, MigrateError, expected_version, migrate
+from support import connect, eventually, item, reserve, rows, value
 
 
 @pytest.fixture
@@ -42,7 +42,9 @@ def version(url: str) -> str:
 
 
 def test_twenty_at_once_all_succeed(empty_url: str) -> None:
-    outputs = [p.communicate(timeout=100)[0] for p in [start_migrating(empty_url) for _ in range(20)]]
+    outputs = [
+        p.communicate(timeout=100)[0] for p in [start_migrating(empty_url) for _ in range(20)]
+    ]
     assert sum("applied  0001.items" in output for output in outputs) == 1
     assert sum("replayed sql/" in output for output in outputs) == 1
     assert all("replayed sql/" in o or "sql/ is up to date" in o for o in outputs), outputs

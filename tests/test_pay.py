@@ -4,6 +4,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from support import (
     Call,
     Connection,
@@ -28,7 +29,8 @@ def payments(db: Connection) -> list[tuple[str, str | None]]:
     return [
         tuple(row)
         for row in rows(
-            db, "select status::text, refund_reason from flashsale_data.payments order by payment_id"
+            db,
+            "select status::text, refund_reason from flashsale_data.payments order by payment_id",
         )
     ]
 
@@ -194,7 +196,9 @@ def test_the_wrong_amount_goes_back_and_the_hold_stays(db: Connection, wrong: An
 
 def one_refund(db: Connection) -> Any:
     (refund,) = [
-        j for j in rows(db, "select * from flashsale.take_payment_jobs(100, 30)") if j.kind == "refund"
+        j
+        for j in rows(db, "select * from flashsale.take_payment_jobs(100, 30)")
+        if j.kind == "refund"
     ]
     return refund
 
@@ -209,7 +213,10 @@ def test_money_for_an_unknown_payment_is_kept_shown_and_refunded(
     (shown,) = rows(db, "select * from flashsale.stray_payment")
     assert (shown.session_id, shown.status, shown.amount) == ("s-x", "refund_due", 1000)
     refund = one_refund(db)
-    assert call(db, "payment_refunded", refund.job_id, refund.reads, refund.payment_id)[0] == "refunded"
+    assert (
+        call(db, "payment_refunded", refund.job_id, refund.reads, refund.payment_id)[0]
+        == "refunded"
+    )
     assert rows(db, "select * from flashsale.money_at_risk") == []
 
 
@@ -242,7 +249,9 @@ def test_a_refund_is_settled_by_the_event_or_by_the_call_once(db: Connection, cl
     pay(db, order)
     refund = one_refund(db)
     assert event(db, "e1", "refunded", order) == "refunded"
-    assert call(db, "payment_refunded", refund.job_id, refund.reads, refund.payment_id)[0] == "ignored"
+    assert (
+        call(db, "payment_refunded", refund.job_id, refund.reads, refund.payment_id)[0] == "ignored"
+    )
     assert payments(db) == [("refunded", "late")]
 
 
@@ -288,7 +297,13 @@ def test_late_money_goes_back_if_somebody_else_could_want_the_unit(
 
 def test_nonsense_is_refused(db: Connection) -> None:
     order = reserve(db, item(db), "ann")
-    for args in [("", 1, "EUR"), ("s", -1, "EUR"), ("s", 1, "eur"), (None, 1, "EUR"), ("s", None, "EUR")]:
+    for args in [
+        ("", 1, "EUR"),
+        ("s", -1, "EUR"),
+        ("s", 1, "eur"),
+        (None, 1, "EUR"),
+        ("s", None, "EUR"),
+    ]:
         with pytest.raises(psycopg.Error) as error:
             call(db, "pay", order.payment_id, *args)
         assert error.value.sqlstate == "RV303"

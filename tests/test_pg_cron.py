@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.migrate import migrate
 from support import (
     Connection,
     connect,
@@ -18,9 +21,6 @@ from support import (
     status,
     value,
 )
-
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import migrate
 
 BIN_DIR = "/usr/lib/postgresql/15/bin"
 EXTENSION = Path("/usr/share/postgresql/15/extension/pg_cron.control")
@@ -79,5 +79,7 @@ def test_pg_cron_promotes_within_a_second_for_three_minutes(cron: Connection) ->
 @pytest.mark.storm
 def test_pg_cron_logs_little_and_shows_in_sweep_status(cron: Connection) -> None:
     eventually(lambda: rows(cron, "select from flashsale.sweep_status"), 75)
-    assert value(cron, "select lag_seconds < 1 from flashsale.sweep_status where runner = 'pg_cron'")
+    assert value(
+        cron, "select lag_seconds < 1 from flashsale.sweep_status where runner = 'pg_cron'"
+    )
     assert value(cron, "select count(*) from cron.job_run_details") < 20

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Connection, connect, rows, server_folder
 
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
+from support import Connection, connect, rows, server_folder
 
 BIN_DIR = "/usr/lib/postgresql/15/bin"
 EXTENSION = Path("/usr/share/postgresql/15/extension/plpgsql_check.control")

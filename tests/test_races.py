@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
+
 from support import (
     Call,
     Connection,
@@ -351,9 +352,7 @@ def pay_at_the_deadline(db: Connection, url: str, count: int, seed: int) -> None
 
     with connect(url) as sweeper:
         sweeping = Call(lambda: keep_sweeping(sweeper))
-        outcomes = in_parallel(
-            url, 25, [lambda c, t=t, o=o: pay_at(c, t, o) for t, o in moments]
-        )
+        outcomes = in_parallel(url, 25, [lambda c, t=t, o=o: pay_at(c, t, o) for t, o in moments])
         done.set()
         sweeping.result()
     found = rows(
@@ -363,7 +362,10 @@ def pay_at_the_deadline(db: Connection, url: str, count: int, seed: int) -> None
         shoe,
     )
     assert len(found) == count
-    assert {(f.status, f.payment) for f in found} <= {("paid", "succeeded"), ("expired", "refund_due")}
+    assert {(f.status, f.payment) for f in found} <= {
+        ("paid", "succeeded"),
+        ("expired", "refund_due"),
+    }
     assert [f.status for f in found].count("paid") == outcomes.count("paid")
     assert outcomes.count("paid") + outcomes.count("refund_due") == count
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+
 from support import (
     Connection,
     call,
@@ -72,7 +73,11 @@ def test_a_key_that_was_answered_with_an_existing_order_keeps_to_it(db: Connecti
 
 def test_keys_belong_to_one_customer_and_item(db: Connection) -> None:
     shoe, hat = item(db), item(db, "hat")
-    orders = [reserve(db, shoe, "ann", "k"), reserve(db, shoe, "bob", "k"), reserve(db, hat, "ann", "k")]
+    orders = [
+        reserve(db, shoe, "ann", "k"),
+        reserve(db, shoe, "bob", "k"),
+        reserve(db, hat, "ann", "k"),
+    ]
     assert len({o.order_id for o in orders}) == 3
 
 
@@ -222,4 +227,7 @@ def test_a_rolled_back_reservation_leaves_no_trace_but_a_hole(db: Connection) ->
         assert reserve(db, shoe, "ann").ticket == 1
     assert reserve(db, shoe, "bob").outcome == "waiting"
     settle(db)
-    assert value(db, "select status from flashsale.order_status where customer_id = 'bob'") == "reserved"
+    assert (
+        value(db, "select status from flashsale.order_status where customer_id = 'bob'")
+        == "reserved"
+    )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -88,6 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     provider = add("provider", _provider, "Serve the simulated payment provider")
     _address(provider, "provider")
+    provider.add_argument(
+        "--faults", metavar="JSON", help='from the start, as PUT /faults takes: {"latency_ms": 200}'
+    )
     migrating = add(
         "migrate",
         _migrate,
@@ -157,8 +162,8 @@ def _serve(**flags: Any) -> int:
     return _granian("flashsale.cli:api", settings.host, settings.port, settings, flags)
 
 
-def _provider(host: str | None, port: int | None) -> int:
-    flags = {"provider_host": host, "provider_port": port}
+def _provider(host: str | None, port: int | None, faults: str | None) -> int:
+    flags: dict[str, Any] = {"provider_host": host, "provider_port": port, "faults": faults}
     settings = Settings.from_env(**flags)
     settings.need_webhook_secret()
     return _granian(
@@ -170,9 +175,7 @@ def _provider(host: str | None, port: int | None) -> int:
     )
 
 
-def _granian(
-    target: str, host: str, port: int, settings: Settings, flags: dict[str, Any]
-) -> int:
+def _granian(target: str, host: str, port: int, settings: Settings, flags: dict[str, Any]) -> int:
     """Runs an application on granian until SIGTERM; one process, uvloop.
 
     granian starts a process of its own for the application, which reads the environment: so flags
@@ -206,6 +209,7 @@ def api() -> Litestar:
     from flashsale.app import create_app
 
     die_with_parent(signal.SIGTERM)
+    _log()
     return create_app(Settings.from_env())
 
 
@@ -214,7 +218,16 @@ def provider() -> Litestar:
     from flashsale.provider import create_app
 
     die_with_parent(signal.SIGTERM)
+    _log()
     return create_app(Settings.from_env())
+
+
+def _log() -> None:
+    """One line an event on standard error, times in UTC."""
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)sZ %(levelname)s %(name)s %(message)s"
+    )
 
 
 def _worker(**flags: Any) -> int:
@@ -222,6 +235,7 @@ def _worker(**flags: Any) -> int:
 
     settings = Settings.from_env(**flags)
     settings.need_database_url()
+    _log()
     asyncio.run(worker.run(settings))
     return 0
 

@@ -246,9 +246,7 @@ class Customer:
                         return order
             await asyncio.sleep(0.2)
 
-    async def _call(
-        self, method: str, path: str, headers: dict[str, str] | None = None
-    ) -> Answer:
+    async def _call(self, method: str, path: str, headers: dict[str, str] | None = None) -> Answer:
         """Calls the service; an overloaded one is asked again, as its Retry-After says."""
         for _ in range(20):
             try:
@@ -358,9 +356,9 @@ def _check(stack: Stack, sale: Sale, item_id: int) -> list[tuple[str, bool, str]
             "and o.status = 'unserved' and exists (select from flashsale.order_status l where "
             "l.item_id = o.item_id and l.ticket > o.ticket and l.reserved_at is not null)"
         )[0][0]
-        refunds = query(
-            "select count(*) from flashsale_data.payments where status = 'refunded'"
-        )[0][0]
+        refunds = query("select count(*) from flashsale_data.payments where status = 'refunded'")[
+            0
+        ][0]
         at_risk = len(query("select 1 from flashsale.money_at_risk"))
     totals = httpx.get(f"{stack.provider_url}/sessions", timeout=30).json()["totals"]
     captured = totals["captured_amounts"].get("EUR", 0)

@@ -95,7 +95,7 @@ class EmbeddedPostgres:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for us: we stop Postgres last
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - the only way to set PDEATHSIG
+                preexec_fn=die_with_parent,
                 cwd=self._cluster,
                 env={**os.environ, "PGPASSFILE": str(self._write_password_file())},
                 **self._identity(),

@@ -21,7 +21,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str = ""
     """postgresql://… of the database; empty: `flashsale dev` starts an embedded one."""
     database_role: str = ""
-    """Role that connections act as; empty: the part's own (flashsale_api, flashsale_worker)."""
+    """Role that connections act as. Empty: the part's own (flashsale_api, flashsale_worker). none:
+    the login's, and no start-up parameters, which poolers such as PgBouncer refuse."""
     host: str = "127.0.0.1"
     port: int = 8000
     provider_host: str = "127.0.0.1"

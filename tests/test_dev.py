@@ -1,0 +1,172 @@
+"""`flashsale dev` as its user meets it: ready, stopped, killed, started again, misused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from support import eventually, server_folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Dev:
+    """A running `flashsale dev`."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.port, self.provider_port = free_port(), free_port()
+        self.output = folder / "output"
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("FLASHSALE_")}
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "flashsale", "dev", "--data-dir", str(folder / "data")),
+                    *("--port", str(self.port), "--provider-port", str(self.provider_port)),
+                    *arguments,
+                ],
+                env=environ,
+                stdout=output,
+                stderr=output,
+            )
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, self.output.read_text()
+        try:
+            return self.http.get("/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def reserve(self, item_id: int, customer: str) -> dict[str, Any]:
+        answer = self.http.post(f"/items/{item_id}/orders", headers={"X-Customer-Id": customer})
+        assert answer.status_code in (200, 201, 202), answer.text
+        return dict(answer.json())
+
+    def order(self, order: dict[str, Any]) -> dict[str, Any]:
+        customer = {"X-Customer-Id": order["customer_id"]}
+        return dict(self.http.get(f"/orders/{order['order_id']}", headers=customer).json())
+
+    def put_on_sale(self, **terms: Any) -> int:
+        item = {"sku": "shoe", "name": "Shoe", "price": 1000, "currency": "EUR", "stock": 1}
+        answer = self.http.post("/items", json=item | {"hold_seconds": 60} | terms)
+        assert answer.status_code == 201, answer.text
+        return int(answer.json()["item_id"])
+
+
+@contextmanager
+def running(folder: Path, *arguments: str) -> Iterator[Dev]:
+    dev = Dev(folder, *arguments)
+    try:
+        eventually(dev.is_ready, 60)
+        yield dev
+    finally:
+        dev.http.close()
+        if dev.process.poll() is None:
+            dev.process.terminate()
+            dev.process.wait(30)
+
+
+def all_gone(family: list[psutil.Process]) -> bool:
+    return not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_it_sells_takes_the_money_and_stops_without_orphans() -> None:
+    with server_folder() as folder, running(folder) as dev:
+        shoe = dev.put_on_sale(hold_seconds=2)
+        ann, bob = dev.reserve(shoe, "ann"), dev.reserve(shoe, "bob")
+        assert (ann["status"], bob["status"]) == ("reserved", "waiting")
+        # ann does not pay: bob is served, pays, and has it.
+        eventually(lambda: (dev.order(bob)["payment"] or {}).get("checkout_url"))
+        checkout = dev.order(bob)["payment"]["checkout_url"]
+        assert checkout.startswith(f"http://127.0.0.1:{dev.provider_port}/")
+        httpx.post(checkout + "/complete", json={"outcome": "succeed"}).raise_for_status()
+        eventually(lambda: dev.order(bob)["status"] == "paid")
+        assert dev.order(ann)["status"] == "expired"
+
+        family = dev.family()
+        assert len(family) > 5
+        with httpx.stream(
+            "GET",
+            f"http://127.0.0.1:{dev.port}/orders/{dev.reserve(shoe, 'cid')['order_id']}/events",
+            headers={"X-Customer-Id": "cid"},
+        ) as events:
+            next(events.iter_lines())
+            dev.process.send_signal(signal.SIGTERM)
+            assert dev.process.wait(30) == 0
+        eventually(lambda: all_gone(family))
+        assert "stopped" in dev.output.read_text()
+        secret = (folder / "data" / "webhook.secret").read_text().strip()
+        for log in (folder / "data").glob("*.log"):
+            assert secret not in log.read_text(errors="replace")
+
+
+def test_a_kill_loses_nothing_and_leaves_nobody_behind() -> None:
+    with server_folder() as folder:
+        with running(folder) as dev:
+            shoe = dev.put_on_sale(stock=1)
+            ann, bob = dev.reserve(shoe, "ann"), dev.reserve(shoe, "bob")
+            eventually(lambda: (dev.order(ann)["payment"] or {}).get("checkout_url"))
+            before = [dev.order(ann), dev.order(bob)]
+            family = dev.family()
+            dev.process.kill()
+            dev.process.wait()
+        with running(folder) as dev:
+            assert [dev.order(ann), dev.order(bob)] == before
+            assert dev.reserve(shoe, "ann")["order_id"] == ann["order_id"]
+            # The provider's ledger survived too. Its address is another one this time.
+            path = httpx.URL(before[0]["payment"]["checkout_url"]).path
+            httpx.post(
+                f"http://127.0.0.1:{dev.provider_port}{path}/complete", json={"outcome": "succeed"}
+            ).raise_for_status()
+            eventually(lambda: dev.order(ann)["status"] == "paid")
+        eventually(lambda: all_gone(family))
+
+
+def test_a_part_that_dies_is_started_again() -> None:
+    with server_folder() as folder, running(folder) as dev:
+        for name in ("worker", "serve", "provider"):
+            victim, *_ = [p for p in dev.family() if p.cmdline()[-2:] == ["flashsale", name]]
+            victim.kill()
+            eventually(lambda n=name: f"{n} ended" in dev.output.read_text())
+        eventually(dev.is_ready, 30)
+        shoe = dev.put_on_sale()
+        order = dev.reserve(shoe, "ann")
+        eventually(lambda: (dev.order(order)["payment"] or {}).get("checkout_url"), 20)
+
+
+def test_a_port_that_is_taken_is_said_at_once() -> None:
+    with server_folder() as folder, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = subprocess.run(
+            [
+                *(sys.executable, "-m", "flashsale", "dev"),
+                *("--data-dir", str(folder / "data"), "--port", str(port)),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert result.returncode == 2
+        assert f"127.0.0.1:{port} can't be used" in result.stderr
+        assert "--port" in result.stderr
+        assert "Traceback" not in result.stderr
