@@ -21,6 +21,9 @@ test: $(VENV)/.installed ## Run the tests
 test-all: $(VENV)/.installed ## Run the tests and the long storms
 	$(PYTEST) -m 'storm or not storm'
 
+bench: $(VENV)/.installed ## Measure reserve against its rivals (12 minutes)
+	$(BIN)/python bench/run.py
+
 lint: $(VENV)/.installed ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,5 +43,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-.PHONY: help run demo psql test test-all lint format clean
+.PHONY: help run demo psql test test-all bench lint format clean
 .DEFAULT_GOAL := help

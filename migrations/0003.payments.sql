@@ -1,6 +1,6 @@
 -- Money: one row an attempt, the provider's events as they came, and jobs that gave up.
 create type flashsale_data.payment_status as enum (
-  'requested',  -- -> open (session opened), voided (no longer needed), succeeded, failed, refund_due
+  'requested',  -- -> open (session opened), voided (not needed any more), or as open
   'open',       -- -> succeeded, failed, voided (hold ended, provider confirmed), refund_due
   'succeeded',  -- final: the order is paid
   'failed',     -- -> succeeded or refund_due, if money comes after all
@@ -9,6 +9,8 @@ create type flashsale_data.payment_status as enum (
   'refunded'    -- final
 );
 
+-- No foreign key to orders: its check would lock the order's row for every hold that is granted.
+-- Orders are never deleted, and flashsale.violation looks for orphans.
 create table flashsale_data.payments (
   payment_id bigint generated always as identity,
   order_id bigint,                 -- null: money that names no payment of ours
@@ -23,13 +25,14 @@ create table flashsale_data.payments (
   checkout_url text,
   refund_reason text,
   constraint payments_pkey primary key (payment_id),
-  constraint payments_one_per_session unique (session_id),
-  constraint payments_order_id_fkey foreign key (order_id) references flashsale_data.orders,
   constraint payments_open_has_a_session check (status <> 'open' or session_id is not null),
   constraint payments_refund_has_a_reason check (
     (status in ('refund_due', 'refunded')) = (refund_reason is not null)),
   constraint payments_success_has_an_order check (status <> 'succeeded' or order_id is not null)
 ) with (fillfactor = 80);
+
+create unique index payments_one_per_session on flashsale_data.payments (session_id)
+  where session_id is not null;
 
 create index payments_order_id_payment_id on flashsale_data.payments (order_id, payment_id);
 

@@ -188,7 +188,7 @@ begin
   insert into flashsale_data.payments (
     amount, currency, status, requested_at, ended_at, session_id, refund_reason)
   values (p_amount, p_currency, 'refund_due', p_now, p_now, p_session_id, 'stray')
-  on conflict (session_id) do nothing
+  on conflict (session_id) where session_id is not null do nothing
   returning payment_id into v_payment_id;
   perform flashsale.send_jobs('refund', array[v_payment_id]) where v_payment_id is not null;
   v_row.outcome := 'stray';

@@ -70,6 +70,11 @@ select 'money buys an order or goes back', o.item_id, o.order_id,
 from flashsale_data.payments p join flashsale_data.orders o on o.order_id = p.order_id
 where p.status = 'succeeded' and o.status <> 'paid'
 union all
+select 'a payment has its order', null, p.order_id, format('payment %s', p.payment_id)
+from flashsale_data.payments p
+where p.order_id is not null
+  and not exists (select from flashsale_data.orders o where o.order_id = p.order_id)
+union all
 select 'a refund that is due is on its way', o.item_id, p.order_id,
   format('payment %s has neither a job nor a dead letter', p.payment_id)
 from flashsale_data.payments p left join flashsale_data.orders o on o.order_id = p.order_id

@@ -102,8 +102,8 @@ class Clock:
             "insert into flashsale_data.test_clock values (date_trunc('second', clock_timestamp()))"
         )
         conn.execute(
-            "create or replace function flashsale.clock() returns timestamptz language sql volatile "
-            "security definer as 'select at from flashsale_data.test_clock'"
+            "create or replace function flashsale.clock() returns timestamptz language sql "
+            "volatile security definer as 'select at from flashsale_data.test_clock'"
         )
 
     def at(self, seconds: float = 0) -> datetime:

@@ -210,13 +210,13 @@ def test_the_owner_migrates_a_database_that_was_prepared_like_this() -> None:
     with (
         server_folder() as folder,
         EmbeddedPostgres(folder, "/usr/lib/postgresql/15/bin", cron | {"fsync": "off"}) as server,
+        connect(server.url("flashsale", "postgres")) as superuser,
     ):
-        with connect(server.url("flashsale", "postgres")) as superuser:
-            superuser.execute(prepared)
-            migrate(server.url())
-            jobs = rows(superuser, "select jobname, username from cron.job order by jobname")
-            assert [tuple(j) for j in jobs] == [
-                ("flashsale purge", "flashsale"),
-                ("flashsale sweep", "flashsale"),
-            ]
-            assert not value(superuser, "select rolsuper from pg_roles where rolname = 'flashsale'")
+        superuser.execute(prepared)
+        migrate(server.url())
+        jobs = rows(superuser, "select jobname, username from cron.job order by jobname")
+        assert [tuple(j) for j in jobs] == [
+            ("flashsale purge", "flashsale"),
+            ("flashsale sweep", "flashsale"),
+        ]
+        assert not value(superuser, "select rolsuper from pg_roles where rolname = 'flashsale'")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import psycopg
@@ -134,7 +135,7 @@ def test_failures_are_retried_with_a_growing_delay_then_buried(db: Connection) -
                 )
             )
     assert delays[0] < 1
-    assert all(later > earlier * 1.1 for earlier, later in zip(delays, delays[1:], strict=False))
+    assert all(later > earlier * 1.1 for earlier, later in itertools.pairwise(delays))
     (letter,) = rows(db, "select * from flashsale.dead_letter")
     assert (letter.queue, letter.reads, letter.error) == ("payments", 10, "no route")
     # Nobody will open it, so the customer may ask for another attempt.

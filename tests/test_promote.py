@@ -52,7 +52,7 @@ def test_now_serving_passes_those_who_left_the_line(db: Connection) -> None:
 
 def test_a_paused_item_promotes_nobody_until_it_resumes(db: Connection) -> None:
     shoe = item(db)
-    ann, bob = many(db, shoe, ["ann", "bob"])
+    ann, _bob = many(db, shoe, ["ann", "bob"])
     call(db, "pause_item", shoe)
     call(db, "cancel", ann.order_id)
     assert sweep(db).promoted == 0
@@ -80,7 +80,7 @@ def test_after_the_close_the_line_ends_and_holds_may_still_be_paid(db: Connectio
 
 def test_a_reopened_sale_goes_on_where_it_stopped(db: Connection) -> None:
     shoe = item(db)
-    ann, bob, cid = many(db, shoe, ["ann", "bob", "cid"])
+    ann, _bob, _cid = many(db, shoe, ["ann", "bob", "cid"])
     call(db, "close_item", shoe)
     sweep(db)
     call(db, "cancel", ann.order_id)
@@ -121,7 +121,7 @@ def test_a_hole_in_the_line_is_found_and_its_unit_sold(db: Connection) -> None:
     shoe = item(db, stock=2)
     with db.transaction(force_rollback=True):
         many(db, shoe, ["eve", "fay"])
-    bob, cid, dan = many(db, shoe, ["bob", "cid", "dan"])
+    _bob, _cid, _dan = many(db, shoe, ["bob", "cid", "dan"])
     settle(db)
     assert statuses(db, shoe) == {"bob": "reserved", "cid": "reserved", "dan": "waiting"}
     assert value(db, "select count(*) from flashsale.order_status where status = 'void'") == 2
@@ -130,7 +130,7 @@ def test_a_hole_in_the_line_is_found_and_its_unit_sold(db: Connection) -> None:
 def test_a_ticket_in_flight_is_no_hole(db: Connection, database_url: str) -> None:
     shoe = item(db)
     with connect(database_url, autocommit=False) as slow:
-        (ann,) = many(slow, shoe, ["ann"])
+        (_ann,) = many(slow, shoe, ["ann"])
         many(db, shoe, ["bob"])
         for _ in range(5):
             Call(lambda: sweep(db)).result()
@@ -151,7 +151,8 @@ def test_idle_sweeps_change_nothing(db: Connection) -> None:
 
 def test_more_items_than_a_round_are_examined_in_turn(db: Connection) -> None:
     db.execute(
-        "select flashsale.create_item('i' || n, 'i', 1, 'EUR', 1, 60) from generate_series(1, 700) n"
+        "select flashsale.create_item('i' || n, 'i', 1, 'EUR', 1, 60) "
+        "from generate_series(1, 700) n"
     )
     last = value(db, "select max(item_id) from flashsale.item_status")
     with db.transaction(force_rollback=True):

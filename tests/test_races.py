@@ -179,7 +179,7 @@ def test_a_session_opened_while_the_hold_expires_is_voided_either_way(
             opened = [job.job_id, job.reads, job.payment_id, f"s{order.item_id}", "http://pay"]
             if first_is_expiry:
                 call(one, "expire")
-                opening = Call(lambda: call(two, "payment_opened", *opened))
+                opening = Call(lambda o=opened, c=two: call(c, "payment_opened", *o))
                 eventually(lambda: waits(db, two))
                 one.commit()
                 opening.result()
@@ -311,7 +311,8 @@ def storm(db: Connection, url: str, requests: int, stock: int) -> None:
         settle(db)
         for order in rows(
             db,
-            "select o.* from flashsale.order_status o join flashsale.open_reservation using (order_id)",
+            "select o.* from flashsale.order_status o "
+            "join flashsale.open_reservation using (order_id)",
         ):
             pay(db, order)
         sweep(db)
