@@ -28,12 +28,14 @@ create type flashsale.notification_job as (
 comment on type flashsale.notification_job is
 $$An e-mail to send; job_id and reads name the lease$$;
 
-create function flashsale.max_reads() returns integer
+create function flashsale.max_reads(p_message jsonb) returns integer
 language sql immutable parallel safe
-as $$ select 10 $$;
+as $$ select case when p_message ->> 'kind' in ('refund', 'void') then 300 else 10 end $$;
 
-comment on function flashsale.max_reads() is
-$$How often a job is tried before it goes to the dead letters$$;
+comment on function flashsale.max_reads(jsonb) is
+$$How often a job is tried before it goes to the dead letters
+A session to open and an e-mail: 10 times, about four minutes. What is owed to a customer, a refund
+or a void: 300 times, about a day.$$;
 
 create function flashsale.take_payment_jobs(p_limit integer, p_lease_seconds integer)
 returns setof flashsale.payment_job
@@ -42,62 +44,67 @@ as $$
 declare
   v_read pgmq.message_record[];
 begin
-  select array_agg(r order by r.msg_id) into v_read
-  from pgmq.read('payments', p_lease_seconds, p_limit) r;
-  return query
-  with taken as materialized (
+  -- Again if nobody needs any of what was read, or many such jobs would look like an empty queue.
+  for v_round in 1..100 loop
+    select array_agg(r order by r.msg_id) into v_read
+    from pgmq.read('payments', p_lease_seconds, p_limit) r;
+    exit when v_read is null;
+    return query
+    with taken as materialized (
+      select
+        r.msg_id, r.read_ct::integer as reads, r.enqueued_at, r.message,
+        r.message ->> 'kind' as kind,
+        p.payment_id, p.order_id, o.item_id, o.customer_id, p.session_id, p.amount, p.currency,
+        o.expires_at,
+        case
+          when r.read_ct > flashsale.max_reads(r.message) or p.payment_id is null then 'bury'
+          when r.message ->> 'kind' = 'void' and p.status <> 'open' then 'drop'
+          when r.message ->> 'kind' = 'refund' and p.status <> 'refund_due' then 'drop'
+          when r.message ->> 'kind' = 'open' and p.status <> 'requested' then 'drop'
+          when r.message ->> 'kind' = 'open' and not p.tried
+            and (o.status <> 'reserved' or o.expires_at <= flashsale.clock()) then 'forgo'
+          when r.message ->> 'kind' in ('open', 'void', 'refund') then 'do'
+          else 'bury'
+        end as verdict
+      from unnest(v_read) r
+      left join flashsale_data.payments p on p.payment_id =
+        case when r.message ->> 'payment_id' ~ '^[0-9]{1,18}$'
+          then (r.message ->> 'payment_id')::bigint end
+      left join flashsale_data.orders o on o.order_id = p.order_id
+    ), forgone as ( -- the hold ended before anybody asked the provider
+      update flashsale_data.payments p
+      set status = 'voided', ended_at = flashsale.clock()
+      from taken t
+      where p.payment_id = t.payment_id and t.verdict = 'forgo' and p.status = 'requested'
+    ), tried as (
+      update flashsale_data.payments p
+      set tried = true
+      from taken t
+      where p.payment_id = t.payment_id and t.verdict = 'do' and not p.tried
+    ), buried as (
+      insert into flashsale_data.dead_letters (queue, message, reads, error, enqueued_at, died_at)
+      select 'payments', t.message, t.reads, 'given up', t.enqueued_at, flashsale.clock()
+      from taken t
+      where t.verdict = 'bury'
+    ), failed as ( -- nobody will open it: let the customer ask for another attempt
+      update flashsale_data.payments p
+      set status = 'failed', ended_at = flashsale.clock()
+      from taken t
+      where p.payment_id = t.payment_id and t.verdict = 'bury' and t.kind = 'open'
+        and p.status = 'requested'
+    ), dropped as (
+      delete from pgmq.q_payments q
+      using taken t
+      where q.msg_id = t.msg_id and q.read_ct = t.reads and t.verdict <> 'do'
+    )
     select
-      r.msg_id, r.read_ct::integer as reads, r.enqueued_at, r.message,
-      r.message ->> 'kind' as kind,
-      p.payment_id, p.order_id, o.item_id, o.customer_id, p.session_id, p.amount, p.currency,
-      o.expires_at,
-      case
-        when r.read_ct > flashsale.max_reads() or p.payment_id is null then 'bury'
-        when r.message ->> 'kind' = 'void' and p.status <> 'open' then 'drop'
-        when r.message ->> 'kind' = 'refund' and p.status <> 'refund_due' then 'drop'
-        when r.message ->> 'kind' = 'open' and p.status <> 'requested' then 'drop'
-        when r.message ->> 'kind' = 'open' and not p.tried
-          and (o.status <> 'reserved' or o.expires_at <= flashsale.clock()) then 'forgo'
-        when r.message ->> 'kind' in ('open', 'void', 'refund') then 'do'
-        else 'bury'
-      end as verdict
-    from unnest(v_read) r
-    left join flashsale_data.payments p on p.payment_id =
-      case when r.message ->> 'payment_id' ~ '^[0-9]{1,18}$'
-        then (r.message ->> 'payment_id')::bigint end
-    left join flashsale_data.orders o on o.order_id = p.order_id
-  ), forgone as ( -- the hold ended before anybody asked the provider
-    update flashsale_data.payments p
-    set status = 'voided', ended_at = flashsale.clock()
+      t.msg_id, t.reads, t.kind, t.payment_id, t.order_id, t.item_id, t.customer_id, t.session_id,
+      t.amount, t.currency, t.expires_at
     from taken t
-    where p.payment_id = t.payment_id and t.verdict = 'forgo' and p.status = 'requested'
-  ), tried as (
-    update flashsale_data.payments p
-    set tried = true
-    from taken t
-    where p.payment_id = t.payment_id and t.verdict = 'do' and not p.tried
-  ), buried as (
-    insert into flashsale_data.dead_letters (queue, message, reads, error, enqueued_at, died_at)
-    select 'payments', t.message, t.reads, 'given up', t.enqueued_at, flashsale.clock()
-    from taken t
-    where t.verdict = 'bury'
-  ), failed as ( -- nobody will open it: let the customer ask for another attempt
-    update flashsale_data.payments p
-    set status = 'failed', ended_at = flashsale.clock()
-    from taken t
-    where p.payment_id = t.payment_id and t.verdict = 'bury' and t.kind = 'open'
-      and p.status = 'requested'
-  ), dropped as (
-    delete from pgmq.q_payments q
-    using taken t
-    where q.msg_id = t.msg_id and q.read_ct = t.reads and t.verdict <> 'do'
-  )
-  select
-    t.msg_id, t.reads, t.kind, t.payment_id, t.order_id, t.item_id, t.customer_id, t.session_id,
-    t.amount, t.currency, t.expires_at
-  from taken t
-  where t.verdict = 'do'
-  order by t.msg_id;
+    where t.verdict = 'do'
+    order by t.msg_id;
+    exit when found;
+  end loop;
 end
 $$;
 
@@ -112,48 +119,53 @@ as $$
 declare
   v_read pgmq.message_record[];
 begin
-  select array_agg(r order by r.msg_id) into v_read
-  from pgmq.read('notifications', p_lease_seconds, p_limit) r;
-  return query
-  with taken as materialized (
+  -- Again if nobody needs any of what was read, or many such jobs would look like an empty queue.
+  for v_round in 1..100 loop
+    select array_agg(r order by r.msg_id) into v_read
+    from pgmq.read('notifications', p_lease_seconds, p_limit) r;
+    exit when v_read is null;
+    return query
+    with taken as materialized (
+      select
+        r.msg_id, r.read_ct::integer as reads, r.enqueued_at, r.message, o.order_id, o.item_id,
+        o.customer_id, o.expires_at, o.checkout_url, i.name,
+        case
+          when r.read_ct > flashsale.max_reads(r.message) or o.order_id is null then 'bury'
+          when r.message ->> 'kind' in ('reserved', 'your_turn') and o.status <> 'reserved'
+            then 'drop'
+          else 'do'
+        end as verdict
+      from unnest(v_read) r
+      left join flashsale.order_status o on o.order_id =
+        case when r.message ->> 'order_id' ~ '^[0-9]{1,18}$'
+          then (r.message ->> 'order_id')::bigint end
+      left join flashsale_data.items i on i.item_id = o.item_id
+    ), buried as (
+      insert into flashsale_data.dead_letters (queue, message, reads, error, enqueued_at, died_at)
+      select 'notifications', t.message, t.reads, 'given up', t.enqueued_at, flashsale.clock()
+      from taken t
+      where t.verdict = 'bury'
+    ), dropped as (
+      delete from pgmq.q_notifications q
+      using taken t
+      where q.msg_id = t.msg_id and q.read_ct = t.reads and t.verdict <> 'do'
+    )
     select
-      r.msg_id, r.read_ct::integer as reads, r.enqueued_at, r.message, o.order_id, o.item_id,
-      o.customer_id, o.expires_at, o.checkout_url, i.name,
-      case
-        when r.read_ct > flashsale.max_reads() or o.order_id is null then 'bury'
-        when r.message ->> 'kind' in ('reserved', 'your_turn') and o.status <> 'reserved'
-          then 'drop'
-        else 'do'
-      end as verdict
-    from unnest(v_read) r
-    left join flashsale.order_status o on o.order_id =
-      case when r.message ->> 'order_id' ~ '^[0-9]{1,18}$'
-        then (r.message ->> 'order_id')::bigint end
-    left join flashsale_data.items i on i.item_id = o.item_id
-  ), buried as (
-    insert into flashsale_data.dead_letters (queue, message, reads, error, enqueued_at, died_at)
-    select 'notifications', t.message, t.reads, 'given up', t.enqueued_at, flashsale.clock()
+      t.msg_id,
+      t.reads,
+      jsonb_build_object(
+        'kind', t.message ->> 'kind',
+        'order_id', t.order_id::text,
+        'item_id', t.item_id,
+        'item_name', t.name,
+        'customer_id', t.customer_id,
+        'expires_at', t.expires_at,
+        'checkout_url', t.checkout_url)
     from taken t
-    where t.verdict = 'bury'
-  ), dropped as (
-    delete from pgmq.q_notifications q
-    using taken t
-    where q.msg_id = t.msg_id and q.read_ct = t.reads and t.verdict <> 'do'
-  )
-  select
-    t.msg_id,
-    t.reads,
-    jsonb_build_object(
-      'kind', t.message ->> 'kind',
-      'order_id', t.order_id::text,
-      'item_id', t.item_id,
-      'item_name', t.name,
-      'customer_id', t.customer_id,
-      'expires_at', t.expires_at,
-      'checkout_url', t.checkout_url)
-  from taken t
-  where t.verdict = 'do'
-  order by t.msg_id;
+    where t.verdict = 'do'
+    order by t.msg_id;
+    exit when found;
+  end loop;
 end
 $$;
 
@@ -194,7 +206,14 @@ declare
     clock_timestamp()
     + least(300, 0.25 * 2 ^ p_reads) * (0.75 + random() / 2) * interval '1 second';
 begin
-  if p_reads < flashsale.max_reads() then
+  select q.message into v_message
+  from (
+    select p.msg_id, p.message from pgmq.q_payments p where p_queue = 'payments'
+    union all
+    select n.msg_id, n.message from pgmq.q_notifications n where p_queue = 'notifications'
+  ) q
+  where q.msg_id = p_job_id;
+  if p_reads < flashsale.max_reads(v_message) then
     with payments as (
       update pgmq.q_payments q set vt = v_at
       where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_reads
@@ -236,8 +255,9 @@ $$;
 
 comment on function flashsale.retry_job(text, bigint, integer, text) is
 $$A job failed: tries again later, or gives it up
-Returns retry (after a backoff that doubles), dead (after ten tries: see dead_letter; a payment that
-could not be opened has failed) or lost_lease. p_error: what went wrong, 1,000 characters of it.$$;
+Returns retry (after a backoff that doubles), dead (after max_reads tries: see dead_letter; a
+payment that could not be opened has failed) or lost_lease. p_error: what went wrong, 1,000
+characters of it.$$;
 
 create function flashsale.retry_dead_letter(p_dead_letter_id bigint) returns bigint
 language plpgsql security definer set search_path = ''

@@ -125,11 +125,13 @@ def _install_extensions(conn: psycopg.Connection[Any]) -> None:
                 source = importlib.resources.files("pgmq.sql") / "pgmq.sql"
                 conn.execute("create schema if not exists pgmq")
                 conn.execute(source.read_bytes())
+    if "pg_cron" not in available:
+        return
     superuser = conn.execute("select rolsuper from pg_roles where rolname = current_user")
-    here = conn.execute(
-        "select current_setting('cron.database_name', true) = current_database()"
-    ).fetchone()
-    if "pg_cron" in available and here == (True,) and superuser.fetchone() == (True,):
+    if superuser.fetchone() != (True,):
+        return  # an operator has prepared it, or not; only superusers may even see its settings
+    here = conn.execute("select current_setting('cron.database_name', true) = current_database()")
+    if here.fetchone() == (True,):
         conn.execute("create extension if not exists pg_cron")
 
 
