@@ -394,7 +394,7 @@ begin
       hint = 'flashsale.items() lists the items.';
   elsif v_row.outcome = 'invalid' then
     raise exception 'This is not a request for a unit.' using
-      errcode = 'RV301', constraint = 'bad_request',
+      errcode = 'RV301', constraint = 'bad_value',
       detail = format('item_id %s, a customer of %s characters, a key of %s characters', p_item_id,
         coalesce(length(p_customer_id), 0), coalesce(length(p_idempotency_key), 0)),
       hint = 'Customers have 1 to 128 characters, idempotency keys 1 to 255.';

@@ -53,6 +53,16 @@ from flashsale_data.orders o
 where o.order_id in (select max(m.order_id) from flashsale_data.orders m group by m.item_id)
   and o.ticket > coalesce(flashsale.last_ticket(o.item_id), 0)
 union all
+select 'an order makes sense', o.item_id, o.order_id, format('%s', o)
+from flashsale_data.orders o
+where o.ticket < 1
+  or (o.customer_id is null) <> (o.status = 'void')
+  or (o.reserved_at is null) <> (o.expires_at is null)
+  or o.expires_at <= o.reserved_at
+  or o.expires_at is null and o.status in ('reserved', 'paid', 'expired')
+  or o.status = 'expired' and o.ended_at < o.expires_at
+  or o.recycled and o.ended_at is null
+union all
 select 'a hold has a payment', o.item_id, o.order_id, 'nobody was asked for the money'
 from flashsale_data.orders o
 where o.status = 'reserved'

@@ -1,10 +1,27 @@
 from __future__ import annotations
 
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 
 from flashsale.cli import build_parser, main
 
 COMMANDS = ("dev", "demo", "serve", "worker", "provider", "migrate", "psql")
+
+
+@contextmanager
+def restored_signals() -> Iterator[None]:
+    """`flashsale dev` handles signals itself; pytest wants its own back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -70,3 +87,27 @@ def test_psql_without_a_service_says_so(
 
 def test_the_parser_knows_all_commands() -> None:
     assert all(name in build_parser().format_help() for name in COMMANDS)
+
+
+def test_a_malformed_url_is_said_without_its_password(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["migrate", "--database-url", "postgres:/me:geheim@h/x"]) == 2
+    said = capsys.readouterr().err
+    assert "must be a URL like postgresql://" in said
+    assert "geheim" not in said
+
+
+def test_a_port_that_is_taken_is_named_with_its_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLASHSALE_DATABASE_URL", raising=False)
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.socket(family) as taken:
+            taken.bind((host, 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            arguments = ["dev", "--host", host, "--port", str(port), "--data-dir", str(tmp_path)]
+            with restored_signals():
+                assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert f"{host}:{port} can't be used (Address already in use)" in said
+        assert "--port" in said

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from flashsale.embedded import EmbeddedError, EmbeddedPostgres
+from flashsale import embedded
+from flashsale.embedded import EmbeddedError, EmbeddedPostgres, wheel_binaries
 from support import eventually, server_folder
 
 RUN_AND_HANG = """
@@ -111,3 +116,170 @@ def test_the_password_is_for_the_owner_only() -> None:
 def test_bad_settings_are_said_in_postgres_words() -> None:
     with server_folder() as folder, pytest.raises(EmbeddedError, match="shared_buffers"):
         EmbeddedPostgres(folder, settings={"shared_buffers": "lots"}).start()
+
+
+def test_an_orphan_below_a_subreaper_is_still_an_orphan() -> None:
+    """As below systemd --user, where process 1 does not adopt it."""
+    start_and_be_killed = f"""
+import ctypes, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+for _ in range(2):
+    owner = subprocess.Popen([sys.executable, "-c", {RUN_AND_HANG!r}, sys.argv[1]],
+                             stdout=subprocess.PIPE, text=True)
+    print(owner.stdout.readline(), flush=True)
+    owner.kill()
+    owner.wait()
+"""
+    with server_folder() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", start_and_be_killed, str(folder)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        pids = [int(line.split()[0]) for line in done.stdout.split("\n") if line]
+        assert len(pids) == 2, done.stderr
+        eventually(lambda: all(map(is_gone, pids)), 30)
+
+
+def test_neither_a_stop_nor_a_kill_leaves_sockets_behind() -> None:
+    with server_folder() as folder:
+        deep = folder / ("x" * 100)
+        deep.mkdir(mode=0o711)
+        owner = subprocess.Popen(
+            [sys.executable, "-c", RUN_AND_HANG, str(deep)], stdout=subprocess.PIPE, text=True
+        )
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        of_the_killed = (deep / "socket").resolve()
+        assert of_the_killed.stat().st_mode & 0o777 == 0o700
+        owner.kill()
+        owner.communicate()
+        with EmbeddedPostgres(deep):
+            of_the_stopped = (deep / "socket").resolve()
+            assert not of_the_killed.exists()
+            assert of_the_stopped.is_dir()
+        assert not of_the_stopped.exists()
+
+
+def test_a_pid_file_with_somebody_elses_number_is_stale() -> None:
+    with server_folder() as folder:
+        with EmbeddedPostgres(folder):
+            pass
+        pid_file = folder / "postgres" / "postmaster.pid"
+        pid_file.write_text(f"{os.getpid()}\n{folder}/postgres\n1\n1\n\n127.0.0.1\n0\nready\n")
+        with EmbeddedPostgres(folder) as server:
+            assert server.is_running()
+
+
+def test_another_process_is_refused_as_long_as_the_first_lives() -> None:
+    with server_folder() as folder:
+        owner = subprocess.Popen(
+            [sys.executable, "-c", RUN_AND_HANG, str(folder)], stdout=subprocess.PIPE, text=True
+        )
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline().split()[0])
+        with pytest.raises(EmbeddedError, match=r"in use by another running flashsale.*--data-dir"):
+            EmbeddedPostgres(folder).start()
+        owner.kill()
+        owner.communicate()
+        with EmbeddedPostgres(folder) as server:
+            assert server.is_running()
+        assert is_gone(pid)
+
+
+def test_a_kill_while_initdb_runs_is_harmless() -> None:
+    with server_folder() as folder:
+        owner = subprocess.Popen([sys.executable, "-c", RUN_AND_HANG, str(folder)])
+        eventually(lambda: list(folder.glob(".initdb-*/data/base")), 30)
+        owner.kill()
+        owner.wait()
+        assert not (folder / "postgres").exists()
+        with EmbeddedPostgres(folder) as server:
+            assert server.is_running()
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    with server_folder() as folder, server_folder() as other, EmbeddedPostgres(other) as taken:
+        late = EmbeddedPostgres(folder, port=taken.port)
+        with pytest.raises(EmbeddedError, match="Address already in use"):
+            late.start()
+        assert not late.is_running()
+
+
+def test_a_start_that_fails_late_leaves_no_server_and_no_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pids = []
+
+    def fail(server: EmbeddedPostgres) -> None:
+        pids.append(server.pid)
+        raise RuntimeError("no database")
+
+    monkeypatch.setattr(EmbeddedPostgres, "_make_database", fail)
+    with server_folder() as folder:
+        server = EmbeddedPostgres(folder)
+        with pytest.raises(RuntimeError, match="no database"):
+            server.start()
+        assert is_gone(*pids)
+        assert server._lock is None
+
+
+@pytest.fixture
+def closed_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that nobody but root gets into, as root's home is."""
+    if os.geteuid():
+        pytest.skip("only root drops to another user")
+    with server_folder() as folder:
+        home = folder / "home"
+        home.mkdir(mode=0o700)
+        monkeypatch.setattr(embedded, "_AWAY", folder / "away")
+        yield home
+
+
+def test_as_root_postgres_is_somebody_else_without_groups() -> None:
+    if os.geteuid():
+        pytest.skip("only root drops to another user")
+    with server_folder() as folder, EmbeddedPostgres(folder) as server:
+        process = Path(f"/proc/{server.pid}/status").read_text()
+        user = pwd.getpwuid(int(process.split("Uid:")[1].split()[0])).pw_name
+        assert user in ("postgres", "nobody")
+        assert process.split("Groups:")[1].split("\n")[0].strip() == ""
+
+
+def test_a_closed_home_stays_closed_and_keeps_its_data(closed_home: Path) -> None:
+    data = closed_home / "data"
+    strict = os.umask(0o077)
+    try:
+        with EmbeddedPostgres(data) as server, psycopg.connect(server.url()) as conn:
+            conn.execute("create table kept as select 42 as n")
+            conn.commit()
+        with EmbeddedPostgres(data) as server, psycopg.connect(server.url()) as conn:
+            assert conn.execute("select n from kept").fetchone() == (42,)
+        assert closed_home.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(strict)
+
+
+def test_data_removed_from_a_closed_home_does_not_come_back(closed_home: Path) -> None:
+    data = closed_home / "data"
+    for _ in range(2):
+        with EmbeddedPostgres(data) as server, psycopg.connect(server.url()) as conn:
+            conn.execute("create table fresh as select 1 as n")
+            conn.commit()
+        shutil.rmtree(data)
+
+
+def test_binaries_in_a_closed_home_are_copied_once(
+    closed_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = embedded._unprivileged_user()
+    assert user is not None
+    open_folder = closed_home.parent
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", str(open_folder))
+        patched.setattr(embedded, "_can_run", lambda *_: False)
+        copy = wheel_binaries(user)
+        assert copy.is_relative_to(open_folder)
+        assert wheel_binaries(user) == copy
+    assert embedded._can_run(copy / "postgres", user)

@@ -7,13 +7,16 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
+from flashsale import migrate as migrate_module
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import VERSION_QUERY, MigrateError, expected_version, migrate
-from support import connect, eventually, item, reserve, rows, value
+from support import Call, connect, eventually, item, reserve, rows, value
 
 
 @pytest.fixture
@@ -149,3 +152,58 @@ def test_the_owner_need_not_be_a_superuser(database_url: str) -> None:
         assert conn.execute(
             "select rolsuper from pg_roles where rolname = current_user"
         ).fetchone() == (False,)
+
+
+def test_a_socket_in_the_url_reaches_yoyo_too(postgres: EmbeddedPostgres, empty_url: str) -> None:
+    given = conninfo_to_dict(empty_url)
+    host, port, name = given.pop("host"), given.pop("port"), given.pop("dbname")
+    rest = urlencode({**given, "host": host, "port": port})
+    assert migrate(f"postgresql:///{name}?{rest}").replayed
+    assert version(empty_url) == expected_version()
+
+
+def test_a_malformed_url_is_said_without_its_password() -> None:
+    with pytest.raises(MigrateError, match="is not a URL like postgresql://") as error:
+        migrate("postgres:/me:geheim@db/shop")
+    assert "geheim" not in str(error.value)
+    assert error.value.__cause__ is None  # psycopg's own message has the URL in it
+    assert error.value.__suppress_context__
+
+
+def test_a_replay_that_can_not_get_through_gives_up_and_changes_nothing(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate_module, "_REPLAY_TRIES", 2)
+    monkeypatch.setattr(migrate_module, "_REPLAY_LOCK_SECONDS", 0.2)
+    with connect(database_url, autocommit=False) as reader:
+        rows(reader, "select * from flashsale.item_status")
+        with pytest.raises(MigrateError, match="pg_stat_activity"):
+            migrate(database_url, force=True)
+    assert version(database_url) == expected_version()
+    assert migrate(database_url, force=True).replayed
+
+
+def test_a_waiting_replay_lets_others_through(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for a view behind a waiting replay gets it before the reader in front ends."""
+    monkeypatch.setattr(migrate_module, "_REPLAY_LOCK_SECONDS", 0.2)
+    with (
+        connect(database_url, autocommit=False) as reader,
+        connect(database_url) as other,
+        connect(database_url) as watcher,
+    ):
+        rows(reader, "select * from flashsale.item_status")
+        replay = Call(lambda: migrate(database_url, force=True))
+        eventually(
+            lambda: value(
+                watcher,
+                "select exists "
+                "(select from pg_stat_activity where %s = any (pg_blocking_pids(pid)))",
+                reader.info.backend_pid,
+            )
+        )
+        other.execute("set statement_timeout = '2s'")
+        rows(other, "select * from flashsale.item_status")
+        reader.rollback()
+        assert replay.result().replayed

@@ -17,6 +17,11 @@ def test_the_environment_sets_and_flags_win() -> None:
         ("FLASHSALE_POOL_SIZE", "abc", "FLASHSALE_POOL_SIZE: 'abc' is not a whole number"),
         ("FLASHSALE_SSE_POLL_SECONDS", "soon", "is not a number"),
         ("FLASHSALE_POOL_SIZE", "0", "must be more than 0"),
+        ("FLASHSALE_SSE_POLL_SECONDS", "nan", "must be more than 0"),
+        ("FLASHSALE_SSE_POLL_SECONDS", "inf", "must be more than 0, and finite"),
+        ("FLASHSALE_PORT", "65536", "FLASHSALE_PORT: must be a port"),
+        ("FLASHSALE_STATEMENT_CACHE_SIZE", "-1", "must be 0 or more"),
+        ("FLASHSALE_DATABASE_URL", "db.example/shop", "must be a URL like postgresql://"),
         ("FLASHSALE_POOLSIZE", "3", "no such setting"),
         ("FLASHSALE_PROVIDER_TIMEOUT_SECONDS", "29", "at most half of FLASHSALE_JOB_LEASE_SECONDS"),
     ],
@@ -29,6 +34,7 @@ def test_a_bad_setting_is_named(name: str, given: str, says: str) -> None:
 def test_secrets_are_not_shown() -> None:
     settings = Settings(database_url="postgresql://me:geheim@db/x", webhook_secret="geheim")
     assert "geheim" not in repr(settings)
+    assert "geheim" not in str(settings.__rich_repr__())  # rich would go around our repr
     assert "geheim" not in without_password("host=db password=geheim user=me")
 
 

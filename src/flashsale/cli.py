@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = options.pop("run")
     try:
         return int(command(**options))
-    except (SettingsError, MigrateError, EmbeddedError) as error:
+    except (SettingsError, MigrateError, EmbeddedError, PermissionError) as error:
         print(f"flashsale: {error}", file=sys.stderr)
         return 2 if isinstance(error, SettingsError) else 1
 
@@ -270,4 +270,6 @@ def _psql(audience: str, data_dir: Path, arguments: list[str]) -> int:
         "PSQLRC": str(sql_folder() / "psqlrc"),
         "PGAPPNAME": f"flashsale psql ({audience})",
     }
+    if arguments:  # a command's output is wanted, not the greeting for people
+        arguments = ["--no-psqlrc", *arguments]
     os.execve(program, ["psql", *arguments], environ)  # noqa: S606 - psql takes our place

@@ -210,14 +210,18 @@ def _say(line: str) -> None:
 
 
 def _reachable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+    """A host to listen on, as the part of a URL that gets there."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
 
 
 def _check_port(host: str, port: int, flag: str) -> None:
     try:
-        with socket.socket() as probe:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+            probe.bind(address)
     except OSError as error:
         raise SettingsError(
             f"{host}:{port} can't be used ({error.strerror}): is flashsale running already? "

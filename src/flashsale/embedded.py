@@ -7,10 +7,11 @@ rights of folders. As root we drop to another user, since Postgres refuses root.
 from __future__ import annotations
 
 import ctypes
-import hashlib
+import fcntl
 import importlib.util
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -39,6 +40,9 @@ SETTINGS: Mapping[str, str] = {
 
 _SOCKET_PATH_BYTES = 107  # what fits into sockaddr_un on Linux
 _PR_SET_PDEATHSIG = 1
+_PREDECESSOR_SECONDS = 30.0  # how long a killed service's Postgres may take to shut down
+_AWAY = Path("/var/lib/flashsale")
+"""Where data goes whose folder is closed to the user that Postgres runs as."""
 
 
 class EmbeddedError(RuntimeError):
@@ -60,23 +64,36 @@ class EmbeddedPostgres:
         port: int = 0,
     ) -> None:
         self.data_dir = Path(data_dir).resolve()
+        self.data_dir.mkdir(parents=True, exist_ok=True)
         self.port = port
         self._user = _unprivileged_user()
         self.bin_dir = Path(bin_dir) if bin_dir else wheel_binaries(self._user)
         self._settings = {**SETTINGS, **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
-        self._cluster = self._choose_cluster()
-        self._socket_dir = self._choose_socket_dir()
+        self._cluster = self.data_dir / "postgres"
+        self._socket_dir = self.data_dir
+        self._lock: int | None = None
 
     def start(self, timeout_seconds: float = 60) -> EmbeddedPostgres:
         """Starts Postgres and waits until it answers; recovers after a crash.
 
+        Call it from a thread that lives as long as the server shall, best the main one.
         Errors: EmbeddedError if the data belongs to another version or a running server, or if
         Postgres does not come up.
         """
+        self._take_lock()
+        try:
+            self._start(timeout_seconds)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _start(self, timeout_seconds: float) -> None:
+        self._cluster = self._choose_cluster()
         self._make_cluster()
         self._wait_for_the_last_one()
-        self._make_socket_dir()
+        self._socket_dir = self._make_socket_dir()
         self.port = self.port or _free_port()
         options = {
             **self._settings,
@@ -102,13 +119,11 @@ class EmbeddedPostgres:
             )
         self._wait_until_it_answers(timeout_seconds)
         self._make_database()
-        return self
 
     def stop(self, timeout_seconds: float = 30) -> None:
         """Shuts down fast: sessions are ended, data is flushed. Kills after the timeout."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
+        if self.is_running():
+            assert self._process is not None
             self._process.send_signal(signal.SIGINT)
             try:
                 self._process.wait(timeout_seconds)
@@ -117,7 +132,11 @@ class EmbeddedPostgres:
                 self._process.wait()
         self._process = None
         if self._socket_dir != self.data_dir:
-            shutil.rmtree(self._socket_dir, ignore_errors=True)
+            self._remove_socket_dir()
+            self._socket_dir = self.data_dir
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def __enter__(self) -> EmbeddedPostgres:
         return self.start()
@@ -166,12 +185,15 @@ class EmbeddedPostgres:
                 [self.bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True
             ).stdout.split()[2]
             theirs = (self._cluster / "PG_VERSION").read_text().strip()
-            if ours.split(".")[0].rstrip("betarc") != theirs:
+            if not re.match(rf"{theirs}\D", ours):
                 raise EmbeddedError(
                     f"{self._cluster} belongs to PostgreSQL {theirs}, this is {ours}: "
                     "use another --data-dir, or move the data with pg_upgrade"
                 )
             return
+        for old in self._cluster.parent.glob(".initdb-*"):  # of a start that was killed
+            shutil.rmtree(old, ignore_errors=True)
+            old.unlink(missing_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".initdb-", dir=self._cluster.parent))
         try:
             self._own(draft)
@@ -196,6 +218,7 @@ class EmbeddedPostgres:
                 text=True,
                 check=False,
                 cwd="/",
+                preexec_fn=lambda: die_with_parent(signal.SIGKILL),
                 **self._identity(),
             )
             for_initdb.unlink()
@@ -207,56 +230,69 @@ class EmbeddedPostgres:
             shutil.rmtree(draft, ignore_errors=True)
 
     def _choose_cluster(self) -> Path:
-        """Below the data directory; as root below a closed home, where Postgres's user gets to."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        if self._user is None:
-            return self.data_dir / "postgres"
-        probe = subprocess.run(
-            ["/usr/bin/test", "-x", str(self.data_dir)], check=False, **self._identity()
-        )
-        if probe.returncode == 0:
-            return self.data_dir / "postgres"
-        name = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
-        home = Path("/var/lib/flashsale") / name
-        home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        """Below the data directory; as root below a closed home, where Postgres's user gets to.
+
+        Then a link leads there: data that was removed does not come back by its name.
+        """
+        place = self.data_dir / "postgres"
+        if place.is_symlink():
+            return place.resolve()
+        if self._user is None or _can_enter(self.data_dir, self._user):
+            return place
+        _AWAY.mkdir(parents=True, exist_ok=True)
+        _AWAY.chmod(0o711)
+        home = Path(tempfile.mkdtemp(prefix=f"{self.data_dir.name}-", dir=_AWAY))
+        home.chmod(0o711)
+        place.symlink_to(home / "postgres")
         return home / "postgres"
 
-    def _wait_for_the_last_one(self, timeout_seconds: float = 30) -> None:
-        """After a kill -9 the old postmaster dies with its parent, but not in no time."""
-        pid_file = self._cluster / "postmaster.pid"
-        deadline = time.monotonic() + timeout_seconds
-        while pid_file.exists():
-            try:
-                lines = pid_file.read_text().splitlines()
-                pid = int(lines[0])
-                os.kill(pid, 0)
-                if b"postgres" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    return  # stale: somebody else has this number now
-            except (ProcessLookupError, FileNotFoundError, ValueError, IndexError):
-                return  # stale: postgres removes it itself
-            if time.monotonic() > deadline or os.getppid() == 0:
+    def _take_lock(self) -> None:
+        """One process at a time. The kernel lets go when that dies, however it dies."""
+        in_use = EmbeddedError(
+            f"{self.data_dir} is in use by another running flashsale: stop that first, or use "
+            "another --data-dir"
+        )
+        # First: the lock is the process's, so it would let ourselves in, and closing it lets go.
+        if any(_parent_of(pid) == os.getpid() for pid in _postgres_in(self._cluster)):
+            raise in_use
+        self._lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            self._lock = None
+            raise in_use from None
+
+    def _wait_for_the_last_one(self) -> None:
+        """After a kill -9 the old Postgres goes with its parent, but not in no time."""
+        deadline = time.monotonic() + _PREDECESSOR_SECONDS
+        while left := _postgres_in(self._cluster):
+            if time.monotonic() > deadline:
                 raise EmbeddedError(
-                    f"{self.data_dir} is in use: a Postgres with process id {pid} runs there. "
-                    "Stop the other `flashsale dev` first, or use another --data-dir"
-                )
-            if _parent_of(pid) > 1:  # its parent lives: another service is using it
-                raise EmbeddedError(
-                    f"{self.data_dir} is in use by another running flashsale (its Postgres is "
-                    f"process {pid}): stop that first, or use another --data-dir"
+                    f"{self.data_dir} is in use: Postgres runs there as process {min(left)}. Stop "
+                    "it first, or use another --data-dir"
                 )
             time.sleep(0.05)
+        # Nobody is in there, and we hold the lock. Postgres itself would only look at the number
+        # in this file, which may be somebody else's by now, or a zombie's.
+        (self._cluster / "postmaster.pid").unlink(missing_ok=True)
 
-    def _choose_socket_dir(self) -> Path:
+    def _make_socket_dir(self) -> Path:
         longest = len(os.fsencode(self.data_dir / ".s.PGSQL.65535.lock"))
         if longest <= _SOCKET_PATH_BYTES and self._user is None:
             return self.data_dir
         # Sockets want a short path, and root's data directory may not be the other user's to write.
-        return Path(tempfile.gettempdir()) / f"flashsale-{os.getpid()}-{id(self):x}"
+        self._remove_socket_dir()  # of a start that was killed
+        folder = Path(tempfile.mkdtemp(prefix="flashsale-", dir="/tmp"))
+        self._own(folder)
+        (self.data_dir / "socket").symlink_to(folder)
+        return folder
 
-    def _make_socket_dir(self) -> None:
-        if self._socket_dir != self.data_dir:
-            self._socket_dir.mkdir(mode=0o700, exist_ok=True)
-            self._own(self._socket_dir)
+    def _remove_socket_dir(self) -> None:
+        link = self.data_dir / "socket"
+        if link.is_symlink():
+            shutil.rmtree(link.readlink(), ignore_errors=True)
+            link.unlink()
 
     def _wait_until_it_answers(self, timeout_seconds: float) -> None:
         assert self._process is not None
@@ -323,6 +359,8 @@ def wheel_binaries(user: pwd.struct_passwd | None = None) -> Path:
         for folder in (package, package.with_name(package.name + ".libs")):
             if folder.exists():
                 shutil.copytree(folder, draft / folder.name)
+        for path in draft.rglob("*"):  # a strict umask at install time closed them too
+            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
         try:
             draft.rename(cache)
         except OSError:  # somebody else was faster
@@ -352,13 +390,40 @@ def _can_run(program: Path, user: pwd.struct_passwd) -> bool:
         return False
 
 
+def _can_enter(folder: Path, user: pwd.struct_passwd) -> bool:
+    probe = subprocess.run(
+        ["/usr/bin/test", "-x", folder],
+        check=False,
+        cwd="/",
+        user=user.pw_uid,
+        group=user.pw_gid,
+        extra_groups=[],
+    )
+    return not probe.returncode
+
+
+def _postgres_in(cluster: Path) -> list[int]:
+    """Process ids of the Postgres that uses the data: all of it works in that folder."""
+    found = []
+    cluster = cluster.resolve()
+    for process in Path("/proc").iterdir():
+        try:
+            if (
+                process.name.isdecimal()
+                and (process / "cwd").readlink() == cluster
+                and (process / "exe").readlink().name.startswith("postgres")
+            ):
+                found.append(int(process.name))
+        except OSError:
+            continue  # gone, or not ours to look at
+    return found
+
+
 def _parent_of(pid: int) -> int:
-    """The process id of the parent; 1: it is an orphan (or the process has just gone)."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
-        return 1
-    return int(stat.rpartition(")")[2].split()[1])
+        return 0  # gone
 
 
 def _free_port() -> int:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import os
 import re
+import time
 import urllib.parse
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -24,6 +26,8 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from flashsale.settings import without_password
 
 OLDEST_SERVER = 150000
+_REPLAY_LOCK_SECONDS = 2
+_REPLAY_TRIES = 15
 _LOCK = 7_209_001  # one number for all of flashsale; a session lock, held only while migrating
 _INCLUDE = re.compile(r"^\\ir\s+(\S+)\s*$", re.MULTILINE)
 
@@ -44,8 +48,15 @@ class Report(msgspec.Struct, frozen=True):
 def migrate(database_url: str, *, force: bool = False) -> Report:
     """Brings the database up to date. force: replay sql/ even if it has not changed.
 
-    Errors: MigrateError for an unreachable database, a server before 15, or missing rights.
+    Errors: MigrateError for an unreachable database, a server before 15, missing rights, or a
+    session that keeps what the replay replaces.
     """
+    try:
+        psycopg.conninfo.conninfo_to_dict(database_url)
+    except psycopg.ProgrammingError:  # its message has the URL in it, and the URL a password
+        raise MigrateError(
+            "FLASHSALE_DATABASE_URL is not a URL like postgresql://user:password@host:5432/name"
+        ) from None
     try:
         with psycopg.connect(database_url, autocommit=True, connect_timeout=10) as conn:
             if conn.info.server_version < OLDEST_SERVER:
@@ -117,14 +128,12 @@ def _install_extensions(conn: psycopg.Connection[Any]) -> None:
     available = {
         row[0] for row in conn.execute("select name from pg_available_extensions").fetchall()
     }
-    with conn.transaction():
-        if not conn.execute("select to_regclass('pgmq.meta')").fetchone()[0]:  # type: ignore[index]
-            if "pgmq" in available:
-                conn.execute("create extension pgmq")
-            else:
-                source = importlib.resources.files("pgmq.sql") / "pgmq.sql"
-                conn.execute("create schema if not exists pgmq")
-                conn.execute(source.read_bytes())
+    there = conn.execute("select to_regclass('pgmq.meta')").fetchone() != (None,)
+    if not there and not ("pgmq" in available and _create_pgmq_extension(conn)):
+        with conn.transaction():
+            source = importlib.resources.files("pgmq.sql") / "pgmq.sql"
+            conn.execute("create schema if not exists pgmq")
+            conn.execute(source.read_bytes())
     if "pg_cron" not in available:
         return
     superuser = conn.execute("select rolsuper from pg_roles where rolname = current_user")
@@ -135,18 +144,44 @@ def _install_extensions(conn: psycopg.Connection[Any]) -> None:
         conn.execute("create extension if not exists pg_cron")
 
 
+def _create_pgmq_extension(conn: psycopg.Connection[Any]) -> bool:
+    """Whether it could; a trusted extension needs no superuser, this one may."""
+    try:
+        with conn.transaction():
+            conn.execute("create extension pgmq")
+    except psycopg.errors.InsufficientPrivilege:
+        return False
+    return True
+
+
 def _install_api(conn: psycopg.Connection[Any], force: bool) -> bool:
     """Replays sql/ in one transaction, if it is not what the database has."""
     if not force and conn.execute(VERSION_QUERY).fetchone() == (expected_version(),):
         return False
-    with conn.transaction():
-        # A reader of a view holds us up; we hold up everybody behind us. So not for long.
-        conn.execute("set local lock_timeout = '30s'")
-        conn.execute("set local client_min_messages = warning")
-        for _name, text in _sql_files():
-            conn.execute(text.encode())
-        conn.execute(f"comment on schema flashsale is '{expected_version()}'")
-    return True
+    for left in reversed(range(_REPLAY_TRIES)):
+        try:
+            with conn.transaction():
+                _replay(conn)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if not left:
+                raise MigrateError(
+                    "sql/ could not be replayed: a transaction has been using a view or function "
+                    "of flashsale all the time. Find it in pg_stat_activity, end it, and migrate "
+                    "again; nothing was changed"
+                ) from None
+            time.sleep(0.5)
+        else:
+            return True
+    raise AssertionError("the last try returns or raises")
+
+
+def _replay(conn: psycopg.Connection[Any]) -> None:
+    # A reader of a view holds us up, and we hold up everybody behind us: so give way, and retry.
+    conn.execute(f"set local lock_timeout = '{_REPLAY_LOCK_SECONDS}s'")
+    conn.execute("set local client_min_messages = warning")
+    for _name, text in _sql_files():
+        conn.execute(text.encode())
+    conn.execute(f"comment on schema flashsale is '{expected_version()}'")
 
 
 def sql_folder() -> Path:
@@ -156,6 +191,8 @@ def sql_folder() -> Path:
 
 def _folder(name: str) -> Path:
     """sql or migrations: inside the package if it was built, else at the top of the repo."""
+    if name == "sql" and (elsewhere := os.environ.get("FLASHSALE_SQL_DIR")):
+        return Path(elsewhere)  # prove/mutants.py breaks a copy
     inside = Path(__file__).parent / name
     return inside if inside.is_dir() else Path(__file__).parents[2] / name
 
@@ -183,9 +220,9 @@ def _sql_hash() -> str:
 
 
 def _yoyo_url(database_url: str) -> str:
-    """The same database for yoyo, with its bookkeeping beside our tables."""
-    parts = urllib.parse.urlsplit(database_url)
-    query = [*urllib.parse.parse_qsl(parts.query), ("schema", "flashsale_data")]
-    return urllib.parse.urlunsplit(
-        ("postgresql+psycopg", parts.netloc, parts.path, urllib.parse.urlencode(query), "")
-    )
+    """The same database for yoyo, with its bookkeeping beside our tables.
+
+    All in the query: yoyo's own parser knows neither sockets nor lists of hosts.
+    """
+    parts = psycopg.conninfo.conninfo_to_dict(database_url) | {"schema": "flashsale_data"}
+    return f"postgresql+psycopg:///?{urllib.parse.urlencode(parts)}"

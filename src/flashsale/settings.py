@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -87,8 +88,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
-            if getattr(self, name) <= 0:
-                raise SettingsError(f"{variable(name)}: must be more than 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingsError(f"{variable(name)}: must be more than 0, and finite")
+        for name in ("port", "provider_port"):
+            if getattr(self, name) > 65_535:
+                raise SettingsError(f"{variable(name)}: must be a port, 1 to 65535")
+        if self.statement_cache_size < 0:
+            raise SettingsError(f"{variable('statement_cache_size')}: must be 0 or more")
+        if self.database_url and not self.database_url.startswith(("postgresql://", "postgres://")):
+            raise SettingsError(
+                f"{variable('database_url')}: must be a URL like "
+                "postgresql://user:password@host:5432/name"
+            )
         if self.provider_timeout_seconds * 2 > self.job_lease_seconds:
             raise SettingsError(
                 f"{variable('provider_timeout_seconds')}: must be at most half of "
@@ -96,10 +107,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     def __repr__(self) -> str:
-        shown = {f: getattr(self, f) for f in self.__struct_fields__}
+        return f"Settings({', '.join(f'{k}={v!r}' for k, v in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What may be shown: no secret, no password."""
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
         shown["webhook_secret"] = "***" if self.webhook_secret else ""
         shown["database_url"] = without_password(self.database_url)
-        return f"Settings({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+        return list(shown.items())
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -138,7 +153,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.webhook_secret
 
 
-NOT_SETTINGS = frozenset({"FLASHSALE_TEST_PG_BIN", "FLASHSALE_DATA_DIR"})
+NOT_SETTINGS = frozenset(
+    {"FLASHSALE_TEST_PG_BIN", "FLASHSALE_DATA_DIR", "FLASHSALE_SQL_DIR", "FLASHSALE_MODEL_EXAMPLES"}
+)
 """Variables of ours that are not fields: of the tests and of `flashsale dev` itself."""
 
 _TYPES: dict[str, type] = {f.name: f.type for f in msgspec.structs.fields(Settings)}
