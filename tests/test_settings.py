@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from flashsale.settings import Settings, SettingsError, without_password
@@ -43,3 +46,11 @@ def test_what_is_needed_is_said() -> None:
         Settings().need_database_url()
     with pytest.raises(SettingsError, match="FLASHSALE_WEBHOOK_SECRET is not set"):
         Settings().need_webhook_secret()
+
+
+@pytest.mark.parametrize("name", Settings.__struct_fields__)
+def test_every_setting_is_used_and_documented(name: str) -> None:
+    root = Path(__file__).parent.parent
+    sources = [p.read_text() for p in (root / "src").rglob("*.py") if p.name != "settings.py"]
+    assert any(re.search(rf"\b{name}\b|need_{name}\b", source) for source in sources)
+    assert f"| `{name.upper()}` |" in (root / "docs" / "operations.md").read_text()

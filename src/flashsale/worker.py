@@ -409,12 +409,15 @@ def _role(settings: Settings) -> str:
 
 
 def _connection_arguments(settings: Settings) -> dict[str, Any]:
+    options = {"application_name": "flashsale-worker"}
+    if _role(settings) != "none":  # a pooler in between may take no other start-up parameters
+        options["role"] = _role(settings)
     return {
         "dsn": settings.need_database_url(),
         "timeout": settings.acquire_timeout_seconds,
         "command_timeout": settings.statement_timeout_seconds,
         "statement_cache_size": settings.statement_cache_size,
-        "server_settings": {"role": _role(settings), "application_name": "flashsale-worker"},
+        "server_settings": options,
     }
 
 
