@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from flashsale.models import Item, Order, Payment
 from support import Connection, item, many, rows, value
 
 ROOT = Path(__file__).parent.parent
@@ -201,3 +202,57 @@ def test_what_install_lists_is_what_there_is() -> None:
     assert sorted(listed) == sorted(
         p.name for p in (ROOT / "sql").glob("*.sql") if p.name != "install.sql"
     )
+
+
+def functions_called(source: str) -> set[str]:
+    text = (ROOT / "src" / "flashsale" / source).read_text()
+    return set(re.findall(r"(?:from|select) flashsale\.(\w+)\(", text))
+
+
+def test_the_service_calls_what_its_role_may_call_and_no_more() -> None:
+    # reserve is reserve_many's short form, for internal tools that log in as the service does.
+    assert functions_called("database.py") | {"reserve"} == set(
+        EXPECTED_GRANTS["flashsale_api"].split()
+    )
+
+
+def test_the_worker_calls_what_its_role_may_call() -> None:
+    parts_of_sweep = {"expire", "fill", "promote"}
+    assert functions_called("worker.py") | parts_of_sweep == set(
+        EXPECTED_GRANTS["flashsale_worker"].split()
+    )
+
+
+def test_what_http_shows_of_an_order_is_the_sql_row(db: Connection) -> None:
+    columns = {
+        row.attname
+        for row in rows(
+            db,
+            "select attname from pg_attribute where attrelid = 'flashsale.order_row'::regclass "
+            "and attnum > 0",
+        )
+    }
+    nested = {"payment_id", "payment_status", "amount", "currency", "checkout_url"}
+    shown = set(Order.__struct_fields__) - {"payment"}
+    assert shown | nested | {"outcome", "retry_at"} == columns
+    assert {f.replace("payment_status", "status") for f in nested} == set(Payment.__struct_fields__)
+
+
+def test_what_http_shows_of_an_item_is_the_view(db: Connection) -> None:
+    view = rows(
+        db,
+        "select attname from pg_attribute where attrelid = 'flashsale.item_status'::regclass "
+        "and attnum > 0 order by attnum",
+    )
+    assert [row.attname for row in view] == list(Item.__struct_fields__)
+
+
+def test_reading_an_item_does_not_read_its_orders(db: Connection) -> None:
+    item(db)
+    for query in (
+        "select * from flashsale.item_status where item_id = 1",
+        "select * from flashsale.item_status order by item_id limit 100",
+    ):
+        plan = "\n".join(row[0] for row in rows(db, "explain " + query))
+        assert "items" in plan
+        assert "orders" not in plan

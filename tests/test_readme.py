@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flashsale.errors import CODES
 from support import server_folder
 from test_dev import running
-
-from flashsale.errors import CODES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
