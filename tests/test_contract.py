@@ -210,8 +210,8 @@ def functions_called(source: str) -> set[str]:
 
 
 def test_the_service_calls_what_its_role_may_call_and_no_more() -> None:
-    # reserve is reserve_many's short form, for internal tools that log in as the service does.
-    assert functions_called("database.py") | {"reserve"} == set(
+    # reserve_many is for batches, of internal tools that log in as the service does.
+    assert functions_called("database.py") | {"reserve_many"} == set(
         EXPECTED_GRANTS["flashsale_api"].split()
     )
 

@@ -130,11 +130,11 @@ class Database:
         self, item_id: int, customer_id: str, idempotency_key: str | None, wait: bool
     ) -> Reservation:
         row = await self._one(
-            "select * from flashsale.reserve_many($1::int[], $2::text[], $3::text[], $4::bool[])",
-            [item_id],
-            [customer_id],
-            [idempotency_key],
-            [wait],
+            "select * from flashsale.reserve($1, $2, $3, $4)",
+            item_id,
+            customer_id,
+            idempotency_key,
+            wait,
         )
         order = None if row["order_id"] is None else _order(row)
         return Reservation(row["outcome"], order, row["retry_at"])
