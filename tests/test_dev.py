@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -170,3 +172,22 @@ def test_a_port_that_is_taken_is_said_at_once() -> None:
         assert f"127.0.0.1:{port} can't be used" in result.stderr
         assert "--port" in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_more_open_streams_than_a_servers_default_bound_hold_nobody_up() -> None:
+    """granian lets 1,024 requests in unless told otherwise; streams are requests that stay."""
+    streams = 1100
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    with server_folder() as folder, running(folder) as dev, contextlib.ExitStack() as opened:
+        order = dev.reserve(dev.put_on_sale(), "ann")
+        request = (
+            f"GET /orders/{order['order_id']}/events HTTP/1.1\r\nHost: localhost\r\n"
+            "X-Customer-Id: ann\r\n\r\n"
+        ).encode()
+        for _ in range(streams):
+            follower = opened.enter_context(socket.create_connection(("127.0.0.1", dev.port), 30))
+            follower.sendall(request)
+            assert follower.recv(12) == b"HTTP/1.1 200"
+        assert dev.http.get("/health/live").status_code == 200
+        assert dev.reserve(order["item_id"], "bob")["status"] == "waiting"

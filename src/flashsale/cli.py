@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--customers", type=_count, default=2000, help="how many ask (2000)")
     demo.add_argument("--stock", type=_count, default=200, help="units on sale (200)")
-    demo.add_argument("--hold-seconds", type=_count, default=3, help="time to pay (3)")
+    demo.add_argument("--hold-seconds", type=_count, default=5, help="time to pay (5)")
     demo.add_argument("--seed", type=int, default=1, help="of the customers' dice (1)")
 
     serve = add("serve", _serve, "Serve the HTTP API")
@@ -197,6 +197,8 @@ def _granian(target: str, host: str, port: int, settings: Settings, flags: dict[
         interface=Interfaces.ASGI,
         loop=Loops.uvloop,
         workers=1,
+        backlog=settings.max_connections,
+        backpressure=settings.max_connections,  # event streams count: at the bound all else waits
         workers_kill_timeout=settings.shutdown_seconds,  # or an open event stream blocks the end
         log_access=False,
         respawn_failed_workers=True,

@@ -36,7 +36,7 @@ from flashsale.dev import Stack
 from flashsale.settings import Settings
 
 FINAL = ("paid", "expired", "cancelled", "unserved")
-RUSH_SECONDS = 3.0
+CUSTOMERS_PER_SECOND = 200  # two cores carry the service, its database and all the customers
 PRICE = 4900
 SETTLE_SECONDS = 60.0
 LONGEST_SALE_SECONDS = 90.0
@@ -181,7 +181,8 @@ class Customer:
             await self._shop(item_id)
 
     async def _shop(self, item_id: int) -> None:
-        await asyncio.sleep(self.dice.triangular(0, RUSH_SECONDS, RUSH_SECONDS / 5))
+        rush_seconds = self.sale.customers / CUSTOMERS_PER_SECOND
+        await asyncio.sleep(self.dice.triangular(0, rush_seconds, rush_seconds / 5))
         order = await self._reserve(item_id)
         if order is None:
             return

@@ -48,7 +48,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long any request may take, but for event streams."""
     statement_cache_size: int = 100
     """Prepared statements a connection keeps; 0 behind PgBouncer before 1.21."""
+    max_connections: int = 16_384
+    """Requests under way at once, event streams included; more wait without an answer."""
     max_body_bytes: int = 16_384
+    """A larger body gets 413."""
     webhook_tolerance_seconds: int = 300
     """How far a webhook's timestamp may be off."""
     sse_poll_seconds: float = 0.25
