@@ -19,7 +19,9 @@ test: $(VENV)/.installed ## Run the tests
 	$(PYTEST)
 
 test-all: $(VENV)/.installed ## Run the tests and the long storms
-	$(PYTEST) -m 'storm or not storm'
+	$(PYTEST)
+	$(BIN)/pytest -n 2 -m 'storm and not alone'
+	$(BIN)/pytest -m alone
 
 bench: $(VENV)/.installed ## Measure reserve against its rivals (12 minutes)
 	$(BIN)/python bench/run.py

@@ -123,7 +123,7 @@ def connect(url: str, role: str | None = None, **kwargs: Any) -> Connection:
     return conn
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Polls until the condition holds, and returns what it returned."""
     deadline = time.monotonic() + seconds
     while True:

@@ -54,6 +54,7 @@ def test_the_sweep_is_scheduled_once_however_often_one_migrates(cron: Connection
 
 
 @pytest.mark.storm
+@pytest.mark.alone
 @pytest.mark.timeout(400)
 def test_pg_cron_promotes_within_a_second_for_three_minutes(cron: Connection) -> None:
     eventually(lambda: rows(cron, "select from flashsale.sweep_status"), 75)
