@@ -5,6 +5,7 @@ as $$
 declare
   v_row flashsale.order_row;
   v_now timestamptz;
+  v_cancelled bigint[];
 begin
   perform from flashsale_data.orders o
   where o.order_id = p_order_id
@@ -22,17 +23,13 @@ begin
     insert into flashsale_data.tallies (item_id, paid, gaps)
     select c.item_id, 0, 1 from cancelled c where c.reserved_at is null
   )
-  select
-    flashsale.void_payments_of(array[c.order_id]), flashsale.notify('cancelled', array[c.order_id])
-  from cancelled c
-  into v_row.ticket, v_row.position;
-  if found then
-    v_row := flashsale.order_status(p_order_id, p_customer_id);
+  select array_agg(c.order_id) into v_cancelled from cancelled c;
+  v_row := flashsale.order_status(p_order_id, p_customer_id);
+  if v_cancelled is not null then
+    perform flashsale.void_payments_of(v_cancelled), flashsale.notify('cancelled', v_cancelled);
     v_row.outcome := 'cancelled';
     return v_row;
-  end if;
-  v_row := flashsale.order_status(p_order_id, p_customer_id);
-  if v_row.status = 'paid' then
+  elsif v_row.status = 'paid' then
     raise exception 'This order is paid and can''t be cancelled.' using
       errcode = 'RV202', constraint = 'already_paid', detail = format('order_id %s', p_order_id),
       hint = 'A paid order is final.';

@@ -107,7 +107,9 @@ as $$
   from flashsale.order_status o
   where o.customer_id = p_customer_id
     and (p_before is null or (o.created_at, o.order_id) < (
-      select b.created_at, b.order_id from flashsale_data.orders b where b.order_id = p_before))
+      select b.created_at, b.order_id
+      from flashsale_data.orders b
+      where b.order_id = p_before and b.customer_id = p_customer_id))
   order by o.created_at desc, o.order_id desc
   limit least(p_limit, 1000)
 $$;

@@ -354,6 +354,7 @@ class Line(RuleBasedStateMachine):
         assert [k.kind for k in kinds] == sorted(kind for kind, _ in shop.jobs)
 
 
+@pytest.mark.timeout(300 + EXAMPLES)  # a difference takes minutes to be made small
 def test_every_sequence_of_calls_does_what_the_model_does(db: Connection, clock: Clock) -> None:
     Line.db, Line.clock = db, clock
     run_state_machine_as_test(
