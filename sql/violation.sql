@@ -85,16 +85,15 @@ from flashsale_data.payments p
 where p.order_id is not null
   and not exists (select from flashsale_data.orders o where o.order_id = p.order_id)
 union all
-select 'a refund that is due is on its way', o.item_id, p.order_id,
-  format('payment %s has neither a job nor a dead letter', p.payment_id)
-from flashsale_data.payments p left join flashsale_data.orders o on o.order_id = p.order_id
-where p.status = 'refund_due'
-  and not exists (
-    select from pgmq.q_payments q
-    where q.message @> jsonb_build_object('kind', 'refund', 'payment_id', p.payment_id))
-  and not exists (
-    select from flashsale_data.dead_letters d
-    where d.message @> jsonb_build_object('kind', 'refund', 'payment_id', p.payment_id))
+select 'a payment that is due has its job', null, p.order_id,
+  format('payment %s is %s and has neither a job nor a dead letter', p.payment_id, p.status)
+from flashsale_data.payments p
+cross join lateral (values (jsonb_build_object(
+  'kind', case p.status when 'requested' then 'open' else 'refund' end,
+  'payment_id', p.payment_id))) j (message)
+where p.status in ('requested', 'refund_due')
+  and not exists (select from pgmq.q_payments q where q.message @> j.message)
+  and not exists (select from flashsale_data.dead_letters d where d.message @> j.message)
 union all
 select 'a key leads to its order', k.item_id, k.order_id,
   format('customer %s, key %s', k.customer_id, k.idempotency_key)

@@ -108,7 +108,9 @@ class Databases:
                     if value(conn, SCHEMA) == self._schema:
                         return
         except psycopg.Error:
-            pass  # whatever the test did to it, the next one gets another
+            if not broken:
+                self.drop()  # a test that leaves the database unusable says so in its own words
+                raise
         self.drop()
         assert broken == []
 

@@ -1,0 +1,188 @@
+"""Rules that no other test missed when prove/mutants.py, the model or the permutations took them
+away."""
+
+from __future__ import annotations
+
+from support import (
+    Call,
+    Connection,
+    call,
+    connect,
+    eventually,
+    item,
+    many,
+    pay,
+    reserve,
+    rows,
+    settle,
+    status,
+    statuses,
+    value,
+    waits,
+)
+
+
+def jobs_and_holds(db: Connection) -> tuple[int, int]:
+    jobs = "select count(*) from pgmq.q_payments where message ->> 'kind' = 'open'"
+    return value(db, jobs), value(db, "select count(*) from flashsale.open_reservation")
+
+
+def test_every_hold_of_a_batch_brings_its_job_though_a_customer_is_in_it_twice(
+    db: Connection,
+) -> None:
+    batch = many(db, item(db, stock=5), ["ann", "bob", "ann"])
+    assert [o.outcome for o in batch] == ["reserved", "reserved", "existing"]
+    assert jobs_and_holds(db) == (2, 2)
+
+
+def test_every_hold_of_a_batch_brings_its_job_though_a_twin_was_faster(
+    db: Connection, database_url: str
+) -> None:
+    shoe = item(db, stock=5)
+    with connect(database_url, autocommit=False) as first, connect(database_url) as second:
+        reserve(first, shoe, "ann")
+        batch = Call(lambda: many(second, shoe, ["ann", "bob"]))
+        eventually(lambda: waits(db, second))
+        first.commit()
+        assert [o.outcome for o in batch.result()] == ["existing", "reserved"]
+    assert jobs_and_holds(db) == (2, 2)
+    settle(db)
+
+
+def test_a_ticket_taken_after_the_sweep_began_is_no_hole(db: Connection, database_url: str) -> None:
+    shoe = item(db, stock=5)
+    with (
+        connect(database_url, autocommit=False) as sweeper,
+        connect(database_url, autocommit=False) as slow,
+    ):
+        sweeper.execute("select pg_current_xact_id()")
+        reserve(slow, shoe, "ann")
+        call(sweeper, "fill", shoe)
+        sweeper.commit()
+        db.execute("set lock_timeout = '2s'")  # to fill it would be to wait for it
+        for _ in range(4):
+            assert call(db, "fill", shoe)[0] == 0
+        slow.commit()
+    assert statuses(db, shoe) == {"ann": "reserved"}
+
+
+def test_a_ticket_taken_after_the_visit_is_no_hole(db: Connection, database_url: str) -> None:
+    shoe = item(db, stock=5)
+    with db.transaction(force_rollback=True):
+        reserve(db, shoe, "eve")
+    for _ in range(2):
+        call(db, "fill", shoe)
+    with connect(database_url, autocommit=False) as slow:
+        reserve(slow, shoe, "ann")
+        db.execute("set lock_timeout = '2s'")
+        assert call(db, "fill", shoe)[0] == 1
+        slow.commit()
+
+
+def test_late_money_goes_back_while_somebody_waits_for_a_unit_that_has_come(
+    db: Connection, clock
+) -> None:
+    shoe = item(db, late_payment="keep_if_free")
+    ann = reserve(db, shoe, "ann")
+    bob = reserve(db, shoe, "bob")
+    clock.advance(60)
+    call(db, "restock", shoe, 3)
+    assert pay(db, ann).outcome == "refund_due"
+    settle(db)
+    assert status(db, bob.order_id).status == "reserved"
+
+
+def test_late_money_that_is_kept_leaves_the_cancelled_order_cancelled(
+    db: Connection, clock
+) -> None:
+    shoe = item(db, stock=3, late_payment="keep_if_free")
+    ann = reserve(db, shoe, "ann")
+    call(db, "cancel", ann.order_id)
+    clock.advance(60)
+    assert pay(db, ann).outcome == "paid"
+    assert status(db, ann.order_id).status == "cancelled"
+
+
+def test_a_key_keeps_to_its_order_though_the_order_ended_before_the_twin_came(
+    db: Connection, database_url: str
+) -> None:
+    shoe = item(db, stock=5)
+    with connect(database_url, autocommit=False) as first, connect(database_url) as second:
+        order = reserve(first, shoe, "ann", "k")
+        twin = Call(lambda: reserve(second, shoe, "ann", "k"))
+        eventually(lambda: waits(db, second))
+        call(first, "cancel", order.order_id)
+        first.commit()
+        assert twin.result().order_id == order.order_id
+
+
+def test_who_asked_first_is_served_first_though_not_all_are_served_at_once(
+    db: Connection,
+) -> None:
+    shoe = item(db, stock=0)
+    many(db, shoe, ["ann", "bob", "cid"])
+    call(db, "restock", shoe, 3)
+    assert call(db, "promote", shoe, 2).promoted == 2
+    assert statuses(db, shoe) == {"ann": "reserved", "bob": "reserved", "cid": "waiting"}
+
+
+def test_a_line_goes_on_until_the_close(db: Connection, clock) -> None:
+    shoe = item(db, closes_at=clock.at(60))
+    many(db, shoe, ["ann", "bob"])
+    assert call(db, "promote", shoe).unserved == 0
+    assert statuses(db, shoe)["bob"] == "waiting"
+
+
+def test_expiry_leaves_a_locked_order_and_ends_the_others(
+    db: Connection, database_url: str, clock
+) -> None:
+    shoe = item(db, stock=2)
+    ann, bob = many(db, shoe, ["ann", "bob"])
+    clock.advance(60)
+    with connect(database_url, autocommit=False) as payer:
+        pay(payer, ann)
+        db.execute("set lock_timeout = '2s'")
+        assert call(db, "expire")[0] == 1
+    assert (
+        value(db, "select status from flashsale_data.orders where order_id = %s", bob.order_id)
+        == "expired"
+    )
+
+
+def test_stray_money_is_refunded_once_however_often_we_hear_of_it(db: Connection) -> None:
+    for _ in range(3):
+        assert call(db, "pay", None, "s-x", 1000, "EUR").outcome == "stray"
+    assert value(db, "select count(*) from pgmq.q_payments") == 1
+
+
+def test_a_session_that_we_do_not_know_ends_no_payment_that_has_one(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    (job,) = rows(db, "select * from flashsale.take_payment_jobs(10, 30)")
+    call(db, "payment_opened", job.job_id, job.reads, job.payment_id, "s1", "http://pay")
+    event = "select flashsale.record_payment_event(%s, %s, %s, %s, 1000, 'EUR', now())"
+    for kind in ("failed", "voided"):
+        sent = [kind, f"payment.{kind}", "s9", str(job.payment_id)]
+        assert value(db, event, *sent) == "ignored"
+    assert status(db, order.order_id).payment_status == "open"
+
+
+def test_a_sweep_does_not_wait_for_an_operator_who_has_the_item(
+    db: Connection, database_url: str
+) -> None:
+    shoe = item(db)
+    ann, _bob = many(db, shoe, ["ann", "bob"])
+    call(db, "cancel", ann.order_id)
+    with connect(database_url, autocommit=False) as operator:
+        call(operator, "pause_item", shoe)
+        db.execute("set lock_timeout = '2s'")
+        assert call(db, "sweep").recycled == 0
+        operator.commit()
+    settle(db)
+    assert statuses(db, shoe)["bob"] == "waiting"
+
+
+def test_no_call_sells_a_paused_item(db: Connection) -> None:
+    shoe = item(db)
+    call(db, "pause_item", shoe)
+    assert reserve(db, shoe, "ann").outcome == "paused"
+    assert [o.outcome for o in many(db, shoe, ["ann"])] == ["paused"]
