@@ -82,7 +82,7 @@ def test_another_version_of_sql_is_replaced(database_url: str) -> None:
         assert value(conn, "select to_regproc('flashsale.old')") is None
 
 
-@pytest.mark.parametrize("milliseconds", [0, 20, 50, 100, 150, 200, 300])
+@pytest.mark.parametrize("milliseconds", [0, 60, 150, 300])
 def test_a_kill_in_the_middle_does_no_harm(empty_url: str, milliseconds: int) -> None:
     with connect(empty_url) as conn:
         process = start_migrating(empty_url)
