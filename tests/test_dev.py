@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
 from support import eventually, server_folder
 
@@ -141,6 +142,7 @@ def test_a_kill_loses_nothing_and_leaves_nobody_behind() -> None:
         eventually(lambda: all_gone(family))
 
 
+@pytest.mark.storm
 def test_a_part_that_dies_is_started_again() -> None:
     with server_folder() as folder, running(folder) as dev:
         for name in ("worker", "serve", "provider"):
@@ -174,6 +176,7 @@ def test_a_port_that_is_taken_is_said_at_once() -> None:
         assert "Traceback" not in result.stderr
 
 
+@pytest.mark.storm
 def test_more_open_streams_than_a_servers_default_bound_hold_nobody_up() -> None:
     """granian lets 1,024 requests in unless told otherwise; streams are requests that stay."""
     streams = 1100
