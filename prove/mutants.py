@@ -521,7 +521,7 @@ def first_failure(sql: Path, names: list[str]) -> str | None:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
     command += ["--timeout=60", *(f"tests/{file_of(name)}" for name in names)]
     environ = os.environ | {"FLASHSALE_SQL_DIR": str(sql), "FLASHSALE_MODEL_EXAMPLES": "60"}
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
     )
     if done.returncode == 0:
