@@ -50,7 +50,7 @@ grant execute on function
 grant execute on function
     flashsale.take_payment_jobs(integer, integer),
     flashsale.take_notifications(integer, integer),
-    flashsale.finish_job(text, bigint, integer),
+    flashsale.finish_notifications(bigint[], integer[]),
     flashsale.retry_job(text, bigint, integer, text),
     flashsale.payment_opened(bigint, integer, bigint, text, text),
     flashsale.payment_voided(bigint, integer, bigint),

@@ -173,25 +173,31 @@ comment on function flashsale.take_notifications(integer, integer) is
 $$Leases e-mails to send, oldest first, for p_lease_seconds
 At most p_limit. "Your unit is reserved" is dropped if it is not any more.$$;
 
-create function flashsale.finish_job(p_queue text, p_job_id bigint, p_reads integer)
-returns boolean
-language sql volatile security definer set search_path = ''
+create function flashsale.finish_job(p_job_id bigint, p_reads integer) returns boolean
+language plpgsql volatile set search_path = ''
 as $$
-  with payments as (
-    delete from pgmq.q_payments q
-    where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_reads
-    returning q.msg_id
-  ), notifications as (
-    delete from pgmq.q_notifications q
-    where p_queue = 'notifications' and q.msg_id = p_job_id and q.read_ct = p_reads
-    returning q.msg_id
-  )
-  select exists (select from payments) or exists (select from notifications)
+begin
+  delete from pgmq.q_payments q where q.msg_id = p_job_id and q.read_ct = p_reads;
+  return found;
+end
 $$;
 
-comment on function flashsale.finish_job(text, bigint, integer) is
-$$Acknowledges a job; false if the lease has gone to somebody else
-p_queue: payments or notifications.$$;
+comment on function flashsale.finish_job(bigint, integer) is
+$$Acknowledges a payment job; false if the lease has gone to somebody else$$;
+
+create function flashsale.finish_notifications(p_job_ids bigint[], p_reads integer[])
+returns setof bigint
+language sql volatile security definer set search_path = ''
+as $$
+  delete from pgmq.q_notifications q
+  using unnest(p_job_ids, p_reads) j (job_id, reads)
+  where q.msg_id = j.job_id and q.read_ct = j.reads
+  returning q.msg_id
+$$;
+
+comment on function flashsale.finish_notifications(bigint[], integer[]) is
+$$Acknowledges e-mails that were sent; returns whose lease was ours
+The leases of the others have gone to somebody else. The arrays go together: job_id, reads.$$;
 
 create function flashsale.retry_job(
   p_queue text, p_job_id bigint, p_reads integer, p_error text)
@@ -313,7 +319,7 @@ begin
     perform flashsale.send_jobs('void', array[p_payment_id]);
   end if;
   return case
-    when flashsale.finish_job('payments', p_job_id, p_reads) then v_outcome
+    when flashsale.finish_job(p_job_id, p_reads) then v_outcome
     else 'lost_lease'
   end;
 end
@@ -337,7 +343,7 @@ begin
     (select p.session_id from flashsale_data.payments p where p.payment_id = p_payment_id),
     'voided');
   return case
-    when flashsale.finish_job('payments', p_job_id, p_reads) then v_outcome
+    when flashsale.finish_job(p_job_id, p_reads) then v_outcome
     else 'lost_lease'
   end;
 end
@@ -358,7 +364,7 @@ declare
 begin
   v_outcome := (flashsale.pay(p_payment_id, p_session_id, p_amount, p_currency)).outcome;
   return case
-    when flashsale.finish_job('payments', p_job_id, p_reads) then v_outcome
+    when flashsale.finish_job(p_job_id, p_reads) then v_outcome
     else 'lost_lease'
   end;
 end
@@ -379,7 +385,7 @@ begin
     p_payment_id,
     (select p.session_id from flashsale_data.payments p where p.payment_id = p_payment_id));
   return case
-    when flashsale.finish_job('payments', p_job_id, p_reads) then v_outcome
+    when flashsale.finish_job(p_job_id, p_reads) then v_outcome
     else 'lost_lease'
   end;
 end

@@ -90,8 +90,8 @@ def test_the_public_may_call_nothing(db: Connection) -> None:
 EXPECTED_GRANTS = {
     "flashsale_api": "cancel change_item create_item item_status items order_status orders_by_id "
     "orders_of record_payment_event request_payment reserve reserve_many",
-    "flashsale_worker": "expire fill finish_job payment_captured payment_opened payment_refunded "
-    "payment_voided promote retry_job sweep take_notifications take_payment_jobs",
+    "flashsale_worker": "expire fill finish_notifications payment_captured payment_opened "
+    "payment_refunded payment_voided promote retry_job sweep take_notifications take_payment_jobs",
     "flashsale_tool": "cancel explain_order item_status items order_status orders_by_id orders_of "
     "pay request_payment reserve reserve_many",
     "flashsale_operator": "cancel change_item close_item create_item expire explain_order fill "

@@ -214,7 +214,8 @@ def test_a_notification_is_acknowledged_by_its_lease_only(db: Connection) -> Non
     call(db, "cancel", order.order_id)
     (late,) = rows(db, "select * from flashsale.take_notifications(10, 0)")
     (current,) = rows(db, "select * from flashsale.take_notifications(10, 30)")
-    finish = "select flashsale.finish_job('notifications', %s, %s)"
-    assert not value(db, finish, late.job_id, late.reads)
-    assert value(db, finish, current.job_id, current.reads)
-    assert not value(db, finish, current.job_id, current.reads)
+    finish = "select array_agg(n) from flashsale.finish_notifications(%s, %s) n"
+    assert value(db, finish, [late.job_id], [late.reads]) is None
+    both = [late.job_id, current.job_id], [late.reads, current.reads]
+    assert value(db, finish, *both) == [current.job_id]
+    assert value(db, finish, *both) is None

@@ -68,10 +68,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sweep_interval_seconds: float = 0.25
     job_poll_seconds: float = 0.1
     """How often an idle worker looks for jobs."""
-    job_batch: int = 50
+    job_batch: int = 100
     """Jobs taken at once."""
     job_concurrency: int = 20
     """Calls to the provider under way at once."""
+    mail_concurrency: int = 200
+    """E-mails under way at once."""
     job_lease_seconds: int = 30
     """How long a job is the worker's alone."""
     provider_timeout_seconds: float = 10.0

@@ -79,6 +79,9 @@ class Ack(NamedTuple):
     args: tuple[object, ...] = ()
 
 
+SENT = Ack("select flashsale.finish_notifications(array[$1::bigint], array[$2::integer])")
+
+
 async def run(
     settings: Settings,
     provider: PaymentProvider | None = None,
@@ -184,9 +187,17 @@ class _Queue:
         self._stop = stop
         self._failed_in_a_row = 0
 
+    def at_once(self, settings: Settings) -> int:
+        """How many jobs may be under way."""
+        return settings.job_concurrency
+
     async def perform(self, row: Any) -> Ack:
         """Does a job outside of the database; returns how to acknowledge it."""
         raise NotImplementedError
+
+    async def acknowledge(self, row: Any, ack: Ack) -> Any:
+        """Tells the database, once."""
+        return await self._pool.fetchval(ack.sql, row["job_id"], row["reads"], *ack.args)
 
     async def work(self) -> None:
         s = self._settings
@@ -194,7 +205,7 @@ class _Queue:
         running: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
             while not self._stop.is_set():
-                free = s.job_concurrency - len(running)
+                free = self.at_once(s) - len(running)
                 down = self._failed_in_a_row >= DOWN_AFTER_FAILURES
                 if down:
                     await _pause(self._stop, PROBE_SECONDS)
@@ -261,7 +272,7 @@ class _Queue:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                return await self._pool.fetchval(ack.sql, row["job_id"], row["reads"], *ack.args)
+                return await self.acknowledge(row, ack)
             except Exception as error:
                 if not _is_passing(error) or loop.time() + RETRY_MAX_SECONDS > lease_ends:
                     raise
@@ -326,11 +337,45 @@ class _Notifications(_Queue):
     def __init__(self, settings: Settings, pool: Any, stop: asyncio.Event, sender: Sender) -> None:
         super().__init__(settings, pool, stop)
         self._sender = sender
+        self._finishing: asyncio.Task[None] | None = None
+        self._sent: dict[tuple[int, int], asyncio.Future[bool]] = {}
+
+    def at_once(self, settings: Settings) -> int:
+        return settings.mail_concurrency
 
     async def perform(self, row: Any) -> Ack:
         notification: Notification = msgspec.json.decode(row["message"], type=Notification)
         await self._sender.send(compose(notification, row["job_id"]))
-        return Ack("select flashsale.finish_job('notifications', $1, $2)")
+        return SENT
+
+    async def acknowledge(self, row: Any, ack: Ack) -> Any:
+        """Mails that are sent while one call is under way gather for the next."""
+        if ack is not SENT:
+            return await super().acknowledge(row, ack)
+        future = asyncio.get_running_loop().create_future()
+        self._sent[row["job_id"], row["reads"]] = future
+        if self._finishing is None or self._finishing.done():
+            self._finishing = asyncio.create_task(self._finish())
+        return await future
+
+    async def _finish(self) -> None:
+        while self._sent:
+            sent, self._sent = self._sent, {}
+            try:
+                rows = await self._pool.fetch(
+                    "select flashsale.finish_notifications($1, $2)",
+                    [job_id for job_id, _ in sent],
+                    [reads for _, reads in sent],
+                )
+            except Exception as error:
+                for future in sent.values():
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            ours = {row[0] for row in rows}
+            for (job_id, _), future in sent.items():
+                if not future.done():
+                    future.set_result(job_id in ours)
 
 
 class _Trouble:

@@ -1,0 +1,283 @@
+"""A seeded sale over HTTP, open loop: customers come when the plan says, however slow answers are.
+
+Every customer has a habit: most pay, some hang up and ask again, press twice, fail first, pay late,
+never pay, cancel. All they ask and hear goes into the history. Meanwhile an operator restocks and
+withdraws. When the faults are over, `finish` clears up doubts, closes the sale and waits for quiet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from prove.client import Client, NoAnswer
+from prove.history import History, Op
+
+HABITS = {
+    "pays": 40,
+    "hangs up": 10,
+    "presses twice": 10,
+    "fails first": 8,
+    "pays late": 6,
+    "never pays": 13,
+    "cancels": 13,
+}
+ATTEMPTS = 12  # to reserve, with one key, while nobody answers
+PRICE = 1000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who comes when, seconds from the start, for what, and how they behave."""
+
+    at: float
+    customer: str
+    item_id: int
+    habit: str
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a sale is. hot sells out in the end, scarce at once, ordinary never."""
+
+    customers: int
+    per_second: float
+    hot_stock: int = 60
+    scarce_stock: int = 2
+    ordinary: int = 4
+    ordinary_stock: int = 100_000
+    hold_seconds: int = 2
+    max_waiting: int = 1500
+    patient: float = 0.7  # of those in the line, who look again until their turn comes
+
+
+class Sale:
+    """One run of the load against one service."""
+
+    def __init__(self, api_url: str, provider_url: str, size: Size, seed: int) -> None:
+        self.history = History()
+        self.stock: dict[int, int] = {}
+        self._size = size
+        self._dice = random.Random(seed)
+        self._api = Client(api_url)
+        self._provider = Client(provider_url, connections=64)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._over = asyncio.Event()
+
+    async def open(self) -> None:
+        """Puts the items on sale."""
+        size = self._size
+        stocks = {"hot": size.hot_stock, "scarce": size.scarce_stock}
+        stocks |= {f"ordinary-{n}": size.ordinary_stock for n in range(size.ordinary)}
+        for sku, stock in stocks.items():
+            status, _, item = await self._api.request(
+                "POST",
+                "/items",
+                body={
+                    "sku": sku,
+                    "name": sku,
+                    "price": PRICE,
+                    "currency": "EUR",
+                    "stock": stock,
+                    "hold_seconds": size.hold_seconds,
+                    "max_waiting": size.max_waiting,
+                },
+            )
+            assert status == 201, item
+            self.stock[item["item_id"]] = stock
+
+    async def run(self) -> None:
+        """Customers arrive; returns when the last has come, while some are still at it."""
+        operator = asyncio.create_task(self._operate())
+        began = time.monotonic()
+        for plan in self._plans():
+            delay = began + plan.at - time.monotonic()
+            if delay > 0:
+                await asyncio.sleep(delay)
+            self._go(self._shop(plan))
+        operator.cancel()
+
+    async def finish(
+        self, unfinished: Callable[[], dict[str, int]], timeout_seconds: float = 120
+    ) -> None:
+        """Clears up doubts, closes the sale, and waits until nothing is unfinished.
+
+        Errors: TimeoutError, with what is still unfinished.
+        """
+        self._over.set()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.gather(*(self._resolve(op) for op in list(self.history.unresolved())))
+        for item_id in self.stock:
+            closes_at = datetime.now(UTC).isoformat()
+            while not await self._patch(item_id, {"closes_at": closes_at}):
+                await asyncio.sleep(0.2)
+        deadline = time.monotonic() + timeout_seconds
+        while left := await asyncio.to_thread(unfinished):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"after {timeout_seconds:g} s still unfinished: {left}")
+            await asyncio.sleep(0.2)
+        self._api.close()
+        self._provider.close()
+
+    def _plans(self) -> list[Plan]:
+        hot, scarce, *ordinary = self.stock
+        at, plans = 0.0, []
+        habits, weights = list(HABITS), list(HABITS.values())
+        for n in range(self._size.customers):
+            at += self._dice.expovariate(self._size.per_second)
+            wanted = self._dice.random()
+            item_id = (
+                hot if wanted < 0.6 else scarce if wanted < 0.7 else self._dice.choice(ordinary)
+            )
+            (habit,) = self._dice.choices(habits, weights)
+            plans.append(Plan(at, f"customer-{n}", item_id, habit))
+            if n and self._dice.random() < 0.05:  # somebody who was here comes again
+                plans.append(Plan(at, f"customer-{self._dice.randrange(n)}", item_id, "pays"))
+        return plans
+
+    def _go(self, shopping: Any) -> None:
+        task = asyncio.create_task(shopping)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.result())
+
+    async def _shop(self, plan: Plan) -> None:
+        order = await self._reserve(plan)
+        if order is None:
+            return
+        if plan.habit == "cancels":
+            await self._pause(0.3)
+            await self._ask_about(order, "cancel", "DELETE", plan.customer)
+            return
+        patient = self._dice.random() < self._size.patient
+        waited = time.monotonic() + patient * self._dice.uniform(1, 4 * self._size.hold_seconds)
+        while order["status"] == "waiting" and not self._over.is_set():
+            if time.monotonic() > waited:
+                return  # if a unit comes, the hold expires
+            await self._pause(1.0)
+            order = await self._ask_about(order, "read", "GET", plan.customer) or order
+        if order["status"] == "reserved" and plan.habit != "never pays":
+            await self._pay(plan, order)
+
+    async def _pause(self, seconds: float) -> None:
+        """Dreams up to the time given; shorter when the sale is over."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), self._dice.uniform(0.5, 1) * seconds)
+
+    async def _reserve(self, plan: Plan) -> dict[str, Any] | None:
+        key = f"key-{self._dice.getrandbits(64):x}"
+        op = self._reserving(plan.customer, plan.item_id, key)
+        if plan.habit == "presses twice":
+            twin = self._reserving(plan.customer, plan.item_id, key)
+            await asyncio.gather(self._send_reserve(op), self._send_reserve(twin))
+            op = op if op.outcome == "ok" else twin
+        else:
+            await self._send_reserve(op, hang_up=plan.habit == "hangs up")
+        for attempt in range(ATTEMPTS):
+            if op.outcome != "unknown":
+                break
+            await self._pause(min(0.2 * 2**attempt, 2.0))
+            op = self._reserving(plan.customer, plan.item_id, key)
+            await self._send_reserve(op)
+        return op.body if op.outcome == "ok" else None
+
+    def _reserving(self, customer: str, item_id: int, key: str) -> Op:
+        return self.history.ask("reserve", item_id, customer=customer, key=key)
+
+    async def _send_reserve(self, op: Op, *, hang_up: bool = False) -> None:
+        headers = {"X-Customer-Id": op.customer, "Idempotency-Key": op.key}
+        with contextlib.suppress(NoAnswer):
+            status, _, body = await self._api.request(
+                "POST", f"/items/{op.item_id}/orders", headers, hang_up=hang_up
+            )
+            self.history.answer(op, status, body)
+
+    async def _resolve(self, doubt: Op) -> None:
+        while True:
+            op = self._reserving(doubt.customer, doubt.item_id, doubt.key)
+            await self._send_reserve(op)
+            if op.outcome != "unknown":
+                return
+            await asyncio.sleep(0.2)
+
+    async def _ask_about(
+        self, order: dict[str, Any], kind: str, method: str, customer: str, path: str = ""
+    ) -> dict[str, Any] | None:
+        op = self.history.ask(
+            kind, order["item_id"], customer=customer, order=(order["item_id"], order["ticket"])
+        )
+        with contextlib.suppress(NoAnswer):
+            status, _, body = await self._api.request(
+                method, f"/orders/{order['order_id']}{path}", {"X-Customer-Id": customer}
+            )
+            self.history.answer(op, status, body)
+        return op.body if op.outcome == "ok" else None
+
+    async def _pay(self, plan: Plan, order: dict[str, Any]) -> None:
+        opened = await self._checkout(plan, order)
+        if opened is None:
+            return
+        if plan.habit == "pays late":
+            late = datetime.fromisoformat(order["expires_at"]).timestamp() - time.time()
+            await asyncio.sleep(max(0.0, late + self._dice.uniform(-0.1, 0.1)))
+        if plan.habit == "fails first":
+            await self._complete(plan, opened, "fail")
+            await self._pause(0.2)
+            if await self._ask_about(order, "retry_payment", "POST", plan.customer, "/payment"):
+                opened = await self._checkout(plan, order, opened)
+                if opened:
+                    await self._complete(plan, opened, "succeed")
+        else:
+            await self._complete(plan, opened, "succeed")
+        await self._pause(0.4)
+        await self._ask_about(order, "read", "GET", plan.customer)
+
+    async def _checkout(
+        self, plan: Plan, order: dict[str, Any], other_than: str | None = None
+    ) -> str | None:
+        """The URL at which to pay, once there is one; None if the hold ended first."""
+        while True:
+            payment = order["payment"] or {}
+            url = payment.get("checkout_url")
+            if order["status"] != "reserved":
+                return None
+            if url and url != other_than:
+                return str(url)
+            await asyncio.sleep(0.25)
+            order = await self._ask_about(order, "read", "GET", plan.customer) or order
+            if datetime.fromisoformat(order["expires_at"]).timestamp() < time.time():
+                return None
+
+    async def _complete(self, plan: Plan, url: str, outcome: str) -> None:
+        """What the browser does at the provider; its answer is the provider's ledger's matter."""
+        op = self.history.ask("pay", plan.item_id, customer=plan.customer)
+        with contextlib.suppress(NoAnswer):
+            path = urlsplit(url).path.removesuffix("/complete") + "/complete"
+            status, _, _ = await self._provider.request("POST", path, body={"outcome": outcome})
+            self.history.answer(op, status, {})
+
+    async def _operate(self) -> None:
+        """Units of the last item come and go."""
+        item_id = list(self.stock)[-1]
+        while True:
+            await asyncio.sleep(self._dice.uniform(0.2, 0.6))
+            comes = self._dice.random() < 0.5
+            units = self._dice.randint(1, 5)
+            op = self.history.ask("restock" if comes else "withdraw", item_id, units=units)
+            await self._patch(item_id, {"add_stock" if comes else "withdraw_stock": units}, op)
+
+    async def _patch(self, item_id: int, changes: dict[str, Any], op: Op | None = None) -> bool:
+        with contextlib.suppress(NoAnswer):
+            status, _, body = await self._api.request("PATCH", f"/items/{item_id}", body=changes)
+            if op:
+                self.history.answer(op, status, body)
+            return status == 200
+        return False

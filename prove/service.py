@@ -1,0 +1,281 @@
+"""The service as an operator has it: started, watched, killed, started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import psycopg
+
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.migrate import migrate
+from prove.proxy import Proxy
+
+STARTS_WITHIN_SECONDS = 60.0
+UNFINISHED = """
+select 'payment jobs', count(*) from pgmq.q_payments
+union all
+select 'notifications', count(*) from pgmq.q_notifications
+union all
+select o.status::text || ' orders', count(*) from flashsale_data.orders o
+where o.status in ('waiting', 'reserved') group by o.status
+union all
+select p.status::text || ' payments', count(*) from flashsale_data.payments p
+where p.status in ('requested', 'open', 'refund_due') group by p.status
+union all
+select 'items with unknown tickets', count(*) from flashsale_data.items i
+where i.settled < least(i.now_serving, flashsale.last_ticket(i.item_id))
+"""
+
+
+class Service:
+    """`flashsale dev` in a folder of its own. Use as a context manager.
+
+    A watcher looks at it as a load balancer does: when it is not ready, that is an outage.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="flashsale-prove-")
+        self.data_dir = Path(self._folder.name)
+        self.port, self.provider_port = _free_ports(2)
+        self.api_url = f"http://127.0.0.1:{self.port}"
+        self.provider_url = f"http://127.0.0.1:{self.provider_port}"
+        self.ledger = self.data_dir / "provider-ledger.jsonl"
+        self.outages: list[tuple[float, float]] = []
+        """From, to in Unix time, as seen from outside."""
+        self._environ = {k: v for k, v in os.environ.items() if not k.startswith("FLASHSALE_")}
+        self._environ |= {f"FLASHSALE_{name.upper()}": str(it) for name, it in settings.items()}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._watching = threading.Event()
+        self._watcher = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Service:
+        self.data_dir.chmod(0o755)
+        try:
+            self.start()
+            self.wait_until_ready(STARTS_WITHIN_SECONDS)
+        except BaseException:
+            self._stop()
+            raise
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watching.set()
+        self._watcher.join()
+        self._stop()
+
+    def start(self) -> None:
+        self._start(
+            *("dev", "--data-dir", str(self.data_dir)),
+            *("--port", str(self.port), "--provider-port", str(self.provider_port)),
+        )
+
+    def _start(self, part: str, *flags: str, **settings: object) -> None:
+        environ = {f"FLASHSALE_{name.upper()}": str(it) for name, it in settings.items()}
+        with (self.data_dir / f"{part}.out").open("ab") as log:
+            self._processes[part] = subprocess.Popen(
+                [sys.executable, "-m", "flashsale", part, *flags],
+                env=self._environ | environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def database_url(self) -> str:
+        """As the owner of the tables."""
+        return (self.data_dir / "database.url").read_text().strip()
+
+    def unfinished(self) -> dict[str, int]:
+        """What is still due, queued or on its way, by name; empty when all is quiet."""
+        with psycopg.connect(self.database_url()) as conn:
+            counts = conn.execute(UNFINISHED).fetchall()
+        with urllib.request.urlopen(f"{self.provider_url}/sessions?limit=1", timeout=5) as answer:
+            events = json.load(answer)["totals"]["undelivered_events"]
+        return {what: n for what, n in [*counts, ("undelivered events", events)] if n}
+
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.api_url}/health/ready", timeout=2):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def last_swept(self) -> float:
+        """When somebody last swept, in Unix time; 0 if nobody can tell."""
+        try:
+            with psycopg.connect(self.database_url(), connect_timeout=2) as conn:
+                row = conn.execute(
+                    "select extract(epoch from max(swept_at))::float8 from flashsale_data.sweepers"
+                ).fetchone()
+        except psycopg.Error:
+            return 0.0
+        return float(row[0] or 0) if row else 0.0
+
+    def wait_until_it_works(self, timeout_seconds: float) -> float:
+        """Ready, and swept since now; how long that took. Errors: TimeoutError."""
+        began, wall = time.monotonic(), time.time()
+        self.wait_until_ready(timeout_seconds)
+        while self.last_swept() < wall:
+            if time.monotonic() > began + timeout_seconds:
+                raise TimeoutError(f"nobody swept for {timeout_seconds:g} s")
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def wait_until_ready(self, timeout_seconds: float) -> float:
+        """How long it took. Errors: TimeoutError."""
+        began = time.monotonic()
+        while not self.is_ready():
+            if time.monotonic() > began + timeout_seconds:
+                logs = [path.read_text(errors="replace") for path in self.data_dir.glob("*.out")]
+                said = "\n".join(log[-2000:] for log in logs)
+                raise TimeoutError(f"not ready within {timeout_seconds:g} s:\n{said}")
+            self.keep_up()
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    def keep_up(self) -> None:
+        """Starts again what has ended, as an init system does."""
+        if any(process.poll() is not None for process in self._processes.values()):
+            self.start()
+
+    def kill(self, part: str) -> int:
+        """kill -9: `postgres` with all its children, `serve`, `worker`, or `all` there is.
+
+        Returns the number of processes killed.
+        """
+        killed = 0
+        for process in self._family():
+            try:
+                if part == "all" or _is(part, process):
+                    process.send_signal(signal.SIGKILL)
+                    killed += 1
+            except psutil.Error:
+                continue
+        return killed
+
+    def _family(self) -> list[psutil.Process]:
+        family = []
+        for process in self._processes.values():
+            try:
+                parent = psutil.Process(process.pid)
+                family += [parent, *parent.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                continue
+        return family
+
+    def _watch(self) -> None:
+        down_since = None
+        while not self._watching.wait(0.05):
+            now = time.time()
+            self.keep_up()
+            if self.is_ready():
+                if down_since is not None:
+                    self.outages.append((down_since - 0.1, time.time()))
+                down_since = None
+            elif down_since is None:
+                down_since = now
+
+    def _stop(self) -> None:
+        for process in reversed(self._processes.values()):
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._folder.cleanup()
+
+
+class Parts(Service):
+    """The same parts started one by one, with wires between them that can be bad.
+
+    api_wire, worker_wire: to Postgres. provider_wire: from the worker to the provider.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Parts:
+        self.data_dir.chmod(0o755)
+        postgres = self._stack.enter_context(EmbeddedPostgres(self.data_dir))
+        self._url = postgres.url()
+        migrate(self._url)
+        self.api_wire = self._stack.enter_context(Proxy(postgres.port))
+        self.worker_wire = self._stack.enter_context(Proxy(postgres.port))
+        self.provider_wire = self._stack.enter_context(Proxy(self.provider_port))
+        super().__enter__()
+        return self
+
+    @property
+    def database_wires(self) -> tuple[Proxy, Proxy]:
+        return self.api_wire, self.worker_wire
+
+    def database_url(self) -> str:
+        return self._url
+
+    def start(self) -> None:
+        common = {"webhook_secret": "for-proof", "webhook_url": f"{self.api_url}/webhooks/payments"}
+        common |= {"provider_port": str(self.provider_port), "port": str(self.port)}
+        parts = {
+            "provider": {"provider_url": self.provider_url, "provider_ledger": self.ledger},
+            "worker": {
+                "database_url": self._through(self.worker_wire),
+                "provider_url": f"http://127.0.0.1:{self.provider_wire.port}",
+            },
+            "serve": {"database_url": self._through(self.api_wire)},
+        }
+        for part, settings in parts.items():
+            process = self._processes.get(part)
+            if process is None or process.poll() is not None:
+                self._start(part, **common, **settings)
+
+    def _through(self, wire: Proxy) -> str:
+        port = urlsplit(self._url).port
+        return self._url.replace(f":{port}/", f":{wire.port}/")
+
+    def _stop(self) -> None:
+        for wire in (self.api_wire, self.worker_wire, self.provider_wire):
+            wire.hold()
+        self._stack.push(lambda *_: self._folder.cleanup())
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            process.wait(30)
+        self._stack.close()
+
+
+def _is(part: str, process: psutil.Process) -> bool:
+    """granian's workers are forks of `serve`, and may carry another command line."""
+    command = process.cmdline()
+    if part == "postgres":
+        return bool(command) and Path(process.exe()).name == "postgres"
+    parent = process.parent()
+    return any(
+        "flashsale" in it and part in it for it in (command, parent and parent.cmdline()) if it
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports

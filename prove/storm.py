@@ -1,0 +1,109 @@
+"""Storms: a sale under load, alone or while its processes are killed, and judged by the checker."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from prove.checker import Database, Run, exercised, judge, read_ledger
+from prove.load import Sale, Size
+from prove.report import Row
+from prove.service import Service
+
+SEED = 20261123
+READY_WITHIN_SECONDS = 10.0
+BOUND_SECONDS = 2.0
+"""Within which a freed unit is offered again, on two cores that also carry all customers."""
+
+EXERCISE = {"reserve -> reserved": 250, "reserve -> waiting": 250, "waiting -> reserved": 20}
+EXERCISE |= {"reserved -> paid": 50, "reserved -> expired": 20, "reserved -> cancelled": 20}
+EXERCISE |= {"waiting -> cancelled": 20, "waiting -> unserved": 20, "same key again": 20}
+EXERCISE |= {"payment failed": 5, "payment voided": 20, "restock ok": 1, "withdraw ok": 1}
+"""What a run must have exercised at least, for its verdict to count."""
+
+Fault = Callable[[Any], int]
+"""Strikes a service once; returns how much it hit, 0 for nothing."""
+
+
+async def struck(service: Service, sale: Sale, fault: Fault | None, times: int) -> list[str]:
+    """The sale, with the fault at random instants; the problems of getting up again."""
+    problems: list[str] = []
+    await sale.open()
+    load = asyncio.create_task(sale.run())
+    dice = random.Random(SEED)
+    for n in range(times if fault else 0):
+        assert fault
+        await asyncio.sleep(dice.uniform(0.5, 2.0))
+        began = time.time()
+        if not await asyncio.to_thread(fault, service):
+            problems.append(f"strike {n} hit nothing")
+        await asyncio.sleep(0.1)
+        took = await asyncio.to_thread(service.wait_until_it_works, 6 * READY_WITHIN_SECONDS)
+        service.outages.append((began, time.time()))
+        if took > READY_WITHIN_SECONDS:
+            problems.append(f"strike {n}: ready again only after {took:.1f} s")
+    await load
+    await sale.finish(service.unfinished)
+    return problems
+
+
+def trial(
+    name: str,
+    size: Size,
+    fault: Fault | None = None,
+    times: int = 1,
+    make: Callable[[], Service] = Service,
+) -> Row:
+    """One storm and its verdict."""
+    began = time.time()
+    with make() as service:
+        sale = Sale(service.api_url, service.provider_url, size, SEED)
+        problems = asyncio.run(struck(service, sale, fault, times))
+        run = Run(
+            sale.history,
+            Database.read(service.database_url()),
+            read_ledger(service.ledger),
+            sale.stock,
+            BOUND_SECONDS,
+            [(begin, end + BOUND_SECONDS) for begin, end in service.outages],
+        )
+        down = time.time() - began - run.fair_seconds(began, time.time())
+    outcomes = sale.history.outcomes()
+    if fault is None:
+        problems += [
+            f"{op.kind} got {op.status}" for op in sale.history.ops if (op.status or 0) >= 500
+        ]
+    count = exercised(run)
+    note = f"{count['reserved -> paid']} sold, {count['reserved -> expired']} expired, "
+    note += f"{count['void']} tickets burned, {down:.1f} s not ready"
+    return Row(
+        name,
+        times if fault else 0,
+        outcomes["ok"],
+        outcomes["refused"],
+        outcomes["unknown"],
+        problems + judge(run, EXERCISE),
+        note,
+    )
+
+
+def storm(full: bool) -> list[Row]:
+    """20,000 customers, 500 units, no fault: no violation, no 5xx."""
+    size = Size(
+        20_000, per_second=300, hot_stock=400, scarce_stock=20, ordinary_stock=20, patient=0.1
+    )
+    return [trial("storm without faults", size) for _ in range(5 if full else 1)]
+
+
+def kills(full: bool) -> list[Row]:
+    """kill -9 of each part, and of everything, under load."""
+    times = 50 if full else 5
+    size = Size(customers=400 * times, per_second=100)
+    return [
+        trial(f"kill -9 {part}", size, partial(Service.kill, part=part), times)
+        for part in ("postgres", "serve", "worker", "all")
+    ]
