@@ -18,7 +18,7 @@ from pytest_postgresql.janitor import DatabaseJanitor
 
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
-from support import Connection, connect, rows, server_folder, value
+from support import Connection, cluster_folder, connect, rows, value
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 
@@ -47,7 +47,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def postgres() -> Iterator[EmbeddedPostgres]:
     """The session's server; one a worker, so that nobody shares a lock table or a queue."""
     bin_dir = os.environ.get("FLASHSALE_TEST_PG_BIN")
-    with server_folder() as folder, EmbeddedPostgres(folder, bin_dir, FAST) as server:
+    with cluster_folder(bin_dir) as folder, EmbeddedPostgres(folder, bin_dir, FAST) as server:
         yield server
 
 
