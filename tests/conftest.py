@@ -26,6 +26,8 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fail-on-skip", action="store_true", help="a skipped test fails the run")
 
+    parser.addoption("--server", help="folder:port of a running server; prove/mutants.py keeps one")
+
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if config.getoption("--fail-on-skip") and terminalreporter.stats.get("skipped"):
@@ -44,8 +46,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[EmbeddedPostgres]:
+def postgres(pytestconfig: pytest.Config) -> Iterator[EmbeddedPostgres]:
     """The session's server; one a worker, so that nobody shares a lock table or a queue."""
+    if shared := pytestconfig.getoption("--server"):
+        folder, port = shared.split(":")
+        yield EmbeddedPostgres(folder, port=int(port))  # it runs already
+        return
     bin_dir = os.environ.get("FLASHSALE_TEST_PG_BIN")
     with cluster_folder(bin_dir) as folder, EmbeddedPostgres(folder, bin_dir, FAST) as server:
         yield server
@@ -54,6 +60,8 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 @pytest.fixture(scope="session")
 def template(postgres: EmbeddedPostgres) -> str:
     """A migrated database, to be cloned."""
+    with psycopg.connect(postgres.url("postgres", "postgres"), autocommit=True) as admin:
+        admin.execute("alter database flashsale with allow_connections true")  # of a shared server
     migrate(postgres.url())
     with psycopg.connect(postgres.url("postgres", "postgres"), autocommit=True) as admin:
         admin.execute("alter database flashsale with is_template true allow_connections false")

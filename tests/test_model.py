@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -67,6 +68,7 @@ class Line(RuleBasedStateMachine):
 
     db: ClassVar[Connection]
     clock: ClassVar[Clock]
+    counts: ClassVar[Counter[str]]
     shop: model.Item
     item_id: int
     events: int
@@ -266,6 +268,7 @@ class Line(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The next sequence of calls finds an empty database, and violation stays quick."""
+        self.counts["examples"] += 1
         if not hasattr(self, "item_id"):
             return
         assert rows(self.db, "select * from flashsale.violation") == []
@@ -303,6 +306,7 @@ class Line(RuleBasedStateMachine):
     def same_order(self, shown: Any, order: model.Order | None) -> None:
         if shown is None or order is None:
             assert shown is order is None
+            self.counts["refused"] += 1
             return
         assert (shown.ticket, shown.customer_id, shown.status, shown.position) == (
             order.ticket,
@@ -319,6 +323,7 @@ class Line(RuleBasedStateMachine):
         outcome, said = attempt(modelled), attempt(real)
         if isinstance(outcome, model.RefusedError) or isinstance(said, model.RefusedError):
             assert said == outcome
+            self.counts["refused"] += 1
         else:
             assert said.outcome == outcome or None in (said.outcome, outcome)
             if order is not None:
@@ -327,6 +332,7 @@ class Line(RuleBasedStateMachine):
 
     def compare(self) -> None:
         """Every order, the item's numbers and the jobs are the model's."""
+        self.counts["calls"] += 1
         shop = self.shop
         found = rows(
             self.db,
@@ -516,7 +522,11 @@ class HttpLine(Line):
                 assert one.status_code == 404
 
 
-def run(machine: type[Line], examples: int) -> None:
+Told = Callable[[str, object], None]
+
+
+def run(machine: type[Line], examples: int, record_property: Told) -> None:
+    machine.counts = Counter()
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -527,18 +537,22 @@ def run(machine: type[Line], examples: int) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+    for name, count in machine.counts.items():
+        record_property(name, count)
 
 
 pytestmark = pytest.mark.timeout(300 + int(EXAMPLES or 0))  # a difference takes long to make small
 
 
-def test_every_sequence_of_calls_does_what_the_model_does(db: Connection, clock: Clock) -> None:
+def test_every_sequence_of_calls_does_what_the_model_does(
+    db: Connection, clock: Clock, record_property: Told
+) -> None:
     Line.db, Line.clock = db, clock
-    run(SqlLine, 40)
+    run(SqlLine, 40, record_property)
 
 
 def test_every_sequence_of_requests_does_what_the_model_does(
-    db: Connection, clock: Clock, database_url: str
+    db: Connection, clock: Clock, database_url: str, record_property: Told
 ) -> None:
     Line.db, Line.clock = db, clock
     with asyncio.Runner() as HttpLine.runner:
@@ -548,6 +562,6 @@ def test_every_sequence_of_requests_does_what_the_model_does(
             service.enter_async_context(http_support.serving(configured))
         )
         try:
-            run(HttpLine, 15)
+            run(HttpLine, 15, record_property)
         finally:
             HttpLine.runner.run(service.aclose())

@@ -6,6 +6,7 @@ Each transaction in READ COMMITTED, and in REPEATABLE READ, where it may also be
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations_with_replacement, product
 from typing import Any, NamedTuple
@@ -165,8 +166,7 @@ def both(first: Step, second: Step) -> Step:
     return step
 
 
-def run(db: Connection, clock: Clock, sessions: list[Session], case: Case) -> int:
-    """Returns how many calls were refused because the row was no more what their snapshot shows."""
+def run(db: Connection, clock: Clock, sessions: list[Session], case: Case) -> Counter[str]:
     sale = Sale(db, clock)
     steps = []
     for n, (verb, level) in enumerate(zip(case.verbs, case.levels, strict=True)):
@@ -179,31 +179,31 @@ def run(db: Connection, clock: Clock, sessions: list[Session], case: Case) -> in
     assert others in ([], ["RV202"]), others  # RV202: cancel of a paid order
     sale.check()
     sale.clear()
-    return unserializable
+    return Counter(
+        interleavings=1, calls=len(steps), refused=len(refused), unserializable=unserializable
+    )
 
 
-def run_all(db: Connection, clock: Clock, url: str, chosen: Sequence[Case]) -> tuple[int, int]:
-    """Returns how many steps had to wait, and how many calls could not be serialized."""
-    unserializable = 0
+def run_all(db: Connection, clock: Clock, url: str, chosen: Sequence[Case]) -> Counter[str]:
+    found: Counter[str] = Counter()
     with threaded_sessions(url, 3) as sessions:
         for case in chosen:
             try:
-                unserializable += run(db, clock, sessions, case)
+                found += run(db, clock, sessions, case)
             except AssertionError as error:
                 error.add_note(f"in the interleaving {case}")
                 raise
-        return sum(session.waits for session in sessions), unserializable
+        found["waited"] = sum(session.waits for session in sessions)
+    return found
 
 
 def test_a_sample_of_all_interleavings_breaks_no_promise(
     db: Connection, database_url: str, clock: Clock
 ) -> None:
     everything = [case for levels in product(LEVELS, repeat=2) for case in cases(*levels)]
-    waited, unserializable = run_all(
-        db, clock, database_url, random.Random(1).sample(everything, 150)
-    )
-    assert waited > 10
-    assert unserializable > 5
+    found = run_all(db, clock, database_url, random.Random(1).sample(everything, 150))
+    assert found["waited"] > 10
+    assert found["unserializable"] > 5
 
 
 @pytest.mark.storm
@@ -216,8 +216,5 @@ def test_no_interleaving_breaks_a_promise(
     clock: Clock,
     record_property: Callable[[str, object], None],
 ) -> None:
-    everything = list(cases(*levels))
-    waited, unserializable = run_all(db, clock, database_url, everything)
-    record_property("interleavings", len(everything))
-    record_property("waited", waited)
-    record_property("unserializable", unserializable)
+    for name, count in run_all(db, clock, database_url, list(cases(*levels))).items():
+        record_property(name, count)
