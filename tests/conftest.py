@@ -45,6 +45,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """initdb ends with a sync of all disks: it would wait for what everybody else has written."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "sync", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres(pytestconfig: pytest.Config) -> Iterator[EmbeddedPostgres]:
     """The session's server; one a worker, so that nobody shares a lock table or a queue."""
