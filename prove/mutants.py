@@ -535,7 +535,7 @@ def first_failure(sql: Path, names: Iterable[str], server: EmbeddedPostgres) -> 
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
     command += [f"--server={server.data_dir}:{server.port}", "--timeout=60"]
     command += [*(f"tests/{file_of(name)}" for name in names)]
-    environ = os.environ | {"FLASHSALE_SQL_DIR": str(sql), "FLASHSALE_MODEL_EXAMPLES": "60"}
+    environ = os.environ | {"FLASHSALE_SQL_DIR": str(sql)}
     done = subprocess.run(
         command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
     )
