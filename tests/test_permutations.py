@@ -207,7 +207,7 @@ def test_a_sample_of_all_interleavings_breaks_no_promise(
 
 
 @pytest.mark.storm
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("levels", list(product(LEVELS, repeat=2)), ids=" and ".join)
 def test_no_interleaving_breaks_a_promise(
     levels: tuple[str, str],
