@@ -9,9 +9,14 @@ import argparse
 import sys
 import time
 
+from prove import suites
 from prove.report import Proof, Row, table
 
-PROOFS: dict[str, Proof] = {}
+PROOFS: dict[str, Proof] = {
+    "model": suites.model,
+    "permutations": suites.permutations,
+    "mutants": suites.mutants,
+}
 
 
 def main() -> int:

@@ -18,13 +18,15 @@ from pytest_postgresql.janitor import DatabaseJanitor
 
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
-from support import Connection, connect, rows, server_folder, value
+from support import Connection, cluster_folder, connect, rows, value
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fail-on-skip", action="store_true", help="a skipped test fails the run")
+
+    parser.addoption("--server", help="folder:port of a running server; prove/mutants.py keeps one")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -43,17 +45,31 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """initdb ends with a sync of all disks: it would wait for what everybody else has written."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "sync", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[EmbeddedPostgres]:
+def postgres(pytestconfig: pytest.Config) -> Iterator[EmbeddedPostgres]:
     """The session's server; one a worker, so that nobody shares a lock table or a queue."""
+    if shared := pytestconfig.getoption("--server"):
+        folder, port = shared.split(":")
+        yield EmbeddedPostgres(folder, port=int(port))  # it runs already
+        return
     bin_dir = os.environ.get("FLASHSALE_TEST_PG_BIN")
-    with server_folder() as folder, EmbeddedPostgres(folder, bin_dir, FAST) as server:
+    with cluster_folder(bin_dir) as folder, EmbeddedPostgres(folder, bin_dir, FAST) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def template(postgres: EmbeddedPostgres) -> str:
     """A migrated database, to be cloned."""
+    with psycopg.connect(postgres.url("postgres", "postgres"), autocommit=True) as admin:
+        admin.execute("alter database flashsale with allow_connections true")  # of a shared server
     migrate(postgres.url())
     with psycopg.connect(postgres.url("postgres", "postgres"), autocommit=True) as admin:
         admin.execute("alter database flashsale with is_template true allow_connections false")

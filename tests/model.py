@@ -89,6 +89,10 @@ class Item:
             and order.expires_at <= self.now
         )
 
+    def position(self, order: Order) -> int | None:
+        """How many are served up to this order; at least 1."""
+        return max(1, order.ticket - self.now_serving) if order.status == "waiting" else None
+
     def count(self, *statuses: str) -> int:
         return sum(o.status in statuses for o in self.orders.values())
 

@@ -15,6 +15,7 @@ from flashsale.migrate import migrate
 from support import (
     Call,
     call,
+    cluster_folder,
     connect,
     eventually,
     item,
@@ -23,7 +24,6 @@ from support import (
     pay,
     reserve,
     rows,
-    server_folder,
     settle,
     sweep,
 )
@@ -61,7 +61,7 @@ def sweep_until_the_crash(url: str) -> None:
 
 @pytest.mark.parametrize("victim", ["postmaster", "backend"])
 def test_a_crash_in_a_storm_loses_nothing(victim: str) -> None:
-    with server_folder() as folder:
+    with cluster_folder() as folder:
         server = EmbeddedPostgres(folder).start()
         migrate(server.url())
         with connect(server.url()) as conn:

@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from support import eventually, server_folder
+from support import eventually, put_cluster, server_folder
 
 
 def free_port() -> int:
@@ -122,6 +122,7 @@ def test_it_sells_takes_the_money_and_stops_without_orphans() -> None:
 
 def test_a_kill_loses_nothing_and_leaves_nobody_behind() -> None:
     with server_folder() as folder:
+        put_cluster(folder / "data")
         with running(folder) as dev:
             shoe = dev.put_on_sale(stock=1)
             ann, bob = dev.reserve(shoe, "ann"), dev.reserve(shoe, "bob")

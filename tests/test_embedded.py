@@ -15,7 +15,7 @@ import pytest
 
 from flashsale import embedded
 from flashsale.embedded import EmbeddedError, EmbeddedPostgres, wheel_binaries
-from support import eventually, server_folder
+from support import cluster_folder, eventually, put_cluster, server_folder
 
 RUN_AND_HANG = """
 import sys, time
@@ -44,7 +44,7 @@ def test_data_survives_a_stop() -> None:
 
 
 def test_postgres_ends_with_its_parent_and_starts_again() -> None:
-    with server_folder() as folder:
+    with cluster_folder() as folder:
         parent = subprocess.Popen(
             [sys.executable, "-c", RUN_AND_HANG, str(folder)], stdout=subprocess.PIPE, text=True
         )
@@ -61,7 +61,7 @@ def test_postgres_ends_with_its_parent_and_starts_again() -> None:
 
 
 def test_after_a_kill_of_everything_it_recovers() -> None:
-    with server_folder() as folder:
+    with cluster_folder() as folder:
         server = EmbeddedPostgres(folder).start()
         with psycopg.connect(server.url(), autocommit=True) as conn:
             conn.execute("create table kept as select 42 as n")
@@ -74,7 +74,7 @@ def test_after_a_kill_of_everything_it_recovers() -> None:
 
 def test_one_folder_belongs_to_one_service() -> None:
     with (
-        server_folder() as folder,
+        cluster_folder() as folder,
         EmbeddedPostgres(folder),
         pytest.raises(EmbeddedError, match="in use by another running flashsale"),
     ):
@@ -82,9 +82,7 @@ def test_one_folder_belongs_to_one_service() -> None:
 
 
 def test_data_of_another_version_is_refused() -> None:
-    with server_folder() as folder:
-        with EmbeddedPostgres(folder):
-            pass
+    with cluster_folder() as folder:
         (folder / "postgres" / "PG_VERSION").write_text("14\n")
         with pytest.raises(EmbeddedError, match="belongs to PostgreSQL 14"):
             EmbeddedPostgres(folder).start()
@@ -100,7 +98,7 @@ def test_an_initdb_that_was_cut_short_is_done_again() -> None:
 def test_a_long_path_is_no_problem() -> None:
     with server_folder() as folder:
         deep = folder / ("x" * 100)
-        deep.mkdir(mode=0o711)
+        put_cluster(deep)
         with EmbeddedPostgres(deep) as server:
             assert server.is_running()
 
@@ -114,7 +112,7 @@ def test_the_password_is_for_the_owner_only() -> None:
 
 
 def test_bad_settings_are_said_in_postgres_words() -> None:
-    with server_folder() as folder, pytest.raises(EmbeddedError, match="shared_buffers"):
+    with cluster_folder() as folder, pytest.raises(EmbeddedError, match="shared_buffers"):
         EmbeddedPostgres(folder, settings={"shared_buffers": "lots"}).start()
 
 
@@ -130,7 +128,7 @@ for _ in range(2):
     owner.kill()
     owner.wait()
 """
-    with server_folder() as folder:
+    with cluster_folder() as folder:
         done = subprocess.run(
             [sys.executable, "-c", start_and_be_killed, str(folder)],
             capture_output=True,
@@ -145,7 +143,7 @@ for _ in range(2):
 def test_neither_a_stop_nor_a_kill_leaves_sockets_behind() -> None:
     with server_folder() as folder:
         deep = folder / ("x" * 100)
-        deep.mkdir(mode=0o711)
+        put_cluster(deep)
         owner = subprocess.Popen(
             [sys.executable, "-c", RUN_AND_HANG, str(deep)], stdout=subprocess.PIPE, text=True
         )
@@ -163,9 +161,7 @@ def test_neither_a_stop_nor_a_kill_leaves_sockets_behind() -> None:
 
 
 def test_a_pid_file_with_somebody_elses_number_is_stale() -> None:
-    with server_folder() as folder:
-        with EmbeddedPostgres(folder):
-            pass
+    with cluster_folder() as folder:
         pid_file = folder / "postgres" / "postmaster.pid"
         pid_file.write_text(f"{os.getpid()}\n{folder}/postgres\n1\n1\n\n127.0.0.1\n0\nready\n")
         with EmbeddedPostgres(folder) as server:
@@ -173,7 +169,7 @@ def test_a_pid_file_with_somebody_elses_number_is_stale() -> None:
 
 
 def test_another_process_is_refused_as_long_as_the_first_lives() -> None:
-    with server_folder() as folder:
+    with cluster_folder() as folder:
         owner = subprocess.Popen(
             [sys.executable, "-c", RUN_AND_HANG, str(folder)], stdout=subprocess.PIPE, text=True
         )
@@ -200,7 +196,7 @@ def test_a_kill_while_initdb_runs_is_harmless() -> None:
 
 
 def test_a_port_that_is_taken_is_said() -> None:
-    with server_folder() as folder, server_folder() as other, EmbeddedPostgres(other) as taken:
+    with cluster_folder() as folder, server_folder() as other, EmbeddedPostgres(other) as taken:
         late = EmbeddedPostgres(folder, port=taken.port)
         with pytest.raises(EmbeddedError, match="Address already in use"):
             late.start()
@@ -217,7 +213,7 @@ def test_a_start_that_fails_late_leaves_no_server_and_no_lock(
         raise RuntimeError("no database")
 
     monkeypatch.setattr(EmbeddedPostgres, "_make_database", fail)
-    with server_folder() as folder:
+    with cluster_folder() as folder:
         server = EmbeddedPostgres(folder)
         with pytest.raises(RuntimeError, match="no database"):
             server.start()
@@ -240,7 +236,7 @@ def closed_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_as_root_postgres_is_somebody_else_without_groups() -> None:
     if os.geteuid():
         pytest.skip("only root drops to another user")
-    with server_folder() as folder, EmbeddedPostgres(folder) as server:
+    with cluster_folder() as folder, EmbeddedPostgres(folder) as server:
         process = Path(f"/proc/{server.pid}/status").read_text()
         user = pwd.getpwuid(int(process.split("Uid:")[1].split()[0])).pw_name
         assert user in ("postgres", "nobody")

@@ -1,14 +1,20 @@
-"""Any sequence of calls does to the database what it does to the model of the line.
+"""Any sequence of calls, by SQL or by HTTP, does to the database what it does to the model.
 
-FLASHSALE_MODEL_EXAMPLES: how many sequences to try.
+FLASHSALE_MODEL_EXAMPLES: how many sequences to try, of each.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import httpx
+import msgspec
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,11 +27,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import http_support
 import model
 from conftest import Clock
+from flashsale.models import Order
+from http_support import Api
 from support import Connection, call, item, rows, settle, value
 
-EXAMPLES = int(os.environ.get("FLASHSALE_MODEL_EXAMPLES", "60"))
+EXAMPLES = os.environ.get("FLASHSALE_MODEL_EXAMPLES")
 
 CUSTOMERS = st.sampled_from(["ann", "bob", "cid", "dan", "eve", "fay"])
 KEYS = st.sampled_from([None, None, "k1", "k2"])
@@ -35,11 +44,31 @@ ANY = st.integers(0, 999)  # which order, payment: the n-th, counted round
 TABLES = ["orders", "order_keys", "payments", "payment_events", "tallies", "sweepers", "items"]
 
 
+class Said(NamedTuple):
+    """An answer: what came of the call, as far as it is told, and the order it is about."""
+
+    outcome: str | None
+    order: Any = None
+
+
+def attempt(step: Callable[[], Any]) -> Any:
+    """What a call answers, or its refusal."""
+    try:
+        return step()
+    except model.RefusedError as refused:
+        return refused
+
+
 class Line(RuleBasedStateMachine):
-    """One item, in the database and as a model."""
+    """One item, in the database and as a model.
+
+    A subclass says how customers, operators and the provider reach the database. Its calls raise
+    model.RefusedError. The clock, the sweep and the worker do their work by SQL.
+    """
 
     db: ClassVar[Connection]
     clock: ClassVar[Clock]
+    counts: ClassVar[Counter[str]]
     shop: model.Item
     item_id: int
     events: int
@@ -73,8 +102,7 @@ class Line(RuleBasedStateMachine):
             opens_at=opens_at,
             closes_at=closes_at,
         )
-        self.item_id = item(
-            self.db,
+        self.item_id = self.create(
             stock=stock,
             hold_seconds=10,
             max_waiting=max_waiting,
@@ -84,57 +112,55 @@ class Line(RuleBasedStateMachine):
         )
         self.compare()
 
+    # The way in
+
+    def create(self, **terms: Any) -> int:
+        raise NotImplementedError
+
+    def ask(self, ask: model.Request) -> Said:
+        raise NotImplementedError
+
+    def cancel(self, order: model.Order) -> Said:
+        raise NotImplementedError
+
+    def request_payment(self, order: model.Order) -> Said:
+        raise NotImplementedError
+
+    def event(self, kind: str, payment_id: int, amount: int) -> Said:
+        """The provider tells what became of a payment, in the session s<payment_id>."""
+        raise NotImplementedError
+
+    def change_stock(self, verb: str, units: int) -> Said:
+        raise NotImplementedError
+
+    def operate(self, verb: str) -> None:
+        """After the model has done it."""
+        raise NotImplementedError
+
     # Customers
 
     @rule(ask=REQUESTS)
-    def reserve(self, ask: model.Request) -> None:
-        row = call(self.db, "reserve", self.item_id, ask.customer, ask.key, ask.wait)
+    def reserves(self, ask: model.Request) -> None:
         ((outcome, order),) = self.shop.reserve_many([ask])
-        self.same_answer(row, outcome, order)
-        self.compare()
-
-    @rule(asks=st.lists(REQUESTS, min_size=1, max_size=6))
-    def reserve_many(self, asks: list[model.Request]) -> None:
-        answers = rows(
-            self.db,
-            "select * from flashsale.reserve_many(array_fill(%s::int, array[%s::int]), %s, %s, %s)",
-            self.item_id,
-            len(asks),
-            [a.customer for a in asks],
-            [a.key for a in asks],
-            [a.wait for a in asks],
-        )
-        expected = self.shop.reserve_many(asks)
-        assert [a.outcome for a in answers] == [outcome for outcome, _ in expected]
-        for row, (outcome, order) in zip(answers, expected, strict=True):
-            self.same_answer(row, outcome, order)
-        self.compare()
-
-    @rule(ask=REQUESTS)
-    def roll_back(self, ask: model.Request) -> None:
-        with self.db.transaction(force_rollback=True):
-            call(self.db, "reserve", self.item_id, ask.customer, ask.key, ask.wait)
-        self.shop.roll_back(ask)
+        said = self.ask(ask)
+        assert said.outcome == outcome
+        self.same_order(said.order, order)
         self.compare()
 
     @precondition(lambda self: self.claims())
     @rule(which=ANY)
-    def cancel(self, which: int) -> None:
+    def cancels(self, which: int) -> None:
         order = self.pick(self.claims(), which)
-        self.same_result(
-            lambda: call(self.db, "cancel", self.order_id(order), order.customer),
-            lambda: self.shop.cancel(order),
-        )
+        self.same_result(lambda: self.cancel(order), lambda: self.shop.cancel(order), order)
 
     @precondition(lambda self: self.payments())
     @rule(which=ANY, wrong=st.sampled_from([0, 0, 0, 1]))
-    def pay(self, which: int, wrong: int) -> None:
+    def pays(self, which: int, wrong: int) -> None:
         order, n = self.pick(self.payments(), which)
-        payment_id = self.payment_id(order, n)
-        payment = order.payments[n]
+        payment_id, payment = self.payment_id(order, n), order.payments[n]
         amount = self.shop.price + wrong
         self.same_result(
-            lambda: call(self.db, "pay", payment_id, f"s{payment_id}", amount, "EUR"),
+            lambda: self.event("payment.succeeded", payment_id, amount),
             lambda: self.shop.pay(order, payment, amount),
         )
 
@@ -142,25 +168,17 @@ class Line(RuleBasedStateMachine):
     @rule(which=ANY)
     def a_payment_fails(self, which: int) -> None:
         order, n = self.pick(self.payments(), which)
-        payment_id = self.payment_id(order, n)
-        self.events += 1
-        outcome = value(
-            self.db,
-            "select flashsale.record_payment_event(%s, 'payment.failed', %s, %s, 1, 'EUR', null)",
-            f"e{self.events}",
-            f"s{payment_id}",
-            str(payment_id),
+        payment_id, payment = self.payment_id(order, n), order.payments[n]
+        self.same_result(
+            lambda: self.event("payment.failed", payment_id, 1), lambda: self.shop.fail(payment)
         )
-        assert outcome == self.shop.fail(order.payments[n])
-        self.compare()
 
     @precondition(lambda self: self.claims())
     @rule(which=ANY)
-    def request_payment(self, which: int) -> None:
+    def asks_for_another_payment(self, which: int) -> None:
         order = self.pick(self.claims(), which)
         self.same_result(
-            lambda: call(self.db, "request_payment", self.order_id(order), order.customer),
-            lambda: self.shop.request_payment(order),
+            lambda: self.request_payment(order), lambda: self.shop.request_payment(order), order
         )
 
     # The service
@@ -230,22 +248,14 @@ class Line(RuleBasedStateMachine):
 
     # Operators
 
-    @rule(units=st.integers(1, 3))
-    def restock(self, units: int) -> None:
-        call(self.db, "restock", self.item_id, units)
-        self.shop.restock(units)
-        self.compare()
-
-    @rule(units=st.integers(1, 3))
-    def withdraw(self, units: int) -> None:
+    @rule(verb=st.sampled_from(["restock", "withdraw"]), units=st.integers(1, 3))
+    def stock_changes(self, verb: str, units: int) -> None:
         self.same_result(
-            lambda: call(self.db, "withdraw", self.item_id, units),
-            lambda: self.shop.withdraw(units),
+            lambda: self.change_stock(verb, units), lambda: getattr(self.shop, verb)(units)
         )
 
     @rule(verb=st.sampled_from(["pause", "resume", "resume", "open", "close"]))
-    def operate(self, verb: str) -> None:
-        call(self.db, f"{verb}_item", self.item_id)
+    def operates(self, verb: str) -> None:
         match verb:
             case "pause" | "resume":
                 self.shop.paused = verb == "pause"
@@ -253,10 +263,12 @@ class Line(RuleBasedStateMachine):
                 self.shop.open()
             case "close":
                 self.shop.close()
+        self.operate(verb)
         self.compare()
 
     def teardown(self) -> None:
         """The next sequence of calls finds an empty database, and violation stays quick."""
+        self.counts["examples"] += 1
         if not hasattr(self, "item_id"):
             return
         assert rows(self.db, "select * from flashsale.violation") == []
@@ -291,36 +303,36 @@ class Line(RuleBasedStateMachine):
             )
         )
 
-    def same_answer(self, row: Any, outcome: str, order: model.Order | None) -> None:
-        assert row.outcome == outcome
-        if order is None:
-            assert row.order_id is None
-        else:
-            assert (row.ticket, row.customer_id, row.status, row.expires_at) == (
-                order.ticket,
-                order.customer,
-                self.shop.shown(order),
-                order.expires_at,
-            )
+    def same_order(self, shown: Any, order: model.Order | None) -> None:
+        if shown is None or order is None:
+            assert shown is order is None
+            self.counts["refused"] += 1
+            return
+        assert (shown.ticket, shown.customer_id, shown.status, shown.position) == (
+            order.ticket,
+            order.customer,
+            self.shop.shown(order),
+            self.shop.position(order),
+        )
+        assert (shown.reserved_at, shown.expires_at) == (order.reserved_at, order.expires_at)
 
-    def same_result(self, real: Any, modelled: Any) -> None:
-        """Both refuse with the same SQLSTATE, or both answer, with the same outcome if any."""
-        outcome = refusal = None
-        try:
-            outcome = modelled()
-        except model.RefusedError as refused:
-            refusal = refused.sqlstate
-        if refusal is None:
-            row = real()
-            assert outcome is None or row.outcome == outcome
+    def same_result(
+        self, real: Callable[[], Said], modelled: Any, order: model.Order | None = None
+    ) -> None:
+        """Both refuse for the same reason, or both answer alike; `order` is what it is about."""
+        outcome, said = attempt(modelled), attempt(real)
+        if isinstance(outcome, model.RefusedError) or isinstance(said, model.RefusedError):
+            assert said == outcome
+            self.counts["refused"] += 1
         else:
-            with pytest.raises(psycopg.Error) as error:
-                real()
-            assert error.value.sqlstate == refusal
+            assert said.outcome == outcome or None in (said.outcome, outcome)
+            if order is not None:
+                self.same_order(said.order, order)
         self.compare()
 
     def compare(self) -> None:
         """Every order, the item's numbers and the jobs are the model's."""
+        self.counts["calls"] += 1
         shop = self.shop
         found = rows(
             self.db,
@@ -336,7 +348,7 @@ class Line(RuleBasedStateMachine):
                 o.expires_at,
                 o.expires_at if shop.overdue(o) else o.ended_at,
                 o.payments[-1].status if o.payments else None,
-                max(1, o.ticket - shop.now_serving) if o.status == "waiting" else None,
+                shop.position(o),
             )
             for o in sorted(shop.orders.values(), key=lambda o: o.ticket)
         ]
@@ -354,16 +366,202 @@ class Line(RuleBasedStateMachine):
         assert [k.kind for k in kinds] == sorted(kind for kind, _ in shop.jobs)
 
 
-@pytest.mark.timeout(300 + EXAMPLES)  # a difference takes minutes to be made small
-def test_every_sequence_of_calls_does_what_the_model_does(db: Connection, clock: Clock) -> None:
-    Line.db, Line.clock = db, clock
+class SqlLine(Line):
+    """By SQL, with batches and rollbacks too."""
+
+    def create(self, **terms: Any) -> int:
+        return item(self.db, **terms)
+
+    def call(self, function: str, *args: Any) -> Said:
+        try:
+            row = call(self.db, function, *args)
+        except psycopg.Error as error:
+            raise model.RefusedError(error.sqlstate or "") from error
+        return self.said(row)
+
+    def said(self, row: Any) -> Said:
+        """Of a row whose columns may be an order's."""
+        told = row._asdict()
+        return Said(told.get("outcome"), row if told.get("order_id") else None)
+
+    def ask(self, ask: model.Request) -> Said:
+        return self.call("reserve", self.item_id, ask.customer, ask.key, ask.wait)
+
+    def cancel(self, order: model.Order) -> Said:
+        return self.call("cancel", self.order_id(order), order.customer)
+
+    def request_payment(self, order: model.Order) -> Said:
+        return self.call("request_payment", self.order_id(order), order.customer)
+
+    def event(self, kind: str, payment_id: int, amount: int) -> Said:
+        session = f"s{payment_id}"
+        if kind == "payment.succeeded":
+            return self.call("pay", payment_id, session, amount, "EUR")
+        query = "select flashsale.record_payment_event(%s, %s, %s, %s, %s, 'EUR', null)"
+        self.events += 1
+        about = (f"e{self.events}", kind, session, str(payment_id), amount)
+        return Said(value(self.db, query, *about))
+
+    def change_stock(self, verb: str, units: int) -> Said:
+        return self.call(verb, self.item_id, units)
+
+    def operate(self, verb: str) -> None:
+        self.call(f"{verb}_item", self.item_id)
+
+    @rule(asks=st.lists(REQUESTS, min_size=1, max_size=6))
+    def reserve_in_a_batch(self, asks: list[model.Request]) -> None:
+        answers = rows(
+            self.db,
+            "select * from flashsale.reserve_many(array_fill(%s::int, array[%s::int]), %s, %s, %s)",
+            self.item_id,
+            len(asks),
+            [a.customer for a in asks],
+            [a.key for a in asks],
+            [a.wait for a in asks],
+        )
+        expected = self.shop.reserve_many(asks)
+        assert [a.outcome for a in answers] == [outcome for outcome, _ in expected]
+        for row, (_, order) in zip(answers, expected, strict=True):
+            self.same_order(self.said(row).order, order)
+        self.compare()
+
+    @rule(ask=REQUESTS)
+    def roll_back(self, ask: model.Request) -> None:
+        with self.db.transaction(force_rollback=True):
+            self.ask(ask)
+        self.shop.roll_back(ask)
+        self.compare()
+
+
+class HttpLine(Line):
+    """By HTTP, as its clients do; knows nothing of the service but the contract."""
+
+    api: ClassVar[Api]
+    runner: ClassVar[asyncio.Runner]
+
+    SQLSTATES: ClassVar = {
+        "already_paid": "RV202",
+        "not_reserved": "RV203",
+        "withdraw_too_much": "RV204",
+    }
+    GRANTS: ClassVar = {201: "reserved", 202: "waiting", 200: "existing"}
+
+    def send(self, method: str, path: str, customer: str | None = None, **more: Any) -> Any:
+        return self.runner.run(self.api(method, path, customer, **more))
+
+    def order(self, answer: httpx.Response, status: int) -> Order:
+        if answer.status_code == 409:
+            raise model.RefusedError(self.SQLSTATES[answer.json()["code"]])
+        assert answer.status_code == status, answer.text
+        return msgspec.json.decode(answer.content, type=Order)
+
+    def create(self, **terms: Any) -> int:
+        times = {n: t.isoformat() for n in ("opens_at", "closes_at") if (t := terms[n])}
+        shown = self.runner.run(self.api.item(**terms | times))
+        return int(shown["item_id"])
+
+    def ask(self, ask: model.Request) -> Said:
+        headers = {"Idempotency-Key": ask.key} if ask.key else {}
+        body = {} if ask.wait else {"json": {"wait": False}}
+        path = f"/items/{self.item_id}/orders"
+        answer = self.send("POST", path, ask.customer, headers=headers, **body)
+        if answer.status_code == 409:
+            return Said(answer.json()["code"])
+        return Said(self.GRANTS[answer.status_code], self.order(answer, answer.status_code))
+
+    def cancel(self, order: model.Order) -> Said:
+        answer = self.send("DELETE", f"/orders/{self.order_id(order)}", order.customer)
+        return Said(None, self.order(answer, 200))
+
+    def request_payment(self, order: model.Order) -> Said:
+        answer = self.send("POST", f"/orders/{self.order_id(order)}/payment", order.customer)
+        return Said(None, self.order(answer, 202))
+
+    def event(self, kind: str, payment_id: int, amount: int) -> Said:
+        self.events += 1
+        event = {
+            "event_id": f"e{self.events}",
+            "type": kind,
+            "session_id": f"s{payment_id}",
+            "payment_id": str(payment_id),
+            "amount": amount,
+            "currency": "EUR",
+            "occurred_at": self.shop.now.isoformat(),
+        }
+        outcome, again = (self.runner.run(self.api.event(event)).json() for _ in range(2))
+        assert again == {"outcome": "duplicate"}
+        return Said(outcome["outcome"])
+
+    def change(self, **changes: Any) -> Said:
+        answer = self.send("PATCH", f"/items/{self.item_id}", json=changes)
+        if answer.status_code == 409:
+            raise model.RefusedError(self.SQLSTATES[answer.json()["code"]])
+        assert answer.status_code == 200, answer.text
+        return Said(None)
+
+    def change_stock(self, verb: str, units: int) -> Said:
+        return self.change(**{"add_stock" if verb == "restock" else "withdraw_stock": units})
+
+    def operate(self, verb: str) -> None:
+        shop = self.shop
+        times = {"opens_at": shop.opens_at, "closes_at": shop.closes_at}
+        self.change(paused=shop.paused, **{n: t and t.isoformat() for n, t in times.items()})
+
+    @rule(customer=CUSTOMERS)
+    def looks_at_their_orders(self, customer: str) -> None:
+        answer = self.send("GET", "/orders", customer)
+        mine = [o for o in self.claims() if o.customer == customer]
+        shown = msgspec.json.decode(answer.content, type=list[Order])
+        for order, expected in zip(shown, reversed(mine), strict=True):
+            self.same_order(order, expected)
+        for order in self.claims():
+            one = self.send("GET", f"/orders/{self.order_id(order)}", customer)
+            if order.customer == customer:
+                self.same_order(self.order(one, 200), order)
+            else:
+                assert one.status_code == 404
+
+
+Told = Callable[[str, object], None]
+
+
+def run(machine: type[Line], examples: int, record_property: Told) -> None:
+    machine.counts = Counter()
     run_state_machine_as_test(
-        Line,
+        machine,
         settings=settings(
-            derandomize="FLASHSALE_MODEL_EXAMPLES" not in os.environ,  # each run the same
-            max_examples=EXAMPLES,
+            derandomize=EXAMPLES is None,  # each run the same
+            max_examples=int(EXAMPLES or examples),
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+    for name, count in machine.counts.items():
+        record_property(name, count)
+
+
+pytestmark = pytest.mark.timeout(300 + int(EXAMPLES or 0))  # a difference takes long to make small
+
+
+def test_every_sequence_of_calls_does_what_the_model_does(
+    db: Connection, clock: Clock, record_property: Told
+) -> None:
+    Line.db, Line.clock = db, clock
+    run(SqlLine, 40, record_property)
+
+
+def test_every_sequence_of_requests_does_what_the_model_does(
+    db: Connection, clock: Clock, database_url: str, record_property: Told
+) -> None:
+    Line.db, Line.clock = db, clock
+    with asyncio.Runner() as HttpLine.runner:
+        service = AsyncExitStack()
+        configured = http_support.settings(database_url)
+        HttpLine.api = HttpLine.runner.run(
+            service.enter_async_context(http_support.serving(configured))
+        )
+        try:
+            run(HttpLine, 15, record_property)
+        finally:
+            HttpLine.runner.run(service.aclose())

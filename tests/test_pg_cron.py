@@ -11,13 +11,13 @@ from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
 from support import (
     Connection,
+    cluster_folder,
     connect,
     eventually,
     item,
     many,
     one,
     rows,
-    server_folder,
     status,
     value,
 )
@@ -39,7 +39,7 @@ def cron() -> Iterator[Connection]:
         "cron.host": "127.0.0.1",
         "fsync": "off",
     }
-    with server_folder() as folder, EmbeddedPostgres(folder, BIN_DIR, settings) as server:
+    with cluster_folder(BIN_DIR) as folder, EmbeddedPostgres(folder, BIN_DIR, settings) as server:
         migrate(server.url("flashsale", "postgres"))  # only a superuser may install pg_cron
         with connect(server.url("flashsale", "postgres")) as conn:
             yield conn

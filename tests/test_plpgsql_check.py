@@ -9,7 +9,7 @@ import pytest
 
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
-from support import Connection, connect, rows, server_folder
+from support import Connection, cluster_folder, connect, rows
 
 BIN_DIR = "/usr/lib/postgresql/15/bin"
 EXTENSION = Path("/usr/share/postgresql/15/extension/plpgsql_check.control")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def checked() -> Iterator[Connection]:
-    with server_folder() as folder, EmbeddedPostgres(folder, BIN_DIR) as server:
+    with cluster_folder(BIN_DIR) as folder, EmbeddedPostgres(folder, BIN_DIR) as server:
         migrate(server.url())
         with connect(server.url("flashsale", "postgres")) as conn:
             conn.execute("create extension plpgsql_check")

@@ -6,10 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from flashsale.errors import CODES
-from support import server_folder
+from support import put_cluster, server_folder
 from test_dev import running
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +37,10 @@ def transcript() -> list[tuple[str, str]]:
 
 def test_the_readmes_transcript_is_what_happens() -> None:
     commands = transcript()
-    with server_folder() as folder, running(folder) as dev:
+    with ExitStack() as stack:
+        folder = stack.enter_context(server_folder())
+        put_cluster(folder / "data")
+        dev = stack.enter_context(running(folder))
         script = "\n".join(
             f"{command}\necho '<<<end {n}>>>'" for n, (command, _output) in enumerate(commands)
         )

@@ -1,0 +1,97 @@
+"""Proofs that are tests of this repository, at the size that a proof needs: their numbers as rows.
+
+The tests write their counts into pytest's own report as properties; nothing is counted here twice.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+from prove import mutants as breaking
+from prove.report import Row
+
+ROOT = Path(__file__).parent.parent
+WORKERS = "2"
+
+
+def model(full: bool) -> list[Row]:
+    """Random calls against the Python model of the line: half of the examples by HTTP."""
+    examples = 10_000 if full else 250
+    found, failures = _pytest("tests/test_model.py", FLASHSALE_MODEL_EXAMPLES=str(examples))
+    return [
+        Row(
+            "sequences of calls against the model, by SQL and by HTTP",
+            injected=found["examples"],
+            acknowledged=found["calls"] - found["refused"],
+            refused=found["refused"],
+            violations=failures,
+            note="injected: sequences of up to 30 calls, the clock under control",
+        )
+    ]
+
+
+def permutations(full: bool) -> list[Row]:
+    """Every order of the steps of two transactions, and of the triples that matter."""
+    found, failures = _pytest("tests/test_permutations.py", "-m", "storm")
+    return [
+        Row(
+            "every interleaving of two verbs, READ COMMITTED and REPEATABLE READ",
+            injected=found["interleavings"],
+            acknowledged=found["calls"] - found["refused"],
+            refused=found["refused"],
+            violations=failures,
+            note=f"{found['waited']:,} steps had to wait; {found['unserializable']:,} of the "
+            "refusals are 40001",
+        )
+    ]
+
+
+def mutants(full: bool) -> list[Row]:
+    """sql/ broken on purpose, a rule at a time: a mutant that no test notices is a violation."""
+    fates, unfit = breaking.judge(breaking.MUTANTS)
+    survivors = [f"survived: {fate.mutant.name}" for fate in fates if fate.killer is None]
+    return [
+        Row(
+            "mutants: sql/ with one rule taken out",
+            injected=len(fates),
+            violations=[*unfit, *survivors],
+            note=f"{len(fates) - len(survivors)} killed by the fast tests",
+        )
+    ]
+
+
+def _pytest(*arguments: str, **environ: str) -> tuple[Counter[str], list[str]]:
+    """Runs tests; returns the sums of their properties, and a line for each that failed."""
+    with tempfile.TemporaryDirectory(prefix="flashsale-prove-") as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-n", WORKERS, "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            [*command, f"--junitxml={report}", *arguments],
+            cwd=ROOT,
+            env=os.environ | environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
+    found: Counter[str] = Counter()
+    for told in (p for case in cases for p in case.iter("property")):
+        found[told.attrib["name"]] += int(told.attrib["value"])
+    failures = [
+        f"{case.attrib['name']}: {wrong.attrib.get('message', '')[:300]}"
+        for case in cases
+        for wrong in case
+        if wrong.tag in ("failure", "error")
+    ]
+    if failures or done.returncode:
+        print(done.stdout)
+    if done.returncode and not failures:
+        failures = [f"pytest ended with {done.returncode}"]
+    return found, failures
