@@ -9,9 +9,12 @@ import argparse
 import sys
 import time
 
+from prove import every_commit
 from prove.report import Proof, Row, table
 
-PROOFS: dict[str, Proof] = {}
+PROOFS: dict[str, Proof] = {
+    "every_commit": every_commit.proof,
+}
 
 
 def main() -> int:

@@ -1,0 +1,495 @@
+"""A crash after every commit: the promises hold in whatever a recovery may find.
+
+A storm writes WAL from a known state on. A hot standby that starts in that state is fed the same
+WAL, cut right after one commit after the other: it replays what is there, and waits. Then it *is*
+the database that a crash at this commit leaves behind, and is asked whether
+
+- `flashsale.violation` is empty, and so are queries written independently of it,
+- nothing that was acknowledged by then is missing or different,
+- each order has gone on from the point before by legal steps only.
+
+At some of the points a copy crashes for real: it starts with the WAL up to there, by the service's
+own way to start Postgres, and has to go on selling until every unit of every item is paid.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.migrate import migrate
+from prove.cluster import Connection, admin, connect, copy, folder, kill
+from prove.report import Row
+
+SEGMENT = 16 * 2**20
+SETTINGS = {"wal_keep_size": "16GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h"}
+"""No WAL goes away."""
+FED = SETTINGS | {"wal_retrieve_retry_interval": "1ms"}
+CLIENTS = 6
+DRAIN_SECONDS = 30.0
+
+ITEMS = [("hot", 60, 1), ("scarce", 3, 1), ("plain", 150, 2), ("calm", 400, 60)]
+"""Sku, stock, hold_seconds."""
+
+RAW = {
+    "more units are held or paid than there are": """
+        select i.sku, count(*), i.stock
+        from flashsale_data.items i join flashsale_data.orders o using (item_id)
+        where o.status in ('reserved', 'paid')
+        group by i.item_id having count(*) > i.stock""",
+    "a unit beyond the line's turn": """
+        with turn as (
+          select i.item_id, i.stock + count(o.*) filter (where o.recycled) as last_ticket
+          from flashsale_data.items i join flashsale_data.orders o using (item_id)
+          group by i.item_id)
+        select o.order_id, o.status
+        from flashsale_data.orders o join turn t using (item_id)
+        where o.status in ('reserved', 'paid') and o.ticket > t.last_ticket""",
+    "two live orders of a customer": """
+        select o.item_id, o.customer_id, count(*) from flashsale_data.orders o
+        where o.status in ('waiting', 'reserved', 'paid')
+        group by o.item_id, o.customer_id having count(*) > 1""",
+    "a hold without exactly one payment": """
+        select o.order_id, count(p.*)
+        from flashsale_data.orders o left join flashsale_data.payments p using (order_id)
+        where o.status = 'reserved'
+        group by o.order_id having count(p.*) <> 1""",
+    "a payment to be opened without exactly one job": """
+        select p.payment_id, count(q.*)
+        from flashsale_data.payments p left join pgmq.q_payments q
+          on q.message = jsonb_build_object('kind', 'open', 'payment_id', p.payment_id)
+        where p.status = 'requested'
+        group by p.payment_id having count(q.*) <> 1""",
+    "an order without exactly the money that it costs": """
+        select o.order_id, sum(p.amount)
+        from flashsale_data.orders o
+        join flashsale_data.items i using (item_id)
+        left join flashsale_data.payments p on p.order_id = o.order_id and p.status = 'succeeded'
+        where o.status = 'paid' or p.status = 'succeeded'
+        group by o.order_id, o.status, i.price
+        having o.status <> 'paid' or count(p.*) <> 1 or sum(p.amount) <> i.price""",
+    "times that can't be": """
+        select o from flashsale_data.orders o join flashsale_data.items i using (item_id)
+        where o.reserved_at < o.created_at
+          or o.expires_at <> o.reserved_at + i.hold_seconds * interval '1 second'
+          or not (o.paid_at >= o.reserved_at and o.paid_at < o.expires_at)
+          or o.ended_at < greatest(o.created_at, o.reserved_at)
+          or (o.status = 'expired') <> (o.ended_at >= o.expires_at)
+          or (o.status = 'paid') <> (o.paid_at is not null)
+          or (o.status in ('waiting', 'unserved', 'void')) and o.reserved_at is not null""",
+}
+"""Each finds nothing. Written from DESIGN.md, not from violation.sql."""
+
+STEPS = {
+    "waiting": {"reserved", "paid", "expired", "cancelled", "unserved"},
+    "reserved": {"paid", "expired", "cancelled"},
+}
+"""Where an order may have got to while we did not look; all other states are final."""
+
+
+class Answer(NamedTuple):
+    """What a client was told, and how far the WAL was flushed when it knew."""
+
+    lsn: int
+    order_id: int
+    ticket: int
+    status: str
+    expires_at: datetime | None
+
+
+@dataclass
+class Storm:
+    """Clients that do everything that there is to do, at once, and note what they were told."""
+
+    url: str
+    seed: int
+    calls: int
+    plant: Callable[[], None] | None = None  # called once, in the middle
+    answers: list[Answer] = field(default_factory=list)
+    refused: int = 0
+
+    def run(self) -> None:
+        errors: list[BaseException] = []
+
+        def client(number: int) -> None:
+            try:
+                self._client(number)
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=client, args=(n,)) for n in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    def _client(self, number: int) -> None:
+        dice = random.Random(f"{self.seed} {number}")
+        mine: list[int] = []
+        verbs = [self._reserve, self._many, self._pay, self._cancel, self._twin]
+        verbs += [self._rolled_back, self._stock, self._sweep, self._work, self._notify]
+        weights = [40, 4, 25, 8, 3, 4, 1, 8, 8, 3]
+        with connect(self.url) as conn:
+            for n in range(self.calls // CLIENTS):
+                if self.plant and number == 0 and n == self.calls // CLIENTS // 2:
+                    self.plant()
+                (verb,) = dice.choices(verbs, weights)
+                try:
+                    orders = list(verb(conn, dice, f"{number}-{n}", mine))
+                except psycopg.Error as error:
+                    if not (error.sqlstate or "").startswith("RV"):
+                        raise
+                    self.refused += 1
+                    continue
+                lsn = conn.execute("select pg_current_wal_flush_lsn() - '0/0'").fetchone()[0]
+                for order in orders:
+                    if order.order_id is None:
+                        self.refused += 1
+                        continue
+                    mine.append(order.order_id)
+                    self.answers.append(
+                        Answer(
+                            int(lsn),
+                            order.order_id,
+                            order.ticket,
+                            order.status,
+                            order.expires_at,
+                        )
+                    )
+
+    def _reserve(self, conn: Connection, dice: random.Random, name: str, _mine: list[int]) -> Any:
+        key = f"key {name}" if dice.random() < 0.5 else None
+        return _call(conn, "reserve", _item(dice), f"customer {name}", key)
+
+    def _many(self, conn: Connection, dice: random.Random, name: str, _mine: list[int]) -> Any:
+        size = dice.randint(2, 12)
+        customers = [f"customer {name} {n % 9}" for n in range(size)]
+        return _call(conn, "reserve_many", [_item(dice) for _ in customers], customers)
+
+    def _twin(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
+        """One of a few customers, who keep coming back."""
+        return _call(conn, "reserve", _item(dice), f"regular {dice.randint(1, 5)}")
+
+    def _pay(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
+        for order in _call(conn, "orders_by_id", dice.sample(mine[-20:], min(len(mine), 1))):
+            if order.payment_id is not None:
+                session = f"session {order.payment_id}"
+                yield from _call(conn, "pay", order.payment_id, session, order.amount, "EUR")
+
+    def _cancel(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
+        return _call(conn, "cancel", dice.choice(mine)) if mine else ()
+
+    def _rolled_back(
+        self, conn: Connection, dice: random.Random, name: str, _mine: list[int]
+    ) -> Any:
+        with conn.transaction(force_rollback=True):
+            _call(conn, "reserve", _item(dice), f"gone {name}")
+        return ()
+
+    def _stock(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
+        conn.execute(
+            f"select flashsale.{dice.choice(['restock', 'withdraw'])}(%s, %s)",
+            [_item(dice), dice.randint(1, 3)],
+        )
+        return ()
+
+    def _sweep(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
+        _call(conn, "sweep", f"sweeper {dice.randint(1, 2)}")
+        return ()
+
+    def _work(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
+        """What the worker does; now and then it dies with the lease."""
+        for job in _call(conn, "take_payment_jobs", dice.randint(1, 10), 30):
+            lease = (job.job_id, job.reads, job.payment_id)
+            if dice.random() < 0.05:
+                continue
+            match job.kind:
+                case "open":
+                    session = f"session {job.payment_id}"
+                    _call(conn, "payment_opened", *lease, session, "http://pay")
+                case "void":
+                    _call(conn, "payment_voided", *lease)
+                case "refund":
+                    _call(conn, "payment_refunded", *lease)
+        return ()
+
+    def _notify(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
+        for job in _call(conn, "take_notifications", dice.randint(1, 20), 30):
+            _call(conn, "finish_job", "notifications", job.job_id, job.reads)
+        return ()
+
+
+def _item(dice: random.Random) -> int:
+    return dice.choices(range(1, len(ITEMS) + 1), [6, 2, 2, 2])[0]
+
+
+def _call(conn: Connection, function: str, *args: Any) -> list[Any]:
+    marks = ", ".join(["%s"] * len(args))
+    return conn.execute(f"select * from flashsale.{function}({marks})", args).fetchall()
+
+
+class Commit(NamedTuple):
+    """Where the record of a commit begins, and where the next record does."""
+
+    lsn: int
+    cut: int
+
+
+class Wal:
+    """The WAL of a cluster that does not run any more, and where its transactions committed."""
+
+    def __init__(self, server: EmbeddedPostgres, start: int) -> None:
+        self._folder = server.data_dir / "postgres" / "pg_wal"
+        self.commits: list[Commit] = []
+        dump = subprocess.run(
+            [server.bin_dir / "pg_waldump", "--path", self._folder, "--start", _text(start)],
+            capture_output=True,
+            text=True,
+            check=False,  # it always ends with an error: there is no next record
+        ).stdout
+        committed = None
+        for high, low, what in re.findall(r"lsn: (\w+)/(\w+), .*desc: (\w+)", dump):
+            lsn = int(high, 16) << 32 | int(low, 16)
+            if committed:
+                self.commits.append(Commit(committed, lsn))
+            committed = lsn if what == "COMMIT" else None
+
+    def feed(self, server: EmbeddedPostgres, start: int, end: int) -> None:
+        """Writes WAL from start to end, and nothing behind it, into a cluster's pg_wal."""
+        cluster = server.data_dir / "postgres"
+        while start < end:
+            segment, offset = divmod(start, SEGMENT)
+            size = min(end - start, SEGMENT - offset)
+            name = f"{1:08X}{segment >> 8:08X}{segment & 0xFF:08X}"
+            with (self._folder / name).open("rb") as source:
+                source.seek(offset)
+                data = source.read(size)
+            path = cluster / "pg_wal" / name
+            new = not path.exists()
+            with path.open("wb" if new else "r+b") as target:
+                target.truncate(SEGMENT)
+                target.seek(offset)
+                target.write(data)
+            if new:
+                owner = cluster.stat()
+                os.chown(path, owner.st_uid, owner.st_gid)
+            start += size
+
+
+def _text(lsn: int) -> str:
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+class Judge:
+    """Looks at one recovered state after the other, and at what changed in between."""
+
+    def __init__(self, answers: Iterable[Answer]) -> None:
+        self._answers = sorted(answers, key=attrgetter("lsn"))
+        self._judged = 0
+        self._orders: dict[int, Any] = {}
+        self._serving: dict[int, int] = {}
+        self.violations: list[str] = []
+        self.transitions = 0
+
+    def look(self, conn: Connection, lsn: int) -> None:
+        found = [("violation", row) for row in conn.execute("select * from flashsale.violation")]
+        for what, query in RAW.items():
+            found += [(what, row) for row in conn.execute(query)]
+        orders = {
+            order.order_id: order
+            for order in conn.execute(
+                "select order_id, item_id, ticket, customer_id, status::text, created_at, "
+                "reserved_at, expires_at from flashsale_data.orders"
+            )
+        }
+        for old in self._orders.values():
+            new = orders.get(old.order_id)
+            if new is old or new == old:
+                continue
+            if new is None or not _follows(new, old):
+                found.append(("an illegal step", (old, new)))
+            self.transitions += new is not None and new.status != old.status
+        serving = dict(
+            conn.execute("select item_id, now_serving from flashsale_data.items").fetchall()
+        )
+        for item_id, before in self._serving.items():
+            if serving[item_id] < before:
+                found.append(("the line went back", (item_id, before, serving[item_id])))
+        known = bisect_right(self._answers, lsn, key=attrgetter("lsn"))
+        for answer in self._answers[self._judged : known]:
+            if not _honours(orders.get(answer.order_id), answer):
+                found.append(("acknowledged, and lost", answer))
+        self._judged, self._orders, self._serving = known, orders, serving
+        self.violations += [f"{_text(lsn)}: {what}: {tuple(row)}" for what, row in found]
+
+
+def _follows(new: Any, old: Any) -> bool:
+    fixed = ["item_id", "ticket", "customer_id", "created_at"]
+    fixed += ["reserved_at", "expires_at"] if old.reserved_at else []
+    return all(getattr(new, name) == getattr(old, name) for name in fixed) and (
+        new.status == old.status or new.status in STEPS.get(old.status, ())
+    )
+
+
+def _honours(order: Any, answer: Answer) -> bool:
+    return (
+        order is not None
+        and order.ticket == answer.ticket
+        and (answer.expires_at is None or order.expires_at == answer.expires_at)
+        and (order.status == answer.status or order.status in STEPS.get(answer.status, ()))
+    )
+
+
+def prove(
+    points: int,
+    calls: int,
+    seed: int,
+    crashes: int = 5,
+    plant: Callable[[Connection], None] | None = None,
+) -> Row:
+    """points: of recovery, spread over all commits. crashes: so many of them are also sold out."""
+    with folder() as room:
+        server = EmbeddedPostgres(room / "storm", settings=SETTINGS)
+        try:
+            base, start = _base(server, room)
+            storm = Storm(server.url(), seed, calls)
+            if plant:
+                storm.plant = lambda: _planted(server, plant)
+            storm.run()
+        finally:
+            server.stop()
+        wal = Wal(server, start)
+        chosen = _spread(wal.commits, points)
+        judge = Judge(storm.answers)
+        began = time.monotonic()
+        _walk(copy(base, room / "fed", FED), wal, start, chosen, judge)
+        each = (time.monotonic() - began) / len(chosen)
+        for number, commit in enumerate(_spread(chosen, crashes)):
+            crashed = copy(base, room / f"crash{number}", SETTINGS)
+            wal.feed(crashed, start - start % SEGMENT, commit.cut)
+            lost = _sell_out(crashed)
+            judge.violations += [f"{_text(commit.lsn)}: after a crash here: {it}" for it in lost]
+    note = (
+        f"of {len(wal.commits):,} commits; {each * 1000:.0f} ms a point; {judge.transitions:,} "
+        f"transitions seen; {crashes} crashed there and sold out; seed {seed}"
+    )
+    return Row(
+        "recovery to a commit",
+        len(chosen),
+        len(storm.answers),
+        storm.refused,
+        violations=judge.violations,
+        note=note,
+    )
+
+
+def _planted(server: EmbeddedPostgres, plant: Callable[[Connection], None]) -> None:
+    with admin(server) as conn:
+        plant(conn)
+
+
+def _base(server: EmbeddedPostgres, room: Path) -> tuple[EmbeddedPostgres, int]:
+    """The state that all recoveries start from, as a kill right after a checkpoint left it."""
+    server.start()
+    migrate(server.url())
+    with admin(server) as conn:
+        for sku, stock, hold_seconds in ITEMS:
+            conn.execute(
+                "select flashsale.create_item(p_sku => %s, p_name => %s, p_stock => %s, "
+                "p_price => 1000, p_currency => 'EUR', p_hold_seconds => %s)",
+                [sku, sku, stock, hold_seconds],
+            )
+        conn.execute("checkpoint")
+        start = int(
+            conn.execute("select redo_lsn - '0/0' from pg_control_checkpoint()").fetchone()[0]
+        )
+    kill(server)
+    base = copy(server, room / "base", SETTINGS)
+    for segment in (base.data_dir / "postgres" / "pg_wal").glob("0*"):
+        segment.unlink()
+    server.start()
+    return base, start
+
+
+def _spread(commits: Sequence[Commit], count: int) -> list[Commit]:
+    """So many of them, evenly, the last one included."""
+    count = min(count, len(commits))
+    return [commits[(n + 1) * len(commits) // count - 1] for n in range(count)]
+
+
+def _walk(
+    server: EmbeddedPostgres, wal: Wal, start: int, commits: Sequence[Commit], judge: Judge
+) -> None:
+    (server.data_dir / "postgres" / "standby.signal").touch()
+    fed = start - start % SEGMENT
+    wal.feed(server, fed, fed := commits[0].cut)
+    with server, admin(server) as conn:
+        for commit in commits:
+            wal.feed(server, fed, fed := commit.cut)
+            _wait_for(conn, commit)
+            judge.look(conn, commit.lsn)
+
+
+def _wait_for(conn: Connection, commit: Commit) -> None:
+    """Until the commit is replayed; more than that was not fed."""
+    deadline = time.monotonic() + 60
+    while True:
+        at = conn.execute("select pg_last_wal_replay_lsn() - '0/0'").fetchone()[0]
+        if at is not None and at > commit.lsn:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"recovery stands at {_text(int(at or 0))}, not behind {commit}")
+        time.sleep(0.001)
+
+
+def _sell_out(server: EmbeddedPostgres) -> list[str]:
+    """Starts after a crash, and sells every unit of every item. Returns what went wrong."""
+    with server, admin(server) as conn:
+        items = conn.execute("select item_id, stock from flashsale.item_status").fetchall()
+        for item_id, stock in items:
+            customers = [f"late {n}" for n in range(stock)]
+            _call(conn, "reserve_many", [item_id] * stock, customers)
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while left := _unsold(conn):
+            if time.monotonic() > deadline:
+                return [f"units stay unsold: {left}"]
+            _call(conn, "sweep")
+            for hold in conn.execute(
+                "select o.payment_id, o.amount from flashsale.order_status o "
+                "join flashsale.open_reservation using (order_id)"
+            ).fetchall():
+                _call(
+                    conn, "pay", hold.payment_id, f"session {hold.payment_id}", hold.amount, "EUR"
+                )
+        return [str(row) for row in conn.execute("select * from flashsale.violation")]
+
+
+def _unsold(conn: Connection) -> list[Any]:
+    """Items with a unit that is not paid, or with a ticket that nobody has accounted for."""
+    return conn.execute(
+        "select sku, stock, paid, issued, now_serving from flashsale.item_status "
+        "join flashsale_data.items using (item_id, sku, stock, paid, now_serving) "
+        "where paid < stock or settled < issued"
+    ).fetchall()
+
+
+def proof(full: bool) -> list[Row]:
+    seed = int(os.environ.get("PROVE_SEED", time.time()))
+    print(f"   every_commit: seed {seed}", flush=True)
+    return [prove(2_000 if full else 200, 12_000 if full else 3_000, seed)]
