@@ -9,11 +9,12 @@ import argparse
 import sys
 import time
 
-from prove import every_commit
+from prove import every_commit, failover
 from prove.report import Proof, Row, table
 
 PROOFS: dict[str, Proof] = {
     "every_commit": every_commit.proof,
+    "failover": failover.proof,
 }
 
 

@@ -58,9 +58,7 @@ def copy(server: EmbeddedPostgres, home: Path, settings: Mapping[str, str]) -> E
     return _adopted(server, home, settings)
 
 
-def standby(
-    primary: EmbeddedPostgres, home: Path, settings: Mapping[str, str], name: str
-) -> EmbeddedPostgres:
+def standby(primary: EmbeddedPostgres, home: Path, name: str) -> EmbeddedPostgres:
     """A standby that streams from the primary under this name; not started."""
     home.mkdir(mode=0o711)
     source = primary.url("postgres", "postgres")
@@ -74,7 +72,7 @@ def standby(
     )
     (home / "postgres" / "standby.signal").touch()
     conninfo = f"{source}?application_name={name}"
-    return _adopted(primary, home, {"primary_conninfo": conninfo, **settings})
+    return _adopted(primary, home, {"primary_conninfo": conninfo})
 
 
 def _adopted(origin: EmbeddedPostgres, home: Path, settings: Mapping[str, str]) -> EmbeddedPostgres:

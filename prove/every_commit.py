@@ -35,13 +35,13 @@ from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
 from prove.cluster import Connection, admin, connect, copy, folder, kill
 from prove.report import Row
+from prove.sale import STEPS, call, honours, pay, put_on_sale, sell_out
 
 SEGMENT = 16 * 2**20
 SETTINGS = {"wal_keep_size": "16GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h"}
 """No WAL goes away."""
 FED = SETTINGS | {"wal_retrieve_retry_interval": "1ms"}
 CLIENTS = 6
-DRAIN_SECONDS = 30.0
 
 ITEMS = [("hot", 60, 1), ("scarce", 3, 1), ("plain", 150, 2), ("calm", 400, 60)]
 """Sku, stock, hold_seconds."""
@@ -94,12 +94,6 @@ RAW = {
           or (o.status in ('waiting', 'unserved', 'void')) and o.reserved_at is not null""",
 }
 """Each finds nothing. Written from DESIGN.md, not from violation.sql."""
-
-STEPS = {
-    "waiting": {"reserved", "paid", "expired", "cancelled", "unserved"},
-    "reserved": {"paid", "expired", "cancelled"},
-}
-"""Where an order may have got to while we did not look; all other states are final."""
 
 FINAL = {"paid", "expired", "cancelled", "void"}
 WATCHED = [("waiting", "reserved"), ("reserved", "paid"), ("reserved", "expired")]
@@ -180,31 +174,30 @@ class Storm:
 
     def _reserve(self, conn: Connection, dice: random.Random, name: str, _mine: list[int]) -> Any:
         key = f"key {name}" if dice.random() < 0.5 else None
-        return _call(conn, "reserve", _item(dice), f"customer {name}", key)
+        return call(conn, "reserve", _item(dice), f"customer {name}", key)
 
     def _many(self, conn: Connection, dice: random.Random, name: str, _mine: list[int]) -> Any:
         size = dice.randint(2, 12)
         customers = [f"customer {name} {n % 9}" for n in range(size)]
-        return _call(conn, "reserve_many", [_item(dice) for _ in customers], customers)
+        return call(conn, "reserve_many", [_item(dice) for _ in customers], customers)
 
     def _twin(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
         """One of a few customers, who keep coming back."""
-        return _call(conn, "reserve", _item(dice), f"regular {dice.randint(1, 5)}")
+        return call(conn, "reserve", _item(dice), f"regular {dice.randint(1, 5)}")
 
     def _pay(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
-        for order in _call(conn, "orders_by_id", dice.sample(mine[-20:], min(len(mine), 1))):
+        for order in call(conn, "orders_by_id", dice.sample(mine[-20:], min(len(mine), 1))):
             if order.payment_id is not None:
-                session = f"session {order.payment_id}"
-                yield from _call(conn, "pay", order.payment_id, session, order.amount, "EUR")
+                yield from pay(conn, order)
 
     def _cancel(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
-        return _call(conn, "cancel", dice.choice(mine)) if mine else ()
+        return call(conn, "cancel", dice.choice(mine)) if mine else ()
 
     def _rolled_back(
         self, conn: Connection, dice: random.Random, name: str, _mine: list[int]
     ) -> Any:
         with conn.transaction(force_rollback=True):
-            _call(conn, "reserve", _item(dice), f"gone {name}")
+            call(conn, "reserve", _item(dice), f"gone {name}")
         return ()
 
     def _stock(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
@@ -215,38 +208,33 @@ class Storm:
         return ()
 
     def _sweep(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
-        _call(conn, "sweep", f"sweeper {dice.randint(1, 2)}")
+        call(conn, "sweep", f"sweeper {dice.randint(1, 2)}")
         return ()
 
     def _work(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
         """What the worker does; now and then it dies with the lease."""
-        for job in _call(conn, "take_payment_jobs", dice.randint(1, 10), 30):
+        for job in call(conn, "take_payment_jobs", dice.randint(1, 10), 30):
             lease = (job.job_id, job.reads, job.payment_id)
             if dice.random() < 0.05:
                 continue
             match job.kind:
                 case "open":
                     session = f"session {job.payment_id}"
-                    _call(conn, "payment_opened", *lease, session, "http://pay")
+                    call(conn, "payment_opened", *lease, session, "http://pay")
                 case "void":
-                    _call(conn, "payment_voided", *lease)
+                    call(conn, "payment_voided", *lease)
                 case "refund":
-                    _call(conn, "payment_refunded", *lease)
+                    call(conn, "payment_refunded", *lease)
         return ()
 
     def _notify(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
-        for job in _call(conn, "take_notifications", dice.randint(1, 20), 30):
-            _call(conn, "finish_job", "notifications", job.job_id, job.reads)
+        for job in call(conn, "take_notifications", dice.randint(1, 20), 30):
+            call(conn, "finish_job", "notifications", job.job_id, job.reads)
         return ()
 
 
 def _item(dice: random.Random) -> int:
     return dice.choices(range(1, len(ITEMS) + 1), [6, 2, 2, 2])[0]
-
-
-def _call(conn: Connection, function: str, *args: Any) -> list[Any]:
-    marks = ", ".join(["%s"] * len(args))
-    return conn.execute(f"select * from flashsale.{function}({marks})", args).fetchall()
 
 
 class Commit(NamedTuple):
@@ -346,7 +334,7 @@ class Judge:
                 found.append(("the line went back", (item_id, before, serving[item_id])))
         known = bisect_right(self._answers, lsn, key=attrgetter("lsn"))
         for answer in self._answers[self._judged : known]:
-            if not _honours(orders.get(answer.order_id), answer):
+            if not honours(orders.get(answer.order_id), answer):
                 found.append(("acknowledged, and lost", answer))
         self._judged, self._orders, self._serving = known, orders, serving
         self.violations += [f"{_text(lsn)}: {what}: {tuple(row)}" for what, row in found]
@@ -357,15 +345,6 @@ def _follows(new: Any, old: Any) -> bool:
     fixed += ["reserved_at", "expires_at"] if old.reserved_at else []
     return all(getattr(new, name) == getattr(old, name) for name in fixed) and (
         new.status == old.status or new.status in STEPS.get(old.status, ())
-    )
-
-
-def _honours(order: Any, answer: Answer) -> bool:
-    return (
-        order is not None
-        and order.ticket == answer.ticket
-        and (answer.expires_at is None or order.expires_at == answer.expires_at)
-        and (order.status == answer.status or order.status in STEPS.get(answer.status, ()))
     )
 
 
@@ -399,7 +378,7 @@ def prove(
         for number, commit in enumerate(_spread(chosen, crashes)):
             crashed = copy(base, room / f"crash{number}", SETTINGS)
             wal.feed(crashed, start - start % SEGMENT, commit.cut)
-            lost = _sell_out(crashed)
+            lost = _crash(crashed)
             judge.violations += [f"{_text(commit.lsn)}: after a crash here: {it}" for it in lost]
     note = (
         f"of {len(wal.commits):,} commits; {each * 1000:.0f} ms a point; {judge.steps.total():,} "
@@ -426,11 +405,7 @@ def _base(server: EmbeddedPostgres, room: Path) -> tuple[EmbeddedPostgres, int]:
     migrate(server.url())
     with admin(server) as conn:
         for sku, stock, hold_seconds in ITEMS:
-            conn.execute(
-                "select flashsale.create_item(p_sku => %s, p_name => %s, p_stock => %s, "
-                "p_price => 1000, p_currency => 'EUR', p_hold_seconds => %s)",
-                [sku, sku, stock, hold_seconds],
-            )
+            put_on_sale(conn, sku, stock, hold_seconds)
         conn.execute("checkpoint")
         start = int(
             conn.execute("select redo_lsn - '0/0' from pg_control_checkpoint()").fetchone()[0]
@@ -474,35 +449,10 @@ def _wait_for(conn: Connection, commit: Commit) -> None:
         time.sleep(0.001)
 
 
-def _sell_out(server: EmbeddedPostgres) -> list[str]:
+def _crash(server: EmbeddedPostgres) -> list[str]:
     """Starts after a crash, and sells every unit of every item. Returns what went wrong."""
     with server, admin(server) as conn:
-        items = conn.execute("select item_id, stock from flashsale.item_status").fetchall()
-        for item_id, stock in items:
-            customers = [f"late {n}" for n in range(stock)]
-            _call(conn, "reserve_many", [item_id] * stock, customers)
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while left := _unsold(conn):
-            if time.monotonic() > deadline:
-                return [f"units stay unsold: {left}"]
-            _call(conn, "sweep")
-            for hold in conn.execute(
-                "select o.payment_id, o.amount from flashsale.order_status o "
-                "join flashsale.open_reservation using (order_id)"
-            ).fetchall():
-                _call(
-                    conn, "pay", hold.payment_id, f"session {hold.payment_id}", hold.amount, "EUR"
-                )
-        return [str(row) for row in conn.execute("select * from flashsale.violation")]
-
-
-def _unsold(conn: Connection) -> list[Any]:
-    """Items with a unit that is not paid, or with a ticket that nobody has accounted for."""
-    return conn.execute(
-        "select sku, stock, paid, issued, now_serving from flashsale.item_status "
-        "join flashsale_data.items using (item_id, sku, stock, paid, now_serving) "
-        "where paid < stock or settled < issued"
-    ).fetchall()
+        return sell_out(conn)
 
 
 def proof(full: bool) -> list[Row]:

@@ -1,0 +1,97 @@
+"""A synchronous standby: what the service says while it is away, and what a failover keeps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from prove import failover
+from prove.cluster import freeze
+
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.migrate import migrate
+from http_support import Api, problem, serving, settings
+from support import Connection, connect, eventually, rows, server_folder, value
+
+WAITING = "select pid from pg_stat_activity where wait_event = 'SyncRep'"
+KEY = {"Idempotency-Key": "k"}
+
+
+class Pair(NamedTuple):
+    primary: EmbeddedPostgres
+    standby: EmbeddedPostgres
+    watcher: Connection
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with server_folder() as room:
+        primary = EmbeddedPostgres(room / "primary")
+        with primary:
+            migrate(primary.url())
+            standby = failover.pair(primary, room / "standby")
+            with connect(primary.url(user="postgres")) as watcher:
+                yield Pair(primary, standby, watcher)
+            standby.stop()
+
+
+@pytest.fixture
+async def api(pair: Pair) -> AsyncIterator[Api]:
+    async with serving(settings(pair.primary.url(), request_deadline_seconds=2)) as api:
+        yield api
+
+
+def waiting(pair: Pair) -> list[Any]:
+    return rows(pair.watcher, WAITING)
+
+
+async def ask_while_the_standby_is_away(
+    pair: Pair, api: Api, customer: str
+) -> tuple[dict[str, Any], asyncio.Task[Any]]:
+    """An item, and a request for it whose commit waits for the standby."""
+    item = await api.item(stock=5, sku=customer)
+    freeze(pair.standby, frozen=True)
+    asked = asyncio.create_task(api.order(item, customer, headers=KEY))
+    await asyncio.to_thread(eventually, lambda: waiting(pair))
+    return item, asked
+
+
+async def test_a_cancelled_wait_for_the_standby_is_no_success(pair: Pair, api: Api) -> None:
+    item, asked = await ask_while_the_standby_is_away(pair, api, "ann")
+    try:
+        value(pair.watcher, f"select pg_cancel_backend(pid) from ({WAITING}) w")
+        problem(await asked, 503, "database_unavailable")
+    finally:
+        freeze(pair.standby, frozen=False)
+    again = await api.order(item, "ann", headers=KEY)
+    assert again.status_code == 200
+    assert again.json()["ticket"] == 1
+
+
+async def test_a_terminated_wait_for_the_standby_is_no_success(pair: Pair, api: Api) -> None:
+    item, asked = await ask_while_the_standby_is_away(pair, api, "bob")
+    try:
+        value(pair.watcher, f"select pg_terminate_backend(pid) from ({WAITING}) w")
+        problem(await asked, 503, "database_unavailable")
+    finally:
+        freeze(pair.standby, frozen=False)
+    again = await api.order(item, "bob", headers=KEY)
+    assert (again.status_code, again.json()["ticket"]) == (200, 1)
+
+
+async def test_what_the_standby_may_lack_is_shown_to_nobody(pair: Pair, api: Api) -> None:
+    """The request gives up; its transaction goes on waiting, and so stays invisible."""
+    item, asked = await ask_while_the_standby_is_away(pair, api, "cid")
+    try:
+        problem(await asked, 503, "database_unavailable")
+        assert waiting(pair)
+        assert (await api("GET", "/orders", "cid")).json() == []
+        retry = await api.order(item, "cid", headers=KEY)
+        assert retry.status_code == 503
+    finally:
+        freeze(pair.standby, frozen=False)
+    await asyncio.to_thread(eventually, lambda: not waiting(pair))
+    again = await api.order(item, "cid", headers=KEY)
+    assert (again.status_code, again.json()["ticket"]) == (200, 1)
