@@ -15,6 +15,7 @@ from flashsale.migrate import migrate
 from http_support import Api, problem, serving, settings
 from support import Connection, connect, eventually, rows, server_folder, value
 
+pytestmark = pytest.mark.storm  # two servers to start
 WAITING = "select pid from pg_stat_activity where wait_event = 'SyncRep'"
 KEY = {"Idempotency-Key": "k"}
 
