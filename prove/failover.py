@@ -132,8 +132,10 @@ class Client(threading.Thread):
     def _burn(self, customer: str) -> None:
         """A request that rolls back after it has taken a ticket."""
         try:
-            with self._session().transaction(force_rollback=True):
-                call(self._session(), "reserve", self._sale.item_id, customer)
+            conn = self._session()
+            conn.execute("begin")
+            call(conn, "reserve", self._sale.item_id, customer)
+            conn.execute("rollback")
         except psycopg.OperationalError:
             self._lost()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from prove import failover
-from prove.cluster import freeze
+from prove.cluster import freeze, kill
 
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
@@ -17,6 +19,7 @@ from support import Connection, connect, eventually, rows, server_folder, value
 
 pytestmark = pytest.mark.storm  # two servers to start
 WAITING = "select pid from pg_stat_activity where wait_event = 'SyncRep'"
+SCRIPT = Path(__file__).parents[1] / "docker" / "standby.sh"
 KEY = {"Idempotency-Key": "k"}
 
 
@@ -96,3 +99,49 @@ async def test_what_the_standby_may_lack_is_shown_to_nobody(pair: Pair, api: Api
     await asyncio.to_thread(eventually, lambda: not waiting(pair))
     again = await api.order(item, "cid", headers=KEY)
     assert (again.status_code, again.json()["ticket"]) == (200, 1)
+
+
+def test_the_script_of_the_container_copies_once_and_goes_on_afterwards(pair: Pair) -> None:
+    pair.watcher.execute("create role replicator login replication password 'secret'")
+    with server_folder() as room:
+        (room / "docker-entrypoint.sh").write_text('#!/bin/sh\necho "runs $*"\n')
+        (room / "docker-entrypoint.sh").chmod(0o755)
+        data = room / "data"
+        data.mkdir(0o700)
+        (data / "half").touch()  # of a copy that broke off
+        environ = {
+            "PATH": f"{room}:{pair.primary.bin_dir}:/usr/bin:/bin",
+            "PGDATA": str(data),
+            "PGPORT": str(pair.primary.port),
+            "PRIMARY_HOST": "127.0.0.1",
+            "DATABASE_PASSWORD": "secret",
+        }
+        for copied in (True, False):
+            ran = subprocess.run(
+                [SCRIPT, "postgres"], env=environ, capture_output=True, text=True, check=True
+            )
+            assert ran.stdout == "runs postgres\n"
+            assert not (data / "half").exists()
+            assert "application_name=standby" in (data / "postgresql.auto.conf").read_text()
+            assert (data / "standby.signal").exists() == copied
+            (data / "standby.signal").unlink(missing_ok=True)  # as a promotion does
+
+
+# The last one: there is no pair any more.
+async def test_the_service_finds_the_new_primary_by_itself(pair: Pair) -> None:
+    both = pair.primary.url().replace(
+        f":{pair.primary.port}", f":{pair.primary.port},127.0.0.1:{pair.standby.port}"
+    )
+    async with serving(settings(f"{both}?target_session_attrs=read-write")) as api:
+        item = await api.item(stock=5, sku="two hosts")
+        before = await api.order(item, "dan", headers=KEY)
+        assert before.status_code == 201
+        kill(pair.primary)
+        problem(await api.order(item, "eve"), 503, "database_unavailable")
+        with connect(pair.standby.url(user="postgres")) as conn:
+            conn.execute("select pg_promote()")
+        again = await api.order(item, "dan", headers=KEY)
+        assert again.status_code == 200
+        same = ("order_id", "ticket", "expires_at")
+        assert [again.json()[f] for f in same] == [before.json()[f] for f in same]
+        assert (await api.order(item, "eve")).json()["ticket"] > 1

@@ -3,8 +3,8 @@
 The pool opens without the database and recovers by itself when it goes away and comes back; until
 then callers get Unavailable. Every wait is bounded: for a connection (Overloaded, nothing was
 written), in Postgres (statement_timeout: rolled back), and last by the request's deadline, after
-which nobody can tell what happened, so the connection is dropped. Nobody can either when the wait for a
-synchronous standby was cancelled: Unavailable, and the retry finds out.
+which nobody can tell what happened, so the connection is dropped. Nobody can either after a
+cancelled wait for a synchronous standby: Unavailable too, and a retry with the same key finds out.
 """
 
 from __future__ import annotations
