@@ -45,7 +45,11 @@ def honours(order: Any, answer: Any) -> bool:
         order is not None
         and order.ticket == answer.ticket
         and (answer.expires_at is None or order.expires_at == answer.expires_at)
-        and (order.status == answer.status or order.status in STEPS.get(answer.status, ()))
+        and (
+            order.status == answer.status
+            or order.status in STEPS.get(answer.status, ())
+            or (answer.status, order.status) == ("expired", "reserved")  # over, but not yet marked
+        )
     )
 
 
