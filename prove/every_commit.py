@@ -15,36 +15,27 @@ own way to start Postgres, and has to go on selling until every unit of every it
 from __future__ import annotations
 
 import os
-import random
 import re
 import subprocess
-import threading
 import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psycopg
-
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
-from prove.cluster import Connection, admin, connect, copy, folder, kill
+from prove.cluster import Connection, admin, copy, folder, kill
 from prove.report import Row
-from prove.sale import STEPS, call, honours, pay, put_on_sale, sell_out
+from prove.sale import STEPS, honours, put_on_sale, sell_out
+from prove.storm import ITEMS, Answer, Storm
 
 SEGMENT = 16 * 2**20
 SETTINGS = {"wal_keep_size": "16GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h"}
 """No WAL goes away."""
 FED = SETTINGS | {"wal_retrieve_retry_interval": "1ms"}
-CLIENTS = 6
-
-ITEMS = [("hot", 60, 1), ("scarce", 3, 1), ("plain", 150, 2), ("calm", 400, 60)]
-"""Sku, stock, hold_seconds."""
 
 RAW = {
     "more units are held or paid than there are": """
@@ -98,143 +89,6 @@ RAW = {
 FINAL = {"paid", "expired", "cancelled", "void"}
 WATCHED = [("waiting", "reserved"), ("reserved", "paid"), ("reserved", "expired")]
 """What a storm has to bring about, and recoveries have to see on the way."""
-
-
-class Answer(NamedTuple):
-    """What a client was told, and how far the WAL was flushed when it knew."""
-
-    lsn: int
-    order_id: int
-    ticket: int
-    status: str
-    expires_at: datetime | None
-
-
-@dataclass
-class Storm:
-    """Clients that do everything that there is to do, at once, and note what they were told."""
-
-    url: str
-    seed: int
-    calls: int
-    plant: Callable[[], None] | None = None  # called once, in the middle
-    answers: list[Answer] = field(default_factory=list)
-    refused: int = 0
-
-    def run(self) -> None:
-        errors: list[BaseException] = []
-
-        def client(number: int) -> None:
-            try:
-                self._client(number)
-            except BaseException as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=client, args=(n,)) for n in range(CLIENTS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
-
-    def _client(self, number: int) -> None:
-        dice = random.Random(f"{self.seed} {number}")
-        mine: list[int] = []
-        verbs = [self._reserve, self._many, self._pay, self._cancel, self._twin]
-        verbs += [self._rolled_back, self._stock, self._sweep, self._work, self._notify]
-        weights = [40, 4, 25, 8, 3, 4, 1, 8, 8, 3]
-        with connect(self.url) as conn:
-            for n in range(self.calls // CLIENTS):
-                if self.plant and number == 0 and n == self.calls // CLIENTS // 2:
-                    self.plant()
-                (verb,) = dice.choices(verbs, weights)
-                try:
-                    orders = list(verb(conn, dice, f"{number}-{n}", mine))
-                except psycopg.Error as error:
-                    if not (error.sqlstate or "").startswith("RV"):
-                        raise
-                    self.refused += 1
-                    continue
-                lsn = conn.execute("select pg_current_wal_flush_lsn() - '0/0'").fetchone()[0]
-                for order in orders:
-                    if order.order_id is None:
-                        self.refused += 1
-                        continue
-                    mine.append(order.order_id)
-                    self.answers.append(
-                        Answer(
-                            int(lsn),
-                            order.order_id,
-                            order.ticket,
-                            order.status,
-                            order.expires_at,
-                        )
-                    )
-
-    def _reserve(self, conn: Connection, dice: random.Random, name: str, _mine: list[int]) -> Any:
-        key = f"key {name}" if dice.random() < 0.5 else None
-        return call(conn, "reserve", _item(dice), f"customer {name}", key)
-
-    def _many(self, conn: Connection, dice: random.Random, name: str, _mine: list[int]) -> Any:
-        size = dice.randint(2, 12)
-        customers = [f"customer {name} {n % 9}" for n in range(size)]
-        return call(conn, "reserve_many", [_item(dice) for _ in customers], customers)
-
-    def _twin(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
-        """One of a few customers, who keep coming back."""
-        return call(conn, "reserve", _item(dice), f"regular {dice.randint(1, 5)}")
-
-    def _pay(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
-        for order in call(conn, "orders_by_id", dice.sample(mine[-20:], min(len(mine), 1))):
-            if order.payment_id is not None:
-                yield from pay(conn, order)
-
-    def _cancel(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
-        return call(conn, "cancel", dice.choice(mine)) if mine else ()
-
-    def _rolled_back(
-        self, conn: Connection, dice: random.Random, name: str, _mine: list[int]
-    ) -> Any:
-        with conn.transaction(force_rollback=True):
-            call(conn, "reserve", _item(dice), f"gone {name}")
-        return ()
-
-    def _stock(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
-        conn.execute(
-            f"select flashsale.{dice.choice(['restock', 'withdraw'])}(%s, %s)",
-            [_item(dice), dice.randint(1, 3)],
-        )
-        return ()
-
-    def _sweep(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
-        call(conn, "sweep", f"sweeper {dice.randint(1, 2)}")
-        return ()
-
-    def _work(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
-        """What the worker does; now and then it dies with the lease."""
-        for job in call(conn, "take_payment_jobs", dice.randint(1, 10), 30):
-            lease = (job.job_id, job.reads, job.payment_id)
-            if dice.random() < 0.05:
-                continue
-            match job.kind:
-                case "open":
-                    session = f"session {job.payment_id}"
-                    call(conn, "payment_opened", *lease, session, "http://pay")
-                case "void":
-                    call(conn, "payment_voided", *lease)
-                case "refund":
-                    call(conn, "payment_refunded", *lease)
-        return ()
-
-    def _notify(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
-        for job in call(conn, "take_notifications", dice.randint(1, 20), 30):
-            call(conn, "finish_job", "notifications", job.job_id, job.reads)
-        return ()
-
-
-def _item(dice: random.Random) -> int:
-    return dice.choices(range(1, len(ITEMS) + 1), [6, 2, 2, 2])[0]
 
 
 class Commit(NamedTuple):
@@ -320,7 +174,7 @@ class Judge:
         }
         for old in self._orders.values():
             new = orders.get(old.order_id)
-            if new is old or new == old:
+            if new == old:
                 continue
             if new is None or not _follows(new, old):
                 found.append(("an illegal step", (old, new)))
@@ -379,7 +233,7 @@ def prove(
             crashed = copy(base, room / f"crash{number}", SETTINGS)
             wal.feed(crashed, start - start % SEGMENT, commit.cut)
             lost = _crash(crashed)
-            judge.violations += [f"{_text(commit.lsn)}: after a crash here: {it}" for it in lost]
+            judge.violations += [f"{_text(commit.cut)}: after a crash here: {it}" for it in lost]
     note = (
         f"of {len(wal.commits):,} commits; {each * 1000:.0f} ms a point; {judge.steps.total():,} "
         f"steps of orders seen; {crashes} crashed there and sold out; seed {seed}"
@@ -434,7 +288,7 @@ def _walk(
             wal.feed(server, fed, commit.cut)
             fed = commit.cut
             _wait_for(conn, commit)
-            judge.look(conn, commit.lsn)
+            judge.look(conn, commit.cut)
 
 
 def _wait_for(conn: Connection, commit: Commit) -> None:

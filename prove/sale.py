@@ -56,20 +56,19 @@ def honours(order: Any, answer: Any) -> bool:
 def sell_out(conn: Connection) -> list[str]:
     """Sells every unit of every item to late customers. Returns what went wrong.
 
-    conn: a superuser's. It takes holes in the lines to be found: their units are among these.
+    conn: a superuser's. Items have 1,000 units at most. It takes holes in the lines to be found: their units are among these.
     """
-    for item in conn.execute("select item_id, stock from flashsale.item_status").fetchall():
-        for first in range(0, item.stock, 1000):
-            customers = [f"late {n}" for n in range(first, min(item.stock, first + 1000))]
-            call(conn, "reserve_many", [item.item_id] * len(customers), customers)
     deadline = time.monotonic() + DRAIN_SECONDS
     while left := _unsold(conn):
         if time.monotonic() > deadline:
             return [f"units stay unsold: {left}"]
+        for item in left:  # again in each round: holds are short, and we may be slow
+            customers = [f"late {n}" for n in range(item.stock)]
+            call(conn, "reserve_many", [item.item_id] * item.stock, customers)
         call(conn, "sweep")
         for hold in conn.execute(
             "select o.payment_id, o.amount from flashsale.order_status o "
-            "join flashsale.open_reservation using (order_id)"
+            "join flashsale.open_reservation using (order_id) order by o.expires_at"
         ).fetchall():
             pay(conn, hold)
     return [str(row) for row in conn.execute("select * from flashsale.violation")]
@@ -78,7 +77,7 @@ def sell_out(conn: Connection) -> list[str]:
 def _unsold(conn: Connection) -> list[Any]:
     """Items with a unit that is not paid, or with a ticket that nobody has accounted for."""
     return conn.execute(
-        "select s.sku, s.stock, s.paid, s.issued, i.settled "
+        "select s.item_id, s.sku, s.stock, s.paid, s.issued, i.settled "
         "from flashsale.item_status s join flashsale_data.items i using (item_id) "
         "where s.paid < s.stock or i.settled < s.issued"
     ).fetchall()
