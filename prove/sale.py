@@ -56,7 +56,8 @@ def honours(order: Any, answer: Any) -> bool:
 def sell_out(conn: Connection) -> list[str]:
     """Sells every unit of every item to late customers. Returns what went wrong.
 
-    conn: a superuser's. Items have 1,000 units at most. It takes holes in the lines to be found: their units are among these.
+    conn: a superuser's. Items have 1,000 units at most. Holes in the lines must be found for it:
+    their units are among these.
     """
     deadline = time.monotonic() + DRAIN_SECONDS
     while left := _unsold(conn):
