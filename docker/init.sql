@@ -3,6 +3,10 @@
 \getenv password DATABASE_PASSWORD
 create role flashsale login createrole password :'password';
 create database flashsale owner flashsale;
+-- For a standby (docs/operations.md, Failover), from the network that compose makes.
+create role replicator login replication password :'password';
+\! echo 'host replication replicator samenet scram-sha-256' >> "$PGDATA/pg_hba.conf"
+select pg_reload_conf();
 \connect flashsale
 create extension pg_cron;
 grant usage on schema cron to flashsale;

@@ -9,10 +9,17 @@ import argparse
 import sys
 import time
 
-from prove import suites
+from prove import every_commit, failover, network, storm, suites
 from prove.report import Proof, Row, table
 
 PROOFS: dict[str, Proof] = {
+    "storm": storm.storm,
+    "kills": storm.kills,
+    "lost_replies": network.lost_replies,
+    "wires": network.wires,
+    "worker_kills": network.worker_kills,
+    "every_commit": every_commit.proof,
+    "failover": failover.proof,
     "model": suites.model,
     "permutations": suites.permutations,
     "mutants": suites.mutants,

@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docker-compose.yml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
 OURS = ["migrate", "api", "worker", "provider"]
-RUNNING = ["db", "api", "worker", "provider"]
+DATABASES = ["db", "standby"]
+RUNNING = [*DATABASES, "api", "worker", "provider"]
 PORTS = {"api": "8000", "provider": "8001"}
 DEBIAN_PG_CRON = Path("/usr/share/postgresql/15/extension/pg_cron.control")
 
@@ -73,7 +74,10 @@ def test_every_variable_is_a_setting(service: str) -> None:
 def test_the_parts_find_each_other() -> None:
     for service in ("api", "worker", "migrate"):
         url = settings_of(service).need_database_url()
-        assert url == "postgresql://flashsale:x1@db:5432/flashsale"
+        assert url == (
+            "postgresql://flashsale:x1@db:5432,standby:5432/flashsale"
+            "?target_session_attrs=read-write"
+        )
     assert settings_of("api").need_webhook_secret()
     assert settings_of("provider").need_webhook_secret()
     assert settings_of("provider").webhook_url == f"http://api:{PORTS['api']}/webhooks/payments"
@@ -94,7 +98,7 @@ def test_every_service_that_stays_says_how_it_is(service: str) -> None:
     assert kind == "CMD"
     match command:
         case ["pg_isready", *flags]:
-            assert service == "db"
+            assert service in DATABASES
             assert "--host=127.0.0.1" in flags
         case ["python", "-m", module]:
             assert service == "worker"
@@ -140,12 +144,13 @@ def test_our_containers_may_do_little_and_have_time_to_stop(service: str) -> Non
 
 def test_what_is_written_is_on_volumes() -> None:
     assert SERVICES["db"]["volumes"] == ["database:/var/lib/postgresql/data"]
+    assert SERVICES["standby"]["volumes"] == ["standby:/var/lib/postgresql/data"]
     folder = str(Path(settings_of("provider").provider_ledger).parent)
     assert SERVICES["provider"]["volumes"] == [f"provider:{folder}"]
     assert f"install --directory --owner=flashsale --group=flashsale --mode=0700 {folder}" in (
         (ROOT / "Dockerfile").read_text()
     )
-    assert set(yaml.safe_load(TEXT)["volumes"]) == {"database", "provider"}
+    assert set(yaml.safe_load(TEXT)["volumes"]) == {"database", "standby", "provider"}
 
 
 def test_the_database_is_set_as_the_embedded_one_plus_pg_cron() -> None:
@@ -157,7 +162,24 @@ def test_the_database_is_set_as_the_embedded_one_plus_pg_cron() -> None:
         "cron.database_name": "flashsale",
         "cron.host": "/var/run/postgresql",
         "cron.log_statement": "off",
+        "wal_keep_size": "1GB",
+        "wal_log_hints": "on",
     }
+
+
+def test_a_standby_is_there_for_those_who_ask_for_it_and_runs_as_its_primary() -> None:
+    assert [name for name, s in SERVICES.items() if "profiles" in s] == ["standby"]
+    db, standby = SERVICES["db"], SERVICES["standby"]
+    own = {"profiles": ["standby"], "entrypoint": ["standby.sh"]}
+    assert standby == db | own | {
+        "volumes": standby["volumes"],
+        "depends_on": {"db": {"condition": "service_healthy"}},
+    }
+    script = (ROOT / "docker" / "standby.sh").read_text()
+    assert "user=replicator password=$DATABASE_PASSWORD application_name=standby" in script
+    assert "create role replicator login replication password :'password';" in (
+        (ROOT / "docker" / "init.sql").read_text()
+    )
 
 
 def test_no_secret_has_a_default() -> None:

@@ -3,7 +3,8 @@
 The pool opens without the database and recovers by itself when it goes away and comes back; until
 then callers get Unavailable. Every wait is bounded: for a connection (Overloaded, nothing was
 written), in Postgres (statement_timeout: rolled back), and last by the request's deadline, after
-which nobody can tell what happened, so the connection is dropped.
+which nobody can tell what happened, so the connection is dropped. Nobody can either after a
+cancelled wait for a synchronous standby: Unavailable too, and a retry with the same key finds out.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ log = logging.getLogger("flashsale.api")
 
 ROLE = "flashsale_api"
 _MAX_BIGINT = 2**63 - 1
+_WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
+"""The function in Postgres that warns when a commit's wait for the standby was cancelled. Such a
+commit is reported as a success; whether the standby has it, nobody knows. By the function, because
+the message is translated and its SQLSTATE is that of any warning."""
 
 
 class PoolUse(NamedTuple):
@@ -222,9 +227,18 @@ class Database:
         deadline = asyncio.get_running_loop().time() + self._settings.request_deadline_seconds
         connection = await self._acquire()
         assert self._pool is not None
+        doubts: list[object] = []
+
+        def note(_connection: object, message: Any) -> None:
+            if message.server_source_function == _WAIT_FOR_STANDBY:
+                doubts.append(message)
+
+        connection.add_log_listener(note)
         try:
             async with asyncio.timeout_at(deadline):
                 yield connection
+            if doubts:
+                raise Unavailable("It is not certain that this would survive a failover.")
         except TimeoutError as error:
             connection.terminate()
             raise Unavailable("The database did not answer in time.") from error
@@ -244,6 +258,7 @@ class Database:
             raise Unavailable("The connection to the database broke.") from error
         finally:
             with suppress(Exception):  # the pool drops what it can't take back
+                connection.remove_log_listener(note)
                 await self._pool.release(connection, timeout=1)
 
     async def _acquire(self) -> Any:

@@ -318,6 +318,8 @@ class EmbeddedPostgres:
     def _make_database(self) -> None:
         """The owner, who is no superuser, and the owner's database; each step may be repeated."""
         with psycopg.connect(self.url("postgres", "postgres"), autocommit=True) as conn:
+            if conn.execute("select 1 where pg_is_in_recovery()").fetchone():
+                return  # a standby: what its primary has
             if not conn.execute("select 1 from pg_roles where rolname = 'flashsale'").fetchone():
                 conn.execute("create role flashsale login createrole")
             conn.execute(

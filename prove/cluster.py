@@ -1,0 +1,91 @@
+"""Clusters to break: killed whole, copied, followed by a standby."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+from psycopg.rows import namedtuple_row
+
+from flashsale.embedded import EmbeddedPostgres
+
+Connection = psycopg.Connection[Any]
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """Room for clusters that the user who runs Postgres gets to; gone afterwards."""
+    path = Path(tempfile.mkdtemp(prefix="flashsale-prove-"))
+    path.chmod(0o711)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def connect(url: str) -> Connection:
+    return psycopg.connect(url, autocommit=True, row_factory=namedtuple_row, connect_timeout=5)
+
+
+def admin(server: EmbeddedPostgres) -> Connection:
+    """A superuser's session in the service's database."""
+    return connect(server.url(user="postgres"))
+
+
+def kill(server: EmbeddedPostgres) -> None:
+    """SIGKILL for the postmaster and all its children, as when the machine dies."""
+    postmaster = psutil.Process(server.pid)
+    children = postmaster.children(recursive=True)
+    for process in (postmaster, *children):
+        process.kill()
+    psutil.wait_procs(children, timeout=10)
+    server.stop()  # only its lock and its socket are left
+
+
+def copy(server: EmbeddedPostgres, home: Path, settings: Mapping[str, str]) -> EmbeddedPostgres:
+    """A copy of a cluster that does not run, in a folder of its own; not started."""
+    home.mkdir(mode=0o711)
+    shutil.copytree(server.data_dir / "postgres", home / "postgres")
+    return _adopted(server, home, settings)
+
+
+def standby(primary: EmbeddedPostgres, home: Path, name: str) -> EmbeddedPostgres:
+    """A standby that streams from the primary under this name; not started."""
+    home.mkdir(mode=0o711)
+    source = primary.url("postgres", "postgres")
+    subprocess.run(
+        [
+            primary.bin_dir / "pg_basebackup",
+            *("-D", home / "postgres", "-d", source, "--checkpoint=fast", "--no-sync"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    (home / "postgres" / "standby.signal").touch()
+    conninfo = f"{source}?application_name={name}"
+    return _adopted(primary, home, {"primary_conninfo": conninfo})
+
+
+def _adopted(origin: EmbeddedPostgres, home: Path, settings: Mapping[str, str]) -> EmbeddedPostgres:
+    shutil.copy2(origin.data_dir / "postgres.password", home)
+    cluster = home / "postgres"
+    user = (origin.data_dir / "postgres").stat()
+    for path in (cluster, *cluster.rglob("*")):
+        os.chown(path, user.st_uid, user.st_gid, follow_symlinks=False)
+    return EmbeddedPostgres(home, settings=settings)
+
+
+def freeze(server: EmbeddedPostgres, *, frozen: bool) -> None:
+    """Stops all of a server where it is, or lets it go on: a machine that does not answer."""
+    postmaster = psutil.Process(server.pid)
+    for process in (postmaster, *postmaster.children(recursive=True)):
+        process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)

@@ -1,0 +1,315 @@
+"""A crash after every commit: the promises hold in whatever a recovery may find.
+
+A storm writes WAL from a known state on. A hot standby that starts in that state is fed the same
+WAL, cut right after one commit after the other: it replays what is there, and waits. Then it *is*
+the database that a crash at this commit leaves behind, and is asked whether
+
+- `flashsale.violation` is empty, and so are queries written independently of it,
+- nothing that was acknowledged by then is missing or different,
+- each order has gone on from the point before by legal steps only.
+
+At some of the points a copy crashes for real: it starts with the WAL up to there, by the service's
+own way to start Postgres, and has to go on selling until every unit of every item is paid.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.migrate import migrate
+from prove.cluster import Connection, admin, copy, folder, kill
+from prove.report import Row
+from prove.sale import STEPS, honours, put_on_sale, sell_out
+from prove.sql_storm import ITEMS, Answer, Storm
+
+SEGMENT = 16 * 2**20
+SETTINGS = {"wal_keep_size": "16GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h"}
+"""No WAL goes away."""
+FED = SETTINGS | {"wal_retrieve_retry_interval": "1ms"}
+
+RAW = {
+    "more units are held or paid than there are": """
+        select i.sku, count(*), i.stock
+        from flashsale_data.items i join flashsale_data.orders o using (item_id)
+        where o.status in ('reserved', 'paid')
+        group by i.item_id having count(*) > i.stock""",
+    "a unit beyond the line's turn": """
+        with turn as (
+          select i.item_id, i.stock + count(o.*) filter (where o.recycled) as last_ticket
+          from flashsale_data.items i join flashsale_data.orders o using (item_id)
+          group by i.item_id)
+        select o.order_id, o.status
+        from flashsale_data.orders o join turn t using (item_id)
+        where o.status in ('reserved', 'paid') and o.ticket > t.last_ticket""",
+    "two live orders of a customer": """
+        select o.item_id, o.customer_id, count(*) from flashsale_data.orders o
+        where o.status in ('waiting', 'reserved', 'paid')
+        group by o.item_id, o.customer_id having count(*) > 1""",
+    "a hold without exactly one payment": """
+        select o.order_id, count(p.*)
+        from flashsale_data.orders o left join flashsale_data.payments p using (order_id)
+        where o.status = 'reserved'
+        group by o.order_id having count(p.*) <> 1""",
+    "a payment to be opened without exactly one job": """
+        select p.payment_id, count(q.*)
+        from flashsale_data.payments p left join pgmq.q_payments q
+          on q.message = jsonb_build_object('kind', 'open', 'payment_id', p.payment_id)
+        where p.status = 'requested'
+        group by p.payment_id having count(q.*) <> 1""",
+    "an order without exactly the money that it costs": """
+        select o.order_id, sum(p.amount)
+        from flashsale_data.orders o
+        join flashsale_data.items i using (item_id)
+        left join flashsale_data.payments p on p.order_id = o.order_id and p.status = 'succeeded'
+        where o.status = 'paid' or p.status = 'succeeded'
+        group by o.order_id, o.status, i.price
+        having o.status <> 'paid' or count(p.*) <> 1 or sum(p.amount) <> i.price""",
+    "times that can't be": """
+        select o from flashsale_data.orders o join flashsale_data.items i using (item_id)
+        where o.reserved_at < o.created_at
+          or o.expires_at <> o.reserved_at + i.hold_seconds * interval '1 second'
+          or not (o.paid_at >= o.reserved_at and o.paid_at < o.expires_at)
+          or o.ended_at < greatest(o.created_at, o.reserved_at)
+          or (o.status = 'expired') <> (o.ended_at >= o.expires_at)
+          or (o.status = 'paid') <> (o.paid_at is not null)
+          or (o.status in ('waiting', 'unserved', 'void')) and o.reserved_at is not null""",
+}
+"""Each finds nothing. Written from DESIGN.md, not from violation.sql."""
+
+FINAL = {"paid", "expired", "cancelled", "void"}
+WATCHED = [("waiting", "reserved"), ("reserved", "paid"), ("reserved", "expired")]
+"""What a storm has to bring about, and recoveries have to see on the way."""
+
+
+class Commit(NamedTuple):
+    """Where the record of a commit begins, and where the next record does."""
+
+    lsn: int
+    cut: int
+
+
+class Wal:
+    """The WAL of a cluster that does not run any more, and where its transactions committed."""
+
+    def __init__(self, server: EmbeddedPostgres, start: int) -> None:
+        self._folder = server.data_dir / "postgres" / "pg_wal"
+        self.commits: list[Commit] = []
+        dump = subprocess.run(
+            [server.bin_dir / "pg_waldump", "--path", self._folder, "--start", _text(start)],
+            capture_output=True,
+            text=True,
+            check=False,  # it always ends with an error: there is no next record
+        ).stdout
+        committed = None
+        for high, low, what in re.findall(r"lsn: (\w+)/(\w+), .*desc: (\w+)", dump):
+            lsn = int(high, 16) << 32 | int(low, 16)
+            if committed:
+                self.commits.append(Commit(committed, lsn))
+            committed = lsn if what == "COMMIT" else None
+
+    def feed(self, server: EmbeddedPostgres, start: int, end: int) -> None:
+        """Writes WAL from start to end, and nothing behind it, into a cluster's pg_wal."""
+        cluster = server.data_dir / "postgres"
+        while start < end:
+            segment, offset = divmod(start, SEGMENT)
+            size = min(end - start, SEGMENT - offset)
+            name = f"{1:08X}{segment >> 8:08X}{segment & 0xFF:08X}"
+            with (self._folder / name).open("rb") as source:
+                source.seek(offset)
+                data = source.read(size)
+            path = cluster / "pg_wal" / name
+            new = not path.exists()
+            with path.open("wb" if new else "r+b") as target:
+                target.truncate(SEGMENT)
+                target.seek(offset)
+                target.write(data)
+            if new:
+                owner = cluster.stat()
+                os.chown(path, owner.st_uid, owner.st_gid)
+            start += size
+
+
+def _text(lsn: int) -> str:
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+class Judge:
+    """Looks at one recovered state after the other, and at what changed in between."""
+
+    def __init__(self, answers: Iterable[Answer]) -> None:
+        self._answers = sorted(answers, key=attrgetter("lsn"))
+        self._judged = 0
+        self._orders: dict[int, Any] = {}
+        self._serving: dict[int, int] = {}
+        self.violations: list[str] = []
+        self.steps: Counter[tuple[str, str]] = Counter()
+
+    def missed(self) -> list[str]:
+        """What happened too rarely to prove anything; to be asked at the end."""
+        seen = {order.status for order in self._orders.values()}
+        lacking = [f"order became {state}" for state in FINAL - seen]
+        lacking += [f"step {a} -> {b}" for a, b in WATCHED if not self.steps[a, b]]
+        return [f"the storm exercised too little: no {what}" for what in lacking]
+
+    def look(self, conn: Connection, lsn: int) -> None:
+        found = [("violation", row) for row in conn.execute("select * from flashsale.violation")]
+        for what, query in RAW.items():
+            found += [(what, row) for row in conn.execute(query)]
+        orders = {
+            order.order_id: order
+            for order in conn.execute(
+                "select order_id, item_id, ticket, customer_id, status::text, created_at, "
+                "reserved_at, expires_at from flashsale_data.orders"
+            )
+        }
+        for old in self._orders.values():
+            new = orders.get(old.order_id)
+            if new == old:
+                continue
+            if new is None or not _follows(new, old):
+                found.append(("an illegal step", (old, new)))
+            elif new.status != old.status:
+                self.steps[old.status, new.status] += 1
+        serving = dict(
+            conn.execute("select item_id, now_serving from flashsale_data.items").fetchall()
+        )
+        for item_id, before in self._serving.items():
+            if serving[item_id] < before:
+                found.append(("the line went back", (item_id, before, serving[item_id])))
+        known = bisect_right(self._answers, lsn, key=attrgetter("lsn"))
+        for answer in self._answers[self._judged : known]:
+            if not honours(orders.get(answer.order_id), answer):
+                found.append(("acknowledged, and lost", answer))
+        self._judged, self._orders, self._serving = known, orders, serving
+        self.violations += [f"{_text(lsn)}: {what}: {tuple(row)}" for what, row in found]
+
+
+def _follows(new: Any, old: Any) -> bool:
+    fixed = ["item_id", "ticket", "customer_id", "created_at"]
+    fixed += ["reserved_at", "expires_at"] if old.reserved_at else []
+    return all(getattr(new, name) == getattr(old, name) for name in fixed) and (
+        new.status == old.status or new.status in STEPS.get(old.status, ())
+    )
+
+
+def prove(
+    points: int,
+    calls: int,
+    seed: int,
+    crashes: int = 5,
+    plant: Callable[[Connection], None] | None = None,
+) -> Row:
+    """points: of recovery, spread over all commits. crashes: so many of them are also sold out.
+
+    plant: spoils the data as a superuser, in the middle, to see that it is noticed.
+    """
+    with folder() as room:
+        server = EmbeddedPostgres(room / "storm", settings=SETTINGS)
+        try:
+            base, start = _base(server, room)
+            storm = Storm(server.url(), seed, calls)
+            if plant:
+                storm.plant = lambda: _planted(server, plant)
+            storm.run()
+        finally:
+            server.stop()
+        wal = Wal(server, start)
+        chosen = _spread(wal.commits, points)
+        judge = Judge(storm.answers)
+        began = time.monotonic()
+        _walk(copy(base, room / "fed", FED), wal, start, chosen, judge)
+        each = (time.monotonic() - began) / len(chosen)
+        for number, commit in enumerate(_spread(chosen, crashes)):
+            crashed = copy(base, room / f"crash{number}", SETTINGS)
+            wal.feed(crashed, start - start % SEGMENT, commit.cut)
+            lost = _crash(crashed)
+            judge.violations += [f"{_text(commit.cut)}: after a crash here: {it}" for it in lost]
+    note = (
+        f"of {len(wal.commits):,} commits; {each * 1000:.0f} ms a point; {judge.steps.total():,} "
+        f"steps of orders seen; {crashes} crashed there and sold out; seed {seed}"
+    )
+    return Row(
+        "recovery to a commit",
+        len(chosen),
+        len(storm.answers),
+        storm.refused,
+        violations=judge.violations + ([] if plant else judge.missed()),
+        note=note,
+    )
+
+
+def _planted(server: EmbeddedPostgres, plant: Callable[[Connection], None]) -> None:
+    with admin(server) as conn:
+        plant(conn)
+
+
+def _base(server: EmbeddedPostgres, room: Path) -> tuple[EmbeddedPostgres, int]:
+    """The state that all recoveries start from, as a kill right after a checkpoint left it."""
+    server.start()
+    migrate(server.url())
+    with admin(server) as conn:
+        for sku, stock, hold_seconds in ITEMS:
+            put_on_sale(conn, sku, stock, hold_seconds)
+        conn.execute("checkpoint")
+        start = int(
+            conn.execute("select redo_lsn - '0/0' from pg_control_checkpoint()").fetchone()[0]
+        )
+    kill(server)
+    base = copy(server, room / "base", SETTINGS)
+    for segment in (base.data_dir / "postgres" / "pg_wal").glob("0*"):
+        segment.unlink()
+    server.start()
+    return base, start
+
+
+def _spread(commits: Sequence[Commit], count: int) -> list[Commit]:
+    """So many of them, evenly, the last one included."""
+    count = min(count, len(commits))
+    return [commits[(n + 1) * len(commits) // count - 1] for n in range(count)]
+
+
+def _walk(
+    server: EmbeddedPostgres, wal: Wal, start: int, commits: Sequence[Commit], judge: Judge
+) -> None:
+    (server.data_dir / "postgres" / "standby.signal").touch()
+    wal.feed(server, start - start % SEGMENT, fed := commits[0].cut)
+    with server, admin(server) as conn:
+        for commit in commits:
+            wal.feed(server, fed, commit.cut)
+            fed = commit.cut
+            _wait_for(conn, commit)
+            judge.look(conn, commit.cut)
+
+
+def _wait_for(conn: Connection, commit: Commit) -> None:
+    """Until the commit is replayed; more than that was not fed."""
+    deadline = time.monotonic() + 60
+    while True:
+        at = conn.execute("select pg_last_wal_replay_lsn() - '0/0'").fetchone()[0]
+        if at is not None and at > commit.lsn:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"recovery stands at {_text(int(at or 0))}, not behind {commit}")
+        time.sleep(0.001)
+
+
+def _crash(server: EmbeddedPostgres) -> list[str]:
+    """Starts after a crash, and sells every unit of every item. Returns what went wrong."""
+    with server, admin(server) as conn:
+        return sell_out(conn)
+
+
+def proof(full: bool) -> list[Row]:
+    seed = int(os.environ.get("PROVE_SEED", time.time()))
+    print(f"   every_commit: seed {seed}", flush=True)
+    return [prove(2_000 if full else 200, 12_000 if full else 3_000, seed)]

@@ -1,0 +1,84 @@
+"""What proofs at the SQL level say in one line: calls, items, and a sale's end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from prove.cluster import Connection
+
+DRAIN_SECONDS = 30.0
+
+STEPS = {
+    "waiting": {"reserved", "paid", "expired", "cancelled", "unserved"},
+    "reserved": {"paid", "expired", "cancelled"},
+}
+"""Where an order may have got to while we did not look; all other states are final."""
+
+
+def call(conn: Connection, function: str, *args: Any) -> list[Any]:
+    """The rows that a flashsale function returns."""
+    marks = ", ".join(["%s"] * len(args))
+    return conn.execute(f"select * from flashsale.{function}({marks})", args).fetchall()
+
+
+def put_on_sale(conn: Connection, sku: str, stock: int, hold_seconds: int) -> int:
+    """An item for 10.00 EUR; returns its id."""
+    return int(
+        conn.execute(
+            "select item_id from flashsale.create_item(p_sku => %s, p_name => %s, p_stock => %s, "
+            "p_price => 1000, p_currency => 'EUR', p_hold_seconds => %s)",
+            [sku, sku, stock, hold_seconds],
+        ).fetchone()[0]
+    )
+
+
+def pay(conn: Connection, hold: Any) -> list[Any]:
+    """The money for an order's latest payment attempt arrives."""
+    session = f"session {hold.payment_id}"
+    return call(conn, "pay", hold.payment_id, session, hold.amount, "EUR")
+
+
+def honours(order: Any, answer: Any) -> bool:
+    """Whether an order, None if it is not there, is what its customer was told at some time."""
+    return (
+        order is not None
+        and order.ticket == answer.ticket
+        and (answer.expires_at is None or order.expires_at == answer.expires_at)
+        and (
+            order.status == answer.status
+            or order.status in STEPS.get(answer.status, ())
+            or (answer.status, order.status) == ("expired", "reserved")  # over, but not yet marked
+        )
+    )
+
+
+def sell_out(conn: Connection) -> list[str]:
+    """Sells every unit of every item to late customers. Returns what went wrong.
+
+    conn: a superuser's. Items have 1,000 units at most. Holes in the lines must be found for it:
+    their units are among these.
+    """
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while left := _unsold(conn):
+        if time.monotonic() > deadline:
+            return [f"units stay unsold: {left}"]
+        for item in left:  # again in each round: holds are short, and we may be slow
+            customers = [f"late {n}" for n in range(item.stock)]
+            call(conn, "reserve_many", [item.item_id] * item.stock, customers)
+        call(conn, "sweep")
+        for hold in conn.execute(
+            "select o.payment_id, o.amount from flashsale.order_status o "
+            "join flashsale.open_reservation using (order_id) order by o.expires_at"
+        ).fetchall():
+            pay(conn, hold)
+    return [str(row) for row in conn.execute("select * from flashsale.violation")]
+
+
+def _unsold(conn: Connection) -> list[Any]:
+    """Items with a unit that is not paid, or with a ticket that nobody has accounted for."""
+    return conn.execute(
+        "select s.item_id, s.sku, s.stock, s.paid, s.issued, i.settled "
+        "from flashsale.item_status s join flashsale_data.items i using (item_id) "
+        "where s.paid < s.stock or i.settled < s.issued"
+    ).fetchall()

@@ -1,0 +1,150 @@
+"""A storm at the SQL level: clients that do everything that there is to do, all at once."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg
+
+from prove.cluster import Connection, connect
+from prove.sale import call, pay
+
+CLIENTS = 6
+
+ITEMS = [("hot", 60, 1), ("scarce", 3, 1), ("plain", 150, 2), ("calm", 400, 60)]
+"""Sku, stock, hold_seconds."""
+
+
+class Answer(NamedTuple):
+    """What a client was told, and how far the WAL was flushed when it knew."""
+
+    lsn: int
+    order_id: int
+    ticket: int
+    status: str
+    expires_at: datetime | None
+
+
+@dataclass
+class Storm:
+    """So many calls of seeded clients, who note what they were told."""
+
+    url: str
+    seed: int
+    calls: int
+    plant: Callable[[], None] | None = None  # called once, in the middle
+    answers: list[Answer] = field(default_factory=list)
+    refused: int = 0
+
+    def run(self) -> None:
+        errors: list[BaseException] = []
+
+        def client(number: int) -> None:
+            try:
+                self._client(number)
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=client, args=(n,)) for n in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    def _client(self, number: int) -> None:
+        dice = random.Random(f"{self.seed} {number}")
+        mine: list[int] = []
+        verbs = [self._reserve, self._many, self._pay, self._cancel, self._twin]
+        verbs += [self._rolled_back, self._stock, self._sweep, self._work, self._notify]
+        weights = [40, 4, 25, 8, 3, 4, 1, 8, 8, 3]
+        with connect(self.url) as conn:
+            for n in range(self.calls // CLIENTS):
+                if self.plant and number == 0 and n == self.calls // CLIENTS // 2:
+                    self.plant()
+                (verb,) = dice.choices(verbs, weights)
+                try:
+                    orders = list(verb(conn, dice, f"{number}-{n}", mine))
+                except psycopg.Error as error:
+                    if not (error.sqlstate or "").startswith("RV"):
+                        raise
+                    self.refused += 1
+                    continue
+                lsn = conn.execute("select pg_current_wal_flush_lsn() - '0/0'").fetchone()[0]
+                for order in orders:
+                    if order.order_id is None:
+                        self.refused += 1
+                        continue
+                    mine.append(order.order_id)
+                    told = (order.order_id, order.ticket, order.status, order.expires_at)
+                    self.answers.append(Answer(int(lsn), *told))
+
+    def _reserve(self, conn: Connection, dice: random.Random, name: str, _mine: list[int]) -> Any:
+        key = f"key {name}" if dice.random() < 0.5 else None
+        return call(conn, "reserve", _item(dice), f"customer {name}", key)
+
+    def _many(self, conn: Connection, dice: random.Random, name: str, _mine: list[int]) -> Any:
+        size = dice.randint(2, 12)
+        customers = [f"customer {name} {n % 9}" for n in range(size)]
+        return call(conn, "reserve_many", [_item(dice) for _ in customers], customers)
+
+    def _twin(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
+        """One of a few customers, who keep coming back."""
+        return call(conn, "reserve", _item(dice), f"regular {dice.randint(1, 5)}")
+
+    def _pay(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
+        for order in call(conn, "orders_by_id", dice.sample(mine[-20:], min(len(mine), 1))):
+            if order.payment_id is not None:
+                yield from pay(conn, order)
+
+    def _cancel(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
+        return call(conn, "cancel", dice.choice(mine)) if mine else ()
+
+    def _rolled_back(
+        self, conn: Connection, dice: random.Random, name: str, _mine: list[int]
+    ) -> Any:
+        with conn.transaction(force_rollback=True):
+            call(conn, "reserve", _item(dice), f"gone {name}")
+        return ()
+
+    def _stock(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
+        conn.execute(
+            f"select flashsale.{dice.choice(['restock', 'withdraw'])}(%s, %s)",
+            [_item(dice), dice.randint(1, 3)],
+        )
+        return ()
+
+    def _sweep(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
+        call(conn, "sweep", f"sweeper {dice.randint(1, 2)}")
+        return ()
+
+    def _work(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
+        """What the worker does; now and then it dies with the lease."""
+        for job in call(conn, "take_payment_jobs", dice.randint(1, 10), 30):
+            lease = (job.job_id, job.reads, job.payment_id)
+            if dice.random() < 0.05:
+                continue
+            match job.kind:
+                case "open":
+                    session = f"session {job.payment_id}"
+                    call(conn, "payment_opened", *lease, session, "http://pay")
+                case "void":
+                    call(conn, "payment_voided", *lease)
+                case "refund":
+                    call(conn, "payment_refunded", *lease)
+        return ()
+
+    def _notify(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
+        for job in call(conn, "take_notifications", dice.randint(1, 20), 30):
+            call(conn, "finish_job", "notifications", job.job_id, job.reads)
+        return ()
+
+
+def _item(dice: random.Random) -> int:
+    return dice.choices(range(1, len(ITEMS) + 1), [6, 2, 2, 2])[0]

@@ -1,0 +1,53 @@
+"""prove/every_commit.py can fail: what is wrong between two commits only is reported."""
+
+from __future__ import annotations
+
+import pytest
+from prove import every_commit
+
+from support import Connection
+
+FORGED = (
+    "insert into flashsale_data.orders (item_id, ticket, customer_id, status, created_at, "
+    "reserved_at, expires_at) values (1, %s, 'mallory', 'reserved', now(), now(), now() + '1 s')"
+)
+
+
+def spoil(conn: Connection) -> None:
+    """Two units from nowhere for one customer; the next commit takes them back."""
+    conn.execute("drop index flashsale_data.orders_one_live_per_customer")
+    with conn.transaction():
+        conn.execute(FORGED, [1_000_000])
+        conn.execute(FORGED, [1_000_001])
+    conn.execute("delete from flashsale_data.orders where customer_id = 'mallory'")
+    conn.execute(
+        "create unique index orders_one_live_per_customer on flashsale_data.orders "
+        "(item_id, customer_id) where status in ('waiting', 'reserved', 'paid')"
+    )
+
+
+@pytest.mark.storm
+def test_what_is_wrong_for_one_commit_only_is_found() -> None:
+    row = every_commit.prove(points=10_000, calls=60, seed=1, crashes=0, plant=spoil)
+    said = "\n".join(row.violations)
+    for what in (
+        "violation: ('served out of turn'",
+        "violation: ('every ticket is of its line'",
+        "a unit beyond the line's turn",
+        "two live orders of a customer",
+        "a hold without exactly one payment",
+        "an illegal step",
+    ):
+        assert what in said
+    places = {line.split(":")[0] for line in row.violations}
+    assert len(places) < row.injected / 2  # it was there, and is gone again
+
+
+@pytest.mark.storm
+def test_an_acknowledged_order_that_is_gone_is_found() -> None:
+    def lose(conn: Connection) -> None:
+        conn.execute("delete from flashsale_data.orders where ticket = 1")
+
+    # At one point only: nothing to compare it with but what the clients were told.
+    row = every_commit.prove(points=1, calls=60, seed=1, crashes=0, plant=lose)
+    assert any("acknowledged, and lost" in line for line in row.violations)
