@@ -119,10 +119,15 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
 
 
 class Overloaded(Refused):
-    """There was no free connection inside the time bound; nothing was written."""
+    """The request would have waited, or has waited, longer than its bound; nothing was written."""
 
-    def __init__(self) -> None:
-        super().__init__("overloaded", "All connections to the database are in use.")
+    def __init__(self, retry_seconds: int | None = None) -> None:
+        super().__init__(
+            "overloaded",
+            "The service is busier than it can be in time.",
+            hint="Ask again after Retry-After seconds.",
+            retry_seconds=retry_seconds,
+        )
 
 
 class Unavailable(Refused):
