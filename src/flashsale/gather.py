@@ -7,13 +7,14 @@ it is busy. Tickets are given in order of arrival.
 A batch is one transaction, so a member that has to wait makes all wait: for a twin of its own
 request, say, which an internal tool holds in an open transaction. Its connection therefore has a
 short lock_timeout. When that strikes, nothing was written, and the members go one by one, aside of
-the batches, again and again for as long as they may: then only the twin waits.
+the batches: then only the twin waits. It tries again for as long as it may, less and less often,
+because each attempt takes a ticket that comes to nothing until a sweep has found it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -69,8 +70,9 @@ class Gather:
         self._lanes = max(1, settings.reserve_connections - 1)
         self._gate = Gate(settings.reserve_wait_ms, self._lanes)
         self._aside = asyncio.Semaphore(1)
-        self._pause_seconds = settings.reserve_lock_ms / 1000
+        self._lock_seconds = settings.reserve_lock_ms / 1000
         self._waiting: deque[_Asked] = deque()
+        self._held: Counter[tuple[int, str]] = Counter()  # known to wait: not into another batch
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
 
@@ -82,6 +84,9 @@ class Gather:
         self._gate.enter(len(self._waiting) // self._size)
         loop = asyncio.get_running_loop()
         asked = _Asked(wish, loop.create_future(), loop.time())
+        if self._held and wish[:2] in self._held:
+            self._start(self._serve_aside(asked))
+            return await asked.answer
         self._waiting.append(asked)
         if self._in_flight < self._lanes:
             self._in_flight += 1
@@ -132,16 +137,24 @@ class Gather:
 
     async def _serve_aside(self, asked: _Asked) -> None:
         """One attempt at a time, so that who can't be served yet lets the others pass."""
+        loop = asyncio.get_running_loop()
         latest = asked.at + self._deadline_seconds / 2
-        while not asked.answer.done():
-            try:
-                async with self._aside:
-                    asked.tell(await self._one(asked.wish, asked.at + self._deadline_seconds))
-            except Exception as error:
-                if not _is_held(error) or asyncio.get_running_loop().time() > latest:
-                    asked.tell(error)
-                else:
-                    await asyncio.sleep(self._pause_seconds)
+        customer = asked.wish[:2]
+        pause_seconds = self._lock_seconds
+        self._held[customer] += 1
+        try:
+            while not asked.answer.done():
+                try:
+                    async with self._aside:
+                        asked.tell(await self._one(asked.wish, asked.at + self._deadline_seconds))
+                except Exception as error:
+                    if not _is_held(error) or loop.time() + pause_seconds > latest:
+                        asked.tell(error)
+                    else:
+                        await asyncio.sleep(pause_seconds)
+                        pause_seconds *= 2
+        finally:
+            self._held -= Counter([customer])
 
     def _start(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
