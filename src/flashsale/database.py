@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 import asyncpg
@@ -21,6 +22,7 @@ from flashsale.models import (
     ItemChanges,
     NewItem,
     Order,
+    OrderStatus,
     Payment,
     PaymentEvent,
     Reservation,
@@ -215,32 +217,48 @@ def _item(row: asyncpg.Record) -> Item:
 
 
 def _reservation(row: asyncpg.Record) -> Reservation:
-    order = None if row["order_id"] is None else _order(row)
-    return Reservation(row["outcome"], order, row["retry_at"])
+    outcome, *order, retry_at = row
+    return Reservation(outcome, None if order[0] is None else _made(*order), retry_at)
 
 
 def _order(row: asyncpg.Record) -> Order:
+    _, *order, _ = row
+    return _made(*order)
+
+
+def _made(
+    order_id: int,
+    item_id: int,
+    customer_id: str,
+    status: OrderStatus,
+    ticket: int,
+    position: int | None,
+    created_at: datetime,
+    reserved_at: datetime | None,
+    expires_at: datetime | None,
+    paid_at: datetime | None,
+    ended_at: datetime | None,
+    payment_id: int | None,
+    payment_status: str,
+    amount: int,
+    currency: str,
+    checkout_url: str | None,
+) -> Order:
+    """An order, from the columns of flashsale.order_row as they come."""
+    payment = None
+    if payment_id is not None:
+        payment = Payment(str(payment_id), payment_status, amount, currency, checkout_url)
     return Order(
-        order_id=str(row["order_id"]),
-        item_id=row["item_id"],
-        customer_id=row["customer_id"],
-        status=row["status"],
-        ticket=row["ticket"],
-        position=row["position"],
-        created_at=row["created_at"],
-        reserved_at=row["reserved_at"],
-        expires_at=row["expires_at"],
-        paid_at=row["paid_at"],
-        ended_at=row["ended_at"],
-        payment=_payment(row) if row["payment_id"] is not None else None,
-    )
-
-
-def _payment(row: asyncpg.Record) -> Payment:
-    return Payment(
-        payment_id=str(row["payment_id"]),
-        status=row["payment_status"],
-        amount=row["amount"],
-        currency=row["currency"],
-        checkout_url=row["checkout_url"],
+        str(order_id),
+        item_id,
+        customer_id,
+        status,
+        ticket,
+        position,
+        created_at,
+        reserved_at,
+        expires_at,
+        paid_at,
+        ended_at,
+        payment,
     )
