@@ -29,7 +29,7 @@ NEW_ITEM = {
 
 
 def settings(database_url: str, **changes: Any) -> Settings:
-    values = {"pool_size": 3, "sse_poll_seconds": 0.05} | changes
+    values = {"sse_poll_seconds": 0.05} | changes
     return Settings(database_url=database_url, webhook_secret=SECRET, **values)
 
 

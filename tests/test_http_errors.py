@@ -355,7 +355,7 @@ def test_every_outcome_of_reserve_has_its_answer() -> None:
 
 
 async def test_a_busy_pool_answers_in_time(database_url: str, db: Connection) -> None:
-    bounds = {"pool_size": 1, "acquire_timeout_seconds": 0.2, "statement_timeout_seconds": 1.0}
+    bounds = {"read_wait_ms": 200, "read_deadline_ms": 2000}
     async with serving(settings(database_url, **bounds)) as api:
         item = await api.item()
         path = f"/items/{item['item_id']}"
@@ -384,7 +384,7 @@ def blocked(conn: Connection) -> bool:
 
 
 async def test_past_the_deadline_nobody_waits(database_url: str) -> None:
-    bounds = {"request_deadline_seconds": 0.3, "statement_timeout_seconds": 60.0, "pool_size": 1}
+    bounds = {"read_deadline_ms": 300, "database_role": "none"}
     async with serving(settings(database_url, **bounds)) as api:
         item = await api.item()
         path = f"/items/{item['item_id']}"
@@ -474,7 +474,7 @@ async def test_the_pool_acts_as_the_api_role_and_reaches_no_table(
     api: Api, database_url: str
 ) -> None:
     await api.item()
-    pool = api.client._transport.app.state.service.database._pool  # type: ignore[attr-defined]
+    pool = api.client._transport.app.state.service.database._read._pool  # type: ignore[attr-defined]
     async with pool.acquire() as connection:
         assert await connection.fetchval("select current_user") == "flashsale_api"
         with pytest.raises(asyncpg.InsufficientPrivilegeError):

@@ -42,7 +42,6 @@ def granian(database_url: str, **env: str) -> Iterator[tuple[subprocess.Popen[by
             "FLASHSALE_DATABASE_URL": database_url,
             "FLASHSALE_WEBHOOK_SECRET": SECRET,
             "FLASHSALE_SSE_POLL_SECONDS": "0.05",
-            "FLASHSALE_POOL_SIZE": "2",
         }
         | env,
     )

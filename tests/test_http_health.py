@@ -73,7 +73,7 @@ async def test_a_database_that_does_not_answer_is_not_waited_for() -> None:
     server = await asyncio.start_server(silence, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     url = f"postgresql://x@127.0.0.1:{port}/x"
-    bounds = {"acquire_timeout_seconds": 0.3, "readiness_timeout_seconds": 0.2}
+    bounds = {"pay_wait_ms": 300, "read_wait_ms": 300, "readiness_timeout_seconds": 0.2}
     async with serving(settings(url, **bounds)) as api:
         async with asyncio.timeout(2):
             problem(await api("GET", "/health/ready"), 503, "not_ready")
@@ -120,9 +120,10 @@ async def test_metrics_count_requests_and_outcomes(api: Api, db: Connection) -> 
     assert seen["flashsale_dead_letters", ("payments",)] == 0
     assert 0 <= seen["flashsale_sweep_lag_seconds", ()] < 5
     assert seen["flashsale_database_up", ()] == 1
-    assert seen["flashsale_pool_connections", ()] == 3
-    assert seen["flashsale_pool_idle", ()] == 3
-    assert seen["flashsale_pool_waiting", ()] == 0
+    for pool, size in (("reserve", 2), ("pay", 1), ("read", 1)):
+        assert seen["flashsale_pool_connections", (pool,)] == size
+        assert seen["flashsale_pool_idle", (pool,)] == size
+        assert seen["flashsale_pool_waiting", (pool,)] == 0
     assert seen["flashsale_event_streams", ()] == 0
 
 

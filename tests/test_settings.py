@@ -9,17 +9,21 @@ from flashsale.settings import Settings, SettingsError, without_password
 
 
 def test_the_environment_sets_and_flags_win() -> None:
-    environ = {"FLASHSALE_PORT": "9000", "FLASHSALE_POOL_SIZE": "3", "HOME": "/"}
+    environ = {"FLASHSALE_PORT": "9000", "FLASHSALE_PAY_CONNECTIONS": "3", "HOME": "/"}
     settings = Settings.from_env(environ, port=9001, host=None)
-    assert (settings.port, settings.pool_size, settings.host) == (9001, 3, "127.0.0.1")
+    assert (settings.port, settings.pay_connections, settings.host) == (9001, 3, "127.0.0.1")
 
 
 @pytest.mark.parametrize(
     ("name", "given", "says"),
     [
-        ("FLASHSALE_POOL_SIZE", "abc", "FLASHSALE_POOL_SIZE: 'abc' is not a whole number"),
+        (
+            "FLASHSALE_PAY_CONNECTIONS",
+            "abc",
+            "FLASHSALE_PAY_CONNECTIONS: 'abc' is not a whole number",
+        ),
         ("FLASHSALE_SSE_POLL_SECONDS", "soon", "is not a number"),
-        ("FLASHSALE_POOL_SIZE", "0", "must be more than 0"),
+        ("FLASHSALE_PAY_CONNECTIONS", "0", "must be more than 0"),
         ("FLASHSALE_SSE_POLL_SECONDS", "nan", "must be more than 0"),
         ("FLASHSALE_SSE_POLL_SECONDS", "inf", "must be more than 0, and finite"),
         ("FLASHSALE_PORT", "65536", "FLASHSALE_PORT: must be a port"),

@@ -12,6 +12,7 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 
+from flashsale import express
 from flashsale.database import Database
 from flashsale.errors import CODES, PROBLEM_JSON, answer, problem
 from flashsale.metrics import Metrics
@@ -55,7 +56,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         openapi_config=_openapi(),
         state=State({"service": service}),
     )
-    app.asgi_handler = metrics.around(app.asgi_handler)
+    app.asgi_handler = metrics.around(express.around(app.asgi_handler, service))
     asked = app.openapi_schema.paths or {}
     asked["/items/{item_id}/orders"].post.request_body.required = False  # type: ignore[union-attr]
     return app

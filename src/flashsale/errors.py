@@ -119,10 +119,15 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
 
 
 class Overloaded(Refused):
-    """There was no free connection inside the time bound; nothing was written."""
+    """The request would have waited, or has waited, longer than its bound; nothing was written."""
 
-    def __init__(self) -> None:
-        super().__init__("overloaded", "All connections to the database are in use.")
+    def __init__(self, retry_seconds: int | None = None) -> None:
+        super().__init__(
+            "overloaded",
+            "The service is busier than it can be in time.",
+            hint="Ask again after Retry-After seconds.",
+            retry_seconds=retry_seconds,
+        )
 
 
 class Unavailable(Refused):
@@ -134,11 +139,27 @@ class Unavailable(Refused):
 
 def granted(reservation: Reservation) -> Response[Order]:
     """The answer to a request for a unit. Raises Refused for a refusal."""
-    order, status = reservation.order, GRANTED.get(reservation.outcome)
-    if order is None or status is None:
-        code = _REFUSED.get(reservation.outcome, reservation.outcome)
-        raise Refused(code, retry_seconds=_seconds_until(reservation.retry_at))
-    return Response(order, status_code=status, headers={"Location": f"/orders/{order.order_id}"})
+    order = reservation.order
+    if order is None:
+        raise refusal(reservation)
+    return Response(
+        order,
+        status_code=GRANTED[reservation.outcome],
+        headers={"Location": f"/orders/{order.order_id}"},
+    )
+
+
+def refusal(reservation: Reservation) -> Refused:
+    """Why a request for a unit got none."""
+    code = _REFUSED.get(reservation.outcome, reservation.outcome)
+    return Refused(code, retry_seconds=_seconds_until(reservation.retry_at))
+
+
+def refused(error: Refused) -> tuple[Problem, dict[str, str]]:
+    """A refusal as a problem, and the headers that go with it."""
+    said = problem(error.code, error.detail, hint=error.hint, checks=error.checks)
+    seconds = error.retry_seconds or (RETRY_SECONDS if said.status == 503 else None)
+    return said, {"Retry-After": str(seconds)} if seconds else {}
 
 
 def _seconds_until(time: datetime | None) -> int | None:
@@ -199,11 +220,9 @@ class _Explained(NamedTuple):
 def _explain(request: Request[Any, Any, Any], error: Exception) -> _Explained:
     match error:
         case Refused():
-            known = CODES.get(error.code, CODES["internal_error"])
-            seconds = error.retry_seconds or (RETRY_SECONDS if known.status == 503 else None)
-            headers = {"Retry-After": str(seconds)} if seconds else None
+            said, headers = refused(error)
             return _Explained(
-                known.status, error.code, error.detail, error.hint, headers, error.checks
+                said.status, said.code, said.detail, said.hint, headers or None, said.checks
             )
         case asyncpg.PostgresError():
             return _explain_sqlstate(error)

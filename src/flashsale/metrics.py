@@ -117,10 +117,14 @@ class _Gauges(Collector):
         self._watcher = watcher
 
     def collect(self) -> Iterable[Metric]:
-        pool = self._database.pool_use
-        yield _gauge("pool_connections", "Connections to the database that are open", pool.size)
-        yield _gauge("pool_idle", "Connections that nobody uses", pool.idle)
-        yield _gauge("pool_waiting", "Calls that wait for a connection", pool.waiting)
+        size = _gauge("pool_connections", "Connections to the database", label="pool")
+        idle = _gauge("pool_idle", "Connections that nobody uses", label="pool")
+        waiting = _gauge("pool_waiting", "Requests that wait for a connection", label="pool")
+        for name, use in self._database.use.items():
+            size.add_metric((name,), use.size)
+            idle.add_metric((name,), use.idle)
+            waiting.add_metric((name,), use.waiting)
+        yield from (size, idle, waiting)
         yield _gauge("event_streams", "Open streams of order events", self._watcher.streams)
         yield _gauge("database_up", "Whether the database answered", int(self.latest is not None))
         if self.latest is None:

@@ -20,6 +20,7 @@ from litestar.response import Stream
 from flashsale import examples, signature
 from flashsale.database import Database
 from flashsale.errors import Refused, answers, granted
+from flashsale.gather import Wish
 from flashsale.metrics import CONTENT_TYPE, Metrics
 from flashsale.migrate import expected_version
 from flashsale.models import (
@@ -191,7 +192,7 @@ async def reserve(
 ) -> Response[Order]:
     """Asks for a unit: a reservation, or a place in the line."""
     wait = data is None or data.wait
-    reservation = await service.database.reserve(item_id, customer, idempotency_key, wait)
+    reservation = await service.database.reserve(Wish(item_id, customer, idempotency_key, wait))
     service.metrics.reserved(reservation.outcome)
     return granted(reservation)
 

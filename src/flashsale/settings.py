@@ -38,14 +38,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Key of the webhook's signature, shared with the provider. No default."""
 
     # The service
-    pool_size: int = 10
-    """Database connections of one `flashsale serve`."""
-    acquire_timeout_seconds: float = 2.0
-    """How long a request waits for a connection before it gets 503."""
-    statement_timeout_seconds: float = 5.0
-    """How long a call to the database may take before the request gets 503."""
+    reserve_connections: int = 2
+    """For requests for units: batches, and, if there are two or more, one for who must wait."""
+    pay_connections: int = 1
+    """For payments, cancellations and readiness."""
+    read_connections: int = 1
+    """For everything else: reads, event streams, terms of sale, metrics. 0: those of reserve, so
+    that a replica needs two in all."""
+    reserve_wait_ms: int = 250
+    """A request for a unit that would queue for longer gets 503 at once."""
+    pay_wait_ms: int = 2_000
+    """The same for payments and cancellations."""
+    read_wait_ms: int = 500
+    """The same for everything else."""
+    reserve_deadline_ms: int = 4_000
+    """A request for a unit is answered by then; half of it at most is the statement's."""
+    pay_deadline_ms: int = 10_000
+    """The same for payments and cancellations."""
+    read_deadline_ms: int = 4_000
+    """The same for everything else."""
+    reserve_lock_ms: int = 50
+    """A batch that meets a lock for so long is taken apart, so that only who is held waits."""
+    batch_size: int = 256
+    """Requests for units that travel to the database together; at most 1000."""
     request_deadline_seconds: float = 10.0
-    """How long any request may take, but for event streams."""
+    """How long the body of a request may take to arrive."""
     statement_cache_size: int = 100
     """Prepared statements a connection keeps; 0 behind PgBouncer before 1.21."""
     max_connections: int = 16_384
@@ -65,6 +82,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long `flashsale serve` finishes requests in flight before it is killed."""
 
     # The worker
+    acquire_timeout_seconds: float = 2.0
+    """How long the worker waits for the database to take its connection."""
+    statement_timeout_seconds: float = 5.0
+    """How long a call of the worker to the database may take."""
     sweep_interval_seconds: float = 0.25
     job_poll_seconds: float = 0.1
     """How often an idle worker looks for jobs."""
@@ -98,8 +119,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("port", "provider_port"):
             if getattr(self, name) > 65_535:
                 raise SettingsError(f"{variable(name)}: must be a port, 1 to 65535")
-        if self.statement_cache_size < 0:
-            raise SettingsError(f"{variable('statement_cache_size')}: must be 0 or more")
+        if self.batch_size > 1000:
+            raise SettingsError(f"{variable('batch_size')}: must be at most 1000")
+        for name in _OR_NONE:
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{variable(name)}: must be 0 or more")
         if self.database_url and not self.database_url.startswith(("postgresql://", "postgres://")):
             raise SettingsError(
                 f"{variable('database_url')}: must be a URL like "
@@ -164,8 +188,12 @@ NOT_SETTINGS = frozenset(
 """Variables of ours that are not fields: of the tests and of `flashsale dev` itself."""
 
 _TYPES: dict[str, type] = {f.name: f.type for f in msgspec.structs.fields(Settings)}
-_POSITIVE = [name for name, kind in _TYPES.items() if kind in (int, float) and name != "fault_seed"]
-_POSITIVE.remove("statement_cache_size")
+_OR_NONE = ("statement_cache_size", "read_connections")
+_POSITIVE = [
+    name
+    for name, kind in _TYPES.items()
+    if kind in (int, float) and name not in (*_OR_NONE, "fault_seed")
+]
 
 
 def variable(name: str) -> str:

@@ -1,0 +1,115 @@
+"""The way of nearly all requests for units past the framework: plain ASGI, for what is well-formed.
+
+Litestar's routing, dependencies, validation and responses take several times as long as all the
+rest of a reservation does in this process (docs/performance.md). What is in any way unusual goes to
+Litestar's handler, which alone knows all the rules, so both give the same answers; a test compares
+them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import msgspec
+from litestar import Request
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from flashsale.errors import GRANTED, PROBLEM_JSON, Refused, answer, refusal, refused
+from flashsale.gather import Wish
+from flashsale.models import Ask
+from flashsale.routes import Parts
+
+ROUTE = "/items/{item_id}/orders"
+_PATH = re.compile(r"/items/([1-9][0-9]{0,8})/orders").fullmatch
+_CUSTOMER = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,128}").fullmatch
+_KEY = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,255}").fullmatch
+_SMALL = re.compile(rb"[0-9]{1,3}").fullmatch  # length of a body that need not be bounded further
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Ask | None).decode
+
+
+def around(app: ASGIApp, service: Parts) -> ASGIApp:
+    """The app, with the express way to it."""
+    database, metrics = service.database, service.metrics
+    body_seconds = service.settings.request_deadline_seconds
+
+    async def express(scope: Scope, receive: Receive, send: Send) -> None:
+        wish, has_body = _wish(scope)
+        if wish is None:
+            await app(scope, receive, send)
+            return
+        scope["path_template"] = ROUTE
+        headers: dict[str, str]
+        try:
+            if has_body:
+                ask = _decode(await _body(receive, body_seconds))
+                wish = wish._replace(wait=ask is None or ask.wait)
+            reservation = await database.reserve(wish)
+            metrics.reserved(reservation.outcome)
+            if reservation.order is None:
+                raise refusal(reservation)
+            status = GRANTED[reservation.outcome]
+            content = _encode(reservation.order)
+            headers = {"location": f"/orders/{reservation.order.order_id}"}
+            media_type = b"application/json"
+        except Exception as error:
+            media_type = PROBLEM_JSON.encode()
+            if isinstance(error, Refused):
+                said, headers = refused(error)
+                status, content = said.status, _encode(said)
+            else:
+                response = answer(Request(scope), error)
+                status, content = response.status_code or 500, _encode(response.content)
+                headers = response.headers
+        fields = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        fields += [(b"content-type", media_type), (b"content-length", b"%d" % len(content))]
+        await send({"type": "http.response.start", "status": status, "headers": fields})
+        await send({"type": "http.response.body", "body": content, "more_body": False})
+
+    return express
+
+
+def _wish(scope: Scope) -> tuple[Wish | None, bool]:
+    """What is asked for, or None if that is for Litestar to find out; and if it has a body."""
+    if scope["type"] != ScopeType.HTTP or scope["method"] != "POST":
+        return None, False
+    path = _PATH(scope["path"])
+    if path is None:
+        return None, False
+    customer = key = None
+    has_body = False
+    for name, value in scope["headers"]:
+        if name == b"x-customer-id":
+            if customer is not None or not _CUSTOMER(value):
+                return None, False
+            customer = value.decode()
+        elif name == b"idempotency-key":
+            if key is not None or not _KEY(value):
+                return None, False
+            key = value.decode()
+        elif name == b"content-length" and value != b"0":
+            if not _SMALL(value):
+                return None, False
+            has_body = True
+        elif name == b"transfer-encoding" or (
+            name == b"content-type" and value != b"application/json"
+        ):
+            return None, False
+    return None if customer is None else Wish(int(path[1]), customer, key), has_body
+
+
+async def _body(receive: Receive, seconds: float) -> bytes:
+    body, more = b"", True
+    try:
+        async with asyncio.timeout(seconds):
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":  # the client went away
+                    raise Refused("malformed_body", "The body ended early.")
+                body += message["body"]
+                more = message["more_body"]
+    except TimeoutError as error:
+        raise Refused("body_timeout") from error
+    return body

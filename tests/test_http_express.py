@@ -1,0 +1,135 @@
+"""The express way for requests for units gives the answers that Litestar's handler gives."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from flashsale import express
+from flashsale.gather import Wish
+from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
+
+JSON = {"Content-Type": "application/json"}
+OPEN: dict[str, Any] = {}
+TERMS: dict[str, dict[str, Any]] = {
+    "open": OPEN,
+    "a line": {"stock": 0},
+    "a full line": {"stock": 0, "max_waiting": 0},
+    "not open": {"opens_at": "2900-01-01T00:00:00Z"},
+    "closed": {"closes_at": "2001-01-01T00:00:00Z"},
+}
+REQUESTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "a key": {"headers": {"Idempotency-Key": "k"}},
+    "a blank key": {"headers": {"Idempotency-Key": " "}},
+    "a long key": {"headers": {"Idempotency-Key": "k" * 256}},
+    "a body": {"json": {}},
+    "null": {"content": "null", "headers": JSON},
+    "no line": {"json": {"wait": False}},
+    "a line": {"json": {"wait": True}},
+    "a bad wish": {"json": {"wait": 1}},
+    "an unknown field": {"json": {"x": 1}},
+    "half a body": {"content": "{", "headers": JSON},
+    "no UTF-8": {"content": b'{"\xff"}', "headers": JSON},
+    "a long body": {"content": b" " * 2000 + b"{}", "headers": JSON},
+    "text": {"content": "{}", "headers": {"Content-Type": "text/plain"}},
+    "a charset": {"content": "{}", "headers": {"Content-Type": "application/json;charset=utf-8"}},
+    "no kind": {"content": "{}", "headers": {}},
+    "no customer": {"customer": None},
+    "a blank customer": {"customer": " "},
+    "a long customer": {"customer": "x" * 129},
+    "a tab": {"customer": "a\tb"},
+    "no ASCII": {"customer": "ä".encode()},
+    "two customers": {
+        "customer": None,
+        "headers": [("X-Customer-Id", "a"), ("X-Customer-Id", "b")],
+    },
+    "another method": {"method": "PUT"},
+}
+PATHS = [
+    "/items/2147483647/orders",
+    "/items/0/orders",
+    "/items/x/orders",
+    "/items/9999999999/orders",
+]
+
+
+def told(response: Any) -> Any:
+    """What a client sees, but for what is another for each request."""
+    body = response.json()
+    for passing in ("item_id", "order_id", "created_at", "reserved_at", "expires_at", "payment"):
+        if body.get(passing):
+            body[passing] = type(body[passing])
+    headers = dict(response.headers)
+    for passing in ("content-length", "location"):
+        if passing in headers:
+            headers[passing] = "some"
+    if int(headers.get("retry-after", 0)) > 100:
+        headers["retry-after"] = "long"
+    return response.status_code, headers, body
+
+
+@pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
+async def test_both_ways_give_the_same_answer(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, terms: dict[str, Any]
+) -> None:
+    answers: list[dict[str, Any]] = []
+    wish = express._wish
+    for way in (wish, lambda _: (None, False)):
+        monkeypatch.setattr(express, "_wish", way)
+        async with serving(settings(database_url)) as api:
+            item = await api.item(sku=f"shoe {len(answers)}", **{"stock": 5, **terms})
+            answers.append(seen := {})
+            for name, request in REQUESTS.items():
+                given = {"method": "POST", "customer": f"c {name}"} | request
+                method, customer = given.pop("method"), given.pop("customer")
+                if isinstance(given.get("headers"), list) or customer is None:
+                    response = await api.client.request(
+                        method, f"/items/{item['item_id']}/orders", **given
+                    )
+                else:
+                    response = await api(
+                        method, f"/items/{item['item_id']}/orders", customer, **given
+                    )
+                seen[name] = told(response)
+            for path in PATHS:
+                seen[path] = told(await api("POST", path, "ann"))
+            seen["again"] = told(await api.order(item, "c plain"))
+    for name, answer in answers[0].items():
+        assert answer == answers[1][name], name
+
+
+async def test_what_is_well_formed_takes_the_express_way(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = await api.item()
+    app = api.client._transport.app  # type: ignore[attr-defined]
+    for given in (
+        {},
+        {"headers": [(b"idempotency-key", b"k")]},
+        {"headers": [(b"content-type", b"application/json"), (b"content-length", b"13")]},
+    ):
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": f"/items/{item['item_id']}/orders",
+            "headers": [(b"x-customer-id", b"ann"), *given.get("headers", [])],
+        }
+        assert isinstance(express._wish(scope)[0], Wish)  # type: ignore[arg-type]
+    assert app.asgi_handler
+
+
+async def test_a_body_that_never_comes_is_given_up(database_url: str) -> None:
+    async with serving(settings(database_url, request_deadline_seconds=0.2)) as api:
+        item = await api.item()
+
+        async def slow() -> Any:
+            yield b"{"
+            await asyncio.sleep(60)
+
+        response = await api.order(
+            item, "ann", content=slow(), headers=JSON | {"Content-Length": "2"}
+        )
+        problem(response, 408, "body_timeout")
