@@ -73,7 +73,7 @@ async def test_a_database_that_does_not_answer_is_not_waited_for() -> None:
     server = await asyncio.start_server(silence, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     url = f"postgresql://x@127.0.0.1:{port}/x"
-    bounds = {"pay_wait_ms": 300, "read_wait_ms": 300, "readiness_timeout_seconds": 0.2}
+    bounds = {"acquire_timeout_seconds": 0.3, "readiness_timeout_seconds": 0.2}
     async with serving(settings(url, **bounds)) as api:
         async with asyncio.timeout(2):
             problem(await api("GET", "/health/ready"), 503, "not_ready")

@@ -75,7 +75,7 @@ class Connections:
             min_size=0,  # opening must not need the database
             max_size=self._size,
             max_inactive_connection_lifetime=0,
-            timeout=self._wait_seconds,
+            timeout=self._settings.acquire_timeout_seconds,
             statement_cache_size=self._settings.statement_cache_size,
             server_settings=self._options,
             reset=_keep,
@@ -158,8 +158,11 @@ class Connections:
             raise Unavailable("The service is stopping or has not started.")
         self._gate.enter(self._waiting)
         self._waiting += 1
+        wait_seconds = self._wait_seconds
+        if pool.get_size() < self._size:  # may have to connect, which is not queueing
+            wait_seconds = max(wait_seconds, self._settings.acquire_timeout_seconds)
         try:
-            connection = await pool.acquire(timeout=self._wait_seconds)
+            connection = await pool.acquire(timeout=wait_seconds)
         except TimeoutError as error:
             if pool.get_idle_size() == 0 and pool.get_size() >= pool.get_max_size():
                 raise Overloaded from error

@@ -38,6 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Key of the webhook's signature, shared with the provider. No default."""
 
     # The service
+    acquire_timeout_seconds: float = 2.0
+    """How long connecting to the database may take."""
     reserve_connections: int = 2
     """For requests for units: batches, and, if there are two or more, one for who must wait."""
     pay_connections: int = 1
@@ -82,8 +84,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long `flashsale serve` finishes requests in flight before it is killed."""
 
     # The worker
-    acquire_timeout_seconds: float = 2.0
-    """How long the worker waits for the database to take its connection."""
     statement_timeout_seconds: float = 5.0
     """How long a call of the worker to the database may take."""
     sweep_interval_seconds: float = 0.25
