@@ -156,6 +156,24 @@ def test_a_part_that_dies_is_started_again() -> None:
         eventually(lambda: (dev.order(order)["payment"] or {}).get("checkout_url"), 20)
 
 
+def test_a_postgres_that_dies_is_started_again() -> None:
+    with server_folder() as folder:
+        put_cluster(folder / "data")
+        with running(folder) as dev:
+            shoe = dev.put_on_sale()
+            order = dev.reserve(shoe, "ann")
+            (postmaster,) = [
+                child
+                for child in psutil.Process(dev.process.pid).children()
+                if Path(child.exe()).name == "postgres"
+            ]
+            for victim in [postmaster, *postmaster.children()]:
+                victim.kill()
+            eventually(lambda: "Postgres has ended" in dev.output.read_text())
+            eventually(dev.is_ready, 30)
+            assert dev.order(order)["ticket"] == order["ticket"]
+
+
 def test_a_port_that_is_taken_is_said_at_once() -> None:
     with server_folder() as folder, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

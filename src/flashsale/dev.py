@@ -16,24 +16,48 @@ from pathlib import Path
 
 import msgspec
 
-from flashsale.embedded import EmbeddedPostgres, die_with_parent
+from flashsale.embedded import EmbeddedError, EmbeddedPostgres, die_with_parent
 from flashsale.migrate import migrate
 from flashsale.settings import Settings, SettingsError, variable, without_password
 
 URL_FILE = "database.url"
 _BACKOFF_MAX_SECONDS = 10.0
+_STEADY_SECONDS = 2.0
+
+
+class Backoff:
+    """When to start again what has died: at once if it had run well, else later and later."""
+
+    def __init__(self) -> None:
+        self._quick_deaths = 0
+        self._started_at = time.monotonic()
+        self._again_at = 0.0
+
+    def started(self) -> None:
+        self._started_at = time.monotonic()
+
+    def died(self) -> float:
+        """The seconds until it is due."""
+        now = time.monotonic()
+        steady = now - self._started_at > _STEADY_SECONDS
+        self._quick_deaths = 0 if steady else self._quick_deaths + 1
+        delay: float = min(0.25 * 2.0**self._quick_deaths, _BACKOFF_MAX_SECONDS)
+        self._again_at = now + delay
+        return delay
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._again_at
 
 
 class Child:
-    """One part of the service; started again, with growing delay, when it dies."""
+    """One part of the service; started again when it dies."""
 
     def __init__(self, name: str, environ: dict[str, str], log: Path, say: Callable[[str], None]):
         self.name = name
         self._environ = environ
         self._log = log
         self._say = say
-        self._deaths = 0
-        self._start_at = 0.0
+        self._backoff = Backoff()
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -42,6 +66,7 @@ class Child:
         return self._process.pid if self._process else 0
 
     def start(self) -> None:
+        self._backoff.started()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "flashsale", self.name],
@@ -56,14 +81,12 @@ class Child:
     def watch(self) -> None:
         """Starts it again if it has died."""
         if self._process is None:
-            if time.monotonic() >= self._start_at:
+            if self._backoff.is_due():
                 self.start()
         elif (status := self._process.poll()) is not None:
-            self._deaths += 1
-            delay = min(0.25 * 2**self._deaths, _BACKOFF_MAX_SECONDS)
+            delay = self._backoff.died()
             self._say(f"{self.name} ended with status {status}; again in {delay:g} s ({self._log})")
             self._process = None
-            self._start_at = time.monotonic() + delay
 
     def stop(self, timeout_seconds: float) -> None:
         if self._process is None:
@@ -89,6 +112,7 @@ class Stack:
         self.postgres: EmbeddedPostgres | None = None
         self.children: list[Child] = []
         self.settings = settings
+        self._postgres_backoff = Backoff()
 
     def __enter__(self) -> Stack:
         try:
@@ -128,11 +152,25 @@ class Stack:
             time.sleep(0.05)
 
     def watch(self) -> None:
-        """Starts again what has died. Errors: SystemExit if Postgres has."""
-        if self.postgres and not self.postgres.is_running():
-            raise SystemExit(f"Postgres has ended; see {self.data_dir}/postgres.log")
+        """Starts again what has died."""
+        self._watch_postgres()
         for child in self.children:
             child.watch()
+
+    def _watch_postgres(self) -> None:
+        if self.postgres is None or self.postgres.is_running():
+            return
+        if not self._postgres_backoff.is_due():
+            return
+        log = self.data_dir / "postgres.log"
+        self._say(f"Postgres has ended; starting it again ({log})")
+        try:
+            self.postgres.stop()  # what is left of it
+            self._postgres_backoff.started()
+            self.postgres.start()
+        except (EmbeddedError, OSError) as error:
+            delay = self._postgres_backoff.died()
+            self._say(f"Postgres does not start, again in {delay:g} s: {error}")
 
     def stop(self) -> None:
         """API first, so that nobody asks for what is going away; Postgres last."""
