@@ -80,3 +80,11 @@ grant select on flashsale.item_status, flashsale.sweep_status, flashsale.queue_s
   to flashsale_api, flashsale_worker;
 grant select on flashsale.item_status, flashsale.order_status to flashsale_tool;
 grant select on all tables in schema flashsale to flashsale_operator;
+
+-- PUBLIC may make temporary tables unless told otherwise. The database keeps this right, not the
+-- schema, so a clone of the database has it anew until the next migrate.
+do $$
+begin
+  execute format('revoke temporary on database %I from public', current_database());
+end
+$$;

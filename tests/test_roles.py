@@ -1,0 +1,119 @@
+"""Each role tries what it should not: refused, and nothing changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.migrate import migrate
+from support import Connection, connect, item, many, rows, value
+
+AUDIENCES = ("api", "worker", "tool", "operator")
+
+ATTEMPTS = [
+    *(
+        statement.format(table=table)
+        for table in ("flashsale_data.items", "flashsale_data.orders", "pgmq.q_payments")
+        for statement in (
+            "select * from {table}",
+            "insert into {table} default values",
+            "delete from {table}",
+            "truncate {table}",
+            "drop table {table}",
+            "alter table {table} add column mine integer",
+            "comment on table {table} is 'mine'",
+            "grant select on {table} to public",
+        )
+    ),
+    "update flashsale_data.items set stock = 1000000",
+    "select nextval('flashsale_data.line_1')",
+    "select setval('flashsale_data.line_1', 1)",
+    "select currval('flashsale_data.line_1')",
+    "select last_value from flashsale_data.line_1",
+    "create schema mine",
+    "create table public.mine ()",
+    "create table flashsale.mine ()",
+    "create temp table mine ()",
+    "create type public.mine as enum ('x')",
+    "create function public.mine() returns integer language sql return 1",
+    "create or replace function flashsale.clock() returns timestamptz language sql return now()",
+    "drop function flashsale.clock()",
+    "alter function flashsale.clock() reset all",
+    "create extension pg_buffercache",
+    "create role mine",
+    "select pgmq.send('payments', '{}')",
+    "select pgmq.read('payments', 1, 1)",
+    "select pgmq.purge_queue('payments')",
+    "select cron.schedule('mine', '* * * * *', 'select 1')",
+    "select pg_read_file('/etc/passwd')",
+    "copy (select 1) to program 'true'",
+    "copy (select 1) to '/tmp/mine'",
+    "alter system set fsync = off",
+    "set session_replication_role = replica",
+]
+
+
+def fingerprint(conn: Connection) -> list[Any]:
+    """The rows of every table and sequence, and what there is in the catalogue."""
+    tables = rows(
+        conn,
+        "select oid::regclass::text as name from pg_class where relkind in ('r', 'S') "
+        "and relnamespace in ('flashsale_data'::regnamespace, 'pgmq'::regnamespace) order by 1",
+    )
+    found: list[Any] = [
+        (t.name, sorted(map(str, rows(conn, f"select * from {t.name}")))) for t in tables
+    ]
+    for catalogue in ("pg_class", "pg_proc", "pg_namespace", "pg_largeobject_metadata", "pg_roles"):
+        found.append(value(conn, f"select count(*) from {catalogue}"))
+    return found
+
+
+@pytest.mark.parametrize("audience", AUDIENCES)
+def test_a_role_is_refused_what_is_not_its_own(
+    database_url: str, postgres: EmbeddedPostgres, db: Connection, audience: str
+) -> None:
+    migrate(database_url, force=True)  # a clone does not take its template's own grants along
+    many(db, item(db), ["ann", "bob"])
+    name = value(db, "select current_database()")
+    with connect(postgres.url(name, "postgres")) as superuser:
+        before = fingerprint(superuser)
+        with connect(database_url, f"flashsale_{audience}") as conn:
+            allowed = [attempt for attempt in ATTEMPTS if not _refused(conn, attempt)]
+        assert allowed == []
+        assert fingerprint(superuser) == before
+
+
+def _refused(conn: Connection, attempt: str) -> bool:
+    sqlstate = None
+    try:
+        conn.execute(attempt)  # type: ignore[call-overload]
+    except psycopg.Error as error:
+        sqlstate = error.sqlstate
+    # Anything else would only mean that the attempt has a mistake; 3F000: no cron here.
+    assert sqlstate in (None, "42501", "3F000"), (attempt, sqlstate)
+    return sqlstate is not None
+
+
+@pytest.mark.parametrize("audience", AUDIENCES)
+def test_a_login_of_one_role_can_become_no_other(
+    postgres: EmbeddedPostgres, db: Connection, audience: str
+) -> None:
+    name = value(db, "select current_database()")
+    with connect(postgres.url(name, "postgres")) as conn:
+        # As a login that has only this role: the owner, who has all, could always go back.
+        conn.execute(f"set session authorization flashsale_{audience}")  # type: ignore[call-overload]
+        for other in {"flashsale", "postgres", *(f"flashsale_{a}" for a in AUDIENCES)}:
+            if other != f"flashsale_{audience}":
+                assert _refused(conn, f"set role {other}"), other
+
+
+def test_every_function_that_runs_as_the_owner_has_an_empty_search_path(db: Connection) -> None:
+    loose = rows(
+        db,
+        "select proname from pg_proc where pronamespace = 'flashsale'::regnamespace and prosecdef "
+        "and not coalesce(proconfig, '{}') @> array['search_path=\"\"']",
+    )
+    assert loose == []
