@@ -2,6 +2,7 @@
 -- as the owner of the database, who is no superuser, and so can't install pg_cron.
 \getenv password DATABASE_PASSWORD
 create role flashsale login createrole password :'password';
+grant pg_use_reserved_connections to flashsale; -- the last ones are for selling, not for tools
 create database flashsale owner flashsale;
 -- For a standby (docs/operations.md, Failover), from the network that compose makes.
 create role replicator login replication password :'password';

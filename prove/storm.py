@@ -94,7 +94,13 @@ def trial(
 def storm(full: bool) -> list[Row]:
     """20,000 customers, 500 units, no fault: no violation, no 5xx."""
     size = Size(
-        20_000, per_second=300, hot_stock=400, scarce_stock=20, ordinary_stock=20, patient=0.1
+        20_000,
+        per_second=250,
+        hot_stock=400,
+        scarce_stock=20,
+        ordinary_stock=20,
+        hold_seconds=5,
+        patient=0.1,
     )
     return [trial("storm without faults", size) for _ in range(5 if full else 1)]
 

@@ -15,7 +15,7 @@ import yaml
 
 from flashsale import app, provider
 from flashsale.cli import build_parser
-from flashsale.embedded import SETTINGS, EmbeddedPostgres
+from flashsale.embedded import RESERVED, SETTINGS, EmbeddedPostgres
 from flashsale.migrate import migrate
 from flashsale.settings import Settings
 from support import connect, rows, server_folder, value
@@ -157,7 +157,7 @@ def test_the_database_is_set_as_the_embedded_one_plus_pg_cron() -> None:
     program, *flags = SERVICES["db"]["command"]
     assert program == "postgres"
     given = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
-    assert given == dict(SETTINGS) | {
+    assert given == dict(SETTINGS) | dict(RESERVED) | {
         "shared_preload_libraries": "pg_cron",
         "cron.database_name": "flashsale",
         "cron.host": "/var/run/postgresql",

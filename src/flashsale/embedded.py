@@ -38,6 +38,10 @@ SETTINGS: Mapping[str, str] = {
 }
 """What our docker-compose.yml sets too."""
 
+RESERVED: Mapping[str, str] = {"reserved_connections": "10"}
+"""That too, from PostgreSQL 16: so many connections that only the service's login may use, so that
+holds expire and lines are served however many others connect."""
+
 _SOCKET_PATH_BYTES = 107  # what fits into sockaddr_un on Linux
 _PR_SET_PDEATHSIG = 1
 _PREDECESSOR_SECONDS = 30.0  # how long a killed service's Postgres may take to shut down
@@ -96,6 +100,7 @@ class EmbeddedPostgres:
         self._socket_dir = self._make_socket_dir()
         self.port = self.port or _free_port()
         options = {
+            **(RESERVED if self._major_version() >= 16 else {}),
             **self._settings,
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",
@@ -229,6 +234,9 @@ class EmbeddedPostgres:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
+    def _major_version(self) -> int:
+        return int((self._cluster / "PG_VERSION").read_text())
+
     def _choose_cluster(self) -> Path:
         """Below the data directory; as root below a closed home, where Postgres's user gets to.
 
@@ -325,6 +333,8 @@ class EmbeddedPostgres:
             conn.execute(
                 psycopg.sql.SQL("alter role flashsale password {}").format(self._password())
             )
+            if self._major_version() >= 16:
+                conn.execute("grant pg_use_reserved_connections to flashsale")
             if not conn.execute("select 1 from pg_database where datname = 'flashsale'").fetchone():
                 conn.execute("create database flashsale owner flashsale")
 
