@@ -9,7 +9,7 @@ import argparse
 import sys
 import time
 
-from prove import every_commit, failover, network, storm, suites
+from prove import every_commit, failover, network, server_faults, storm, suites
 from prove.report import Proof, Row, table
 
 PROOFS: dict[str, Proof] = {
@@ -18,6 +18,9 @@ PROOFS: dict[str, Proof] = {
     "lost_replies": network.lost_replies,
     "wires": network.wires,
     "worker_kills": network.worker_kills,
+    "server_faults": server_faults.proof,
+    "disks": server_faults.disks,
+    "clock": server_faults.clock,
     "every_commit": every_commit.proof,
     "failover": failover.proof,
     "model": suites.model,

@@ -3,24 +3,48 @@ disks exhausted, a clock that jumps. Each strikes under load; the checker judges
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
 import psycopg
 
+from prove.checker import equal_keys_get_equal_answers as same_answers
+from prove.checker import (
+    every_capture_is_settled_once,
+    every_grant_has_its_payment_job,
+    every_hold_gets_its_window,
+    nothing_is_left_over,
+    the_database_agrees,
+    what_was_acknowledged_exists,
+)
 from prove.load import Size
 from prove.report import Row
-from prove.service import Service
+from prove.service import STARTS_WITHIN_SECONDS, Parts, Service
 from prove.storm import Fault, trial
 
-LOAD = Size(customers=1200, per_second=80)
+LOAD = Size(customers=1000, per_second=80)
 SNAPSHOT_SECONDS = 30.0
+FULL_SECONDS = 8.0
+CLOCKLESS = (
+    every_hold_gets_its_window,
+    what_was_acknowledged_exists,
+    same_answers,
+    every_capture_is_settled_once,
+    every_grant_has_its_payment_job,
+    nothing_is_left_over,
+    the_database_agrees,
+)
+"""What holds whatever the clock does: the other invariants compare instants."""
 
 
 def proof(full: bool) -> list[Row]:
@@ -28,16 +52,40 @@ def proof(full: bool) -> list[Row]:
     faults: dict[str, Fault] = {
         "backends terminated": _terminate,
         "connections used up": _use_up,
-        f"snapshot kept {SNAPSHOT_SECONDS:.0f} s": _keep_snapshot,
-        "a backend killed (OOM)": _kill_backend,
+        f"snapshot kept {SNAPSHOT_SECONDS:.0f} s, idle in transaction": _keep_snapshot,
+        "a backend killed (as the OOM killer does)": _kill_backend,
+        "out of memory": _out_of_memory,
     }
     times = 5 if full else 1
     return [trial(name, LOAD, fault, times) for name, fault in faults.items()]
 
 
+def disks(full: bool) -> list[Row]:
+    """A volume of its own, for the data or the WAL, is filled to the last byte."""
+    times = 5 if full else 1
+    rows = []
+    for name, folder in {"data volume full": "base", "WAL volume full": "pg_wal"}.items():
+        if os.geteuid() or not shutil.which("mount"):
+            rows.append(Row(name, skipped="only root mounts a tmpfs"))
+            continue
+        make = partial(SmallVolume, folder)
+        rows.append(trial(name, LOAD, SmallVolume.fill, times, make=make))
+    return rows
+
+
+def clock(full: bool) -> list[Row]:
+    """The database's clock jumps forth and back by half a minute."""
+    name = "clock stepped forth and back"
+    libraries = list(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not libraries:
+        return [Row(name, skipped="libfaketime is missing: apt-get install faketime")]
+    make = partial(FakeTime, libraries[0])
+    return [trial(name, LOAD, FakeTime.step, 5 if full else 1, make=make, only=CLOCKLESS)]
+
+
 def _superuser(service: Service) -> psycopg.Connection[tuple[object, ...]]:
     url = service.database_url().replace("//flashsale:", "//postgres:")
-    return psycopg.connect(url, autocommit=True)
+    return psycopg.connect(url, autocommit=True, connect_timeout=5)
 
 
 def _terminate(service: Service) -> int:
@@ -54,23 +102,155 @@ def _terminate(service: Service) -> int:
 
 
 def _use_up(service: Service) -> int:
-    """Somebody else takes every connection there is: expiry goes on, and operators get in."""
+    """Somebody else takes every connection: holds go on to expire, and operators get in."""
     with _superuser(service) as conn, ExitStack() as taken:
         conn.execute("drop role if exists greedy")
         conn.execute("create role greedy login password 'greedy'")
         url = service.database_url().split("@", 1)[1]
         count = 0
-        try:
+        with contextlib.suppress(psycopg.OperationalError):
             while True:
-                taken.enter_context(
-                    psycopg.connect(f"postgresql://greedy:greedy@{url}", connect_timeout=5)
-                )
+                greedy = psycopg.connect(f"postgresql://greedy:greedy@{url}", connect_timeout=5)
+                taken.enter_context(greedy)
                 count += 1
-        except psycopg.OperationalError:
-            pass
-        before = service.last_swept()
+        conn.execute(  # the service has to connect anew, among those
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'flashsale'"
+        )
+        time.sleep(1)
+        before = service.sweeps()
         time.sleep(2)
-        _superuser(service).close()  # an operator gets in
-        if service.last_swept() <= before:
-            return 0  # expiry stood still
-    return count
+        _superuser(service).close()
+        return count if service.sweeps() > before and service.is_ready() else 0
+
+
+def _keep_snapshot(service: Service) -> int:
+    """A report that reads for long, and a tool that forgot to commit after its reserve()."""
+    with _superuser(service) as report, _superuser(service) as tool:
+        report.execute("begin isolation level repeatable read")
+        report.execute("select count(*) from flashsale_data.orders")
+        tool.execute("begin")
+        tool.execute("select * from flashsale.reserve(1, 'forgetful')")
+        before = service.sweeps()
+        time.sleep(SNAPSHOT_SECONDS)
+        tool.execute("rollback")
+        return int(service.sweeps() > before and service.is_ready())
+
+
+def _backends(service: Service) -> list[psutil.Process]:
+    with _superuser(service) as conn:
+        pids = conn.execute(
+            "select pid from pg_stat_activity where usename = 'flashsale'"
+            " and backend_type = 'client backend'"
+        ).fetchall()
+    return [psutil.Process(int(str(pid))) for (pid,) in pids]
+
+
+def _kill_backend(service: Service) -> int:
+    """Postgres then ends all others too, and recovers."""
+    _backends(service)[0].send_signal(signal.SIGKILL)
+    return 1
+
+
+def _out_of_memory(service: Service) -> int:
+    """No backend of the service gets another page for three seconds."""
+    limited = 0
+    for process in _backends(service):
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            size = process.memory_info().vms
+            resource.prlimit(process.pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+            limited += 1
+    time.sleep(3)
+    for process in _backends(service):
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            resource.prlimit(process.pid, resource.RLIMIT_AS, unlimited)
+    return limited
+
+
+class SmallVolume(Service):
+    """One folder of the cluster is on a volume of 200 MB."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._volume = self.data_dir / "postgres" / folder
+
+    def __enter__(self) -> SmallVolume:
+        self.data_dir.chmod(0o755)
+        self.start()  # for a cluster to take the folder of
+        self.wait_until_ready(STARTS_WITHIN_SECONDS)
+        self._stop()
+        aside = self.data_dir / "aside"
+        self._volume.rename(aside)
+        self._volume.mkdir()
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", self._volume], check=True
+        )
+        shutil.copystat(aside, self._volume)
+        owner = aside.stat()
+        os.chown(self._volume, owner.st_uid, owner.st_gid)
+        subprocess.run(["cp", "-a", f"{aside}/.", self._volume], check=True)
+        super().__enter__()
+        return self
+
+    def _clean_up(self) -> None:
+        subprocess.run(["umount", "--lazy", self._volume], check=False)
+        super()._clean_up()
+
+    def fill(self) -> int:
+        """Nothing is left for some seconds; the service has to say so."""
+        filler, red = self._volume / "filler", 0
+        with filler.open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
+                file.flush()
+        deadline = time.monotonic() + FULL_SECONDS
+        while time.monotonic() < deadline:
+            red += not self.is_ready()
+            time.sleep(0.1)
+        filler.unlink()
+        return 1
+
+
+class FakeTime(Parts):
+    """Postgres alone has a clock of its own, which a file sets."""
+
+    def __init__(self, library: Path) -> None:
+        super().__init__()
+        self._file = self.data_dir / "clock"
+        self._faked = {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_NO_CACHE": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def __enter__(self) -> FakeTime:
+        self._set("+0")
+        super().__enter__()
+        return self
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        os.environ.update(self._faked)
+        try:
+            yield
+        finally:
+            for name in self._faked:
+                del os.environ[name]
+
+    def _set(self, offset: str) -> None:
+        draft = self._file.with_suffix(".new")
+        draft.write_text(offset)
+        draft.chmod(0o644)
+        draft.rename(self._file)
+
+    def step(self) -> int:
+        """Half a minute forth, then back to before it: sweeps have to go on both times."""
+        swept = 0
+        for offset in ("+30", "-30", "+0"):
+            self._set(offset)
+            time.sleep(1)
+            before = self.sweeps()
+            time.sleep(2)
+            swept += self.sweeps() > before
+        return int(swept == 3)

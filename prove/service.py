@@ -13,7 +13,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -70,6 +71,7 @@ class Service:
             self.wait_until_ready(STARTS_WITHIN_SECONDS)
         except BaseException:
             self._stop()
+            self._clean_up()
             raise
         self._watcher.start()
         return self
@@ -78,6 +80,7 @@ class Service:
         self._watching.set()
         self._watcher.join()
         self._stop()
+        self._clean_up()
 
     def start(self) -> None:
         self._start(
@@ -115,22 +118,21 @@ class Service:
         except (urllib.error.URLError, OSError):
             return False
 
-    def last_swept(self) -> float:
-        """When somebody last swept, in Unix time; 0 if nobody can tell."""
+    def sweeps(self) -> int:
+        """How many sweeps there have been; -1 if nobody can tell."""
         try:
             with psycopg.connect(self.database_url(), connect_timeout=2) as conn:
-                row = conn.execute(
-                    "select extract(epoch from max(swept_at))::float8 from flashsale_data.sweepers"
-                ).fetchone()
+                row = conn.execute("select sum(sweeps) from flashsale_data.sweepers").fetchone()
         except psycopg.Error:
-            return 0.0
-        return float(row[0] or 0) if row else 0.0
+            return -1
+        return int(row[0] or 0) if row else 0
 
     def wait_until_it_works(self, timeout_seconds: float) -> float:
         """Ready, and swept since now; how long that took. Errors: TimeoutError."""
-        began, wall = time.monotonic(), time.time()
+        began = time.monotonic()
         self.wait_until_ready(timeout_seconds)
-        while self.last_swept() < wall:
+        before = self.sweeps()
+        while self.sweeps() <= max(0, before):
             if time.monotonic() > began + timeout_seconds:
                 raise TimeoutError(f"nobody swept for {timeout_seconds:g} s")
             time.sleep(0.05)
@@ -198,6 +200,9 @@ class Service:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._processes.clear()
+
+    def _clean_up(self) -> None:
         self._folder.cleanup()
 
 
@@ -213,7 +218,8 @@ class Parts(Service):
 
     def __enter__(self) -> Parts:
         self.data_dir.chmod(0o755)
-        postgres = self._stack.enter_context(EmbeddedPostgres(self.data_dir))
+        with self.environment():
+            postgres = self._stack.enter_context(EmbeddedPostgres(self.data_dir))
         self._url = postgres.url()
         migrate(self._url)
         self.api_wire = self._stack.enter_context(Proxy(postgres.port))
@@ -221,6 +227,11 @@ class Parts(Service):
         self.provider_wire = self._stack.enter_context(Proxy(self.provider_port))
         super().__enter__()
         return self
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        """In which Postgres starts."""
+        yield
 
     @property
     def database_wires(self) -> tuple[Proxy, Proxy]:
@@ -252,7 +263,6 @@ class Parts(Service):
     def _stop(self) -> None:
         for wire in (self.api_wire, self.worker_wire, self.provider_wire):
             wire.hold()
-        self._stack.push(lambda *_: self._folder.cleanup())
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():

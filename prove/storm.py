@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from prove.checker import Database, Run, exercised, judge, read_ledger
+from prove.checker import INVARIANTS, Database, Invariant, Run, exercised, judge, read_ledger
 from prove.load import Sale, Size
 from prove.report import Row
 from prove.service import Service
@@ -57,6 +57,7 @@ def trial(
     fault: Fault | None = None,
     times: int = 1,
     make: Callable[[], Service] = Service,
+    only: Sequence[Invariant] = INVARIANTS,
 ) -> Row:
     """One storm and its verdict."""
     began = time.time()
@@ -86,7 +87,7 @@ def trial(
         outcomes["ok"],
         outcomes["refused"],
         outcomes["unknown"],
-        problems + judge(run, EXERCISE),
+        problems + judge(run, EXERCISE, only),
         note,
     )
 

@@ -355,7 +355,7 @@ def test_every_outcome_of_reserve_has_its_answer() -> None:
 
 
 async def test_a_busy_pool_answers_in_time(database_url: str, db: Connection) -> None:
-    bounds = {"read_wait_ms": 200, "read_deadline_ms": 2000}
+    bounds = {"read_connections": 1, "read_wait_ms": 200, "read_deadline_ms": 2000}
     async with serving(settings(database_url, **bounds)) as api:
         item = await api.item()
         path = f"/items/{item['item_id']}"

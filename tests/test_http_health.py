@@ -120,7 +120,7 @@ async def test_metrics_count_requests_and_outcomes(api: Api, db: Connection) -> 
     assert seen["flashsale_dead_letters", ("payments",)] == 0
     assert 0 <= seen["flashsale_sweep_lag_seconds", ()] < 5
     assert seen["flashsale_database_up", ()] == 1
-    for pool, size in (("reserve", 2), ("pay", 1), ("read", 1)):
+    for pool, size in (("reserve", 2), ("pay", 4), ("read", 2)):
         assert seen["flashsale_pool_connections", (pool,)] == size
         assert seen["flashsale_pool_idle", (pool,)] == size
         assert seen["flashsale_pool_waiting", (pool,)] == 0

@@ -146,6 +146,8 @@ class Gather:
             while not asked.answer.done():
                 try:
                     async with self._aside:
+                        if loop.time() > latest:
+                            raise Overloaded
                         asked.tell(await self._one(asked.wish, asked.at + self._deadline_seconds))
                 except Exception as error:
                     if not _is_held(error) or loop.time() + pause_seconds > latest:

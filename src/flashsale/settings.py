@@ -42,9 +42,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long connecting to the database may take."""
     reserve_connections: int = 2
     """For requests for units: batches, and, if there are two or more, one for who must wait."""
-    pay_connections: int = 1
+    pay_connections: int = 4
     """For payments, cancellations and readiness."""
-    read_connections: int = 1
+    read_connections: int = 2
     """For everything else: reads, event streams, terms of sale, metrics. 0: those of reserve, so
     that a replica needs two in all."""
     reserve_wait_ms: int = 250
