@@ -23,6 +23,12 @@ test-all: $(VENV)/.installed ## Run the tests and the long storms
 	$(BIN)/pytest -n 2 -m 'storm and not alone'
 	$(BIN)/pytest -m alone
 
+prove: $(VENV)/.installed ## Try to break it: crashes, faults, interleavings, mutants (15 minutes)
+	$(BIN)/python -m prove $(PROVE)
+
+prove-full: $(VENV)/.installed ## The same before a release (hours)
+	$(BIN)/python -m prove --full $(PROVE)
+
 bench: $(VENV)/.installed ## Measure reserve against its rivals (12 minutes)
 	$(BIN)/python bench/run.py
 
@@ -45,5 +51,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-.PHONY: help run demo psql test test-all bench lint format clean
+.PHONY: help run demo psql test test-all prove prove-full bench lint format clean
 .DEFAULT_GOAL := help

@@ -51,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A request for a unit that would queue for longer gets 503 at once."""
     pay_wait_ms: int = 2_000
     """The same for payments and cancellations."""
-    read_wait_ms: int = 500
+    read_wait_ms: int = 2_000
     """The same for everything else."""
     reserve_deadline_ms: int = 4_000
     """A request for a unit is answered by then; half of it at most is the statement's."""
