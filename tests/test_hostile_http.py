@@ -1,0 +1,179 @@
+"""Clients that mean no good, over real sockets: they get a 4xx or nothing, and disturb nobody."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import pytest
+
+from support import eventually, put_cluster, server_folder
+from test_dev import Dev, running
+
+CROWD = 300
+GOOD_WITHIN_SECONDS = 1.0
+
+
+@pytest.fixture(scope="module")
+def dev() -> Iterator[Dev]:
+    with server_folder() as folder:
+        put_cluster(folder / "data")
+        with running(folder) as dev:
+            yield dev
+
+
+@contextmanager
+def good_clients_notice_nothing(dev: Dev) -> Iterator[None]:
+    """Meanwhile somebody reads the items, on a connection of their own each time."""
+    over, slowest = threading.Event(), [0.0]
+    problems: list[object] = []
+
+    def read() -> None:
+        while not over.wait(0.05):
+            began = time.monotonic()
+            try:
+                answer = httpx.get(f"http://127.0.0.1:{dev.port}/items", timeout=5)
+                if answer.status_code != 200:
+                    problems.append(answer)
+            except httpx.HTTPError as error:
+                problems.append(error)
+            slowest[0] = max(slowest[0], time.monotonic() - began)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reader.join()
+    assert not problems
+    assert slowest[0] < GOOD_WITHIN_SECONDS
+
+
+def connect(dev: Dev) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", dev.port), timeout=15)
+
+
+def answer_to(dev: Dev, request: bytes) -> bytes:
+    """All that comes until the server hangs up, or is silent for a moment."""
+    with connect(dev) as client:
+        client.sendall(request)
+        client.settimeout(0.3)
+        received = b""
+        try:
+            while chunk := client.recv(65536):
+                received += chunk
+        except (TimeoutError, ConnectionResetError):
+            pass
+        return received
+
+
+def post(body: bytes, *headers: bytes) -> bytes:
+    lines = [b"POST /items HTTP/1.1", b"Host: x", b"Content-Type: application/json", *headers]
+    if not any(h.lower().startswith((b"content-length", b"transfer")) for h in headers):
+        lines.append(b"Content-Length: %d" % len(body))
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def get(path: bytes, *headers: bytes) -> bytes:
+    return b"\r\n".join([b"GET " + path + b" HTTP/1.1", b"Host: x", *headers]) + b"\r\n\r\n"
+
+
+HOSTILE = {
+    "noise": b"\x00\x01\xff\xfe\r\n\r\n" * 20,
+    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
+    "two lengths": post(b"{}", b"Content-Length: 2", b"Content-Length: 3"),
+    "length and chunks": post(b"0\r\n\r\n", b"Content-Length: 5", b"Transfer-Encoding: chunked"),
+    "negative length": post(b"{}", b"Content-Length: -1"),
+    "huge length": post(b"{}", b"Content-Length: 99999999999999999999999"),
+    "length over the limit": post(b"{", b"Content-Length: 1000000"),
+    "bad chunk": post(b"zz\r\n{}\r\n0\r\n\r\n", b"Transfer-Encoding: chunked"),
+    "endless header": get(b"/items", b"X-Long: " + b"x" * 1_000_000),
+    "many headers": get(b"/items", *(b"X-%d: x" % n for n in range(5000))),
+    "NUL in a header": get(b"/orders", b"X-Customer-Id: a\x00b"),
+    "bytes in a header": get(b"/orders", b"X-Customer-Id: \xff\xfe\x80"),
+    "line break in a header": get(b"/orders", b"X-Customer-Id: a\n b"),
+    "bytes in the path": get(b"/items/\xff\xfe"),
+    "escaped bytes in the path": get(b"/orders/%ff%fe%00", b"X-Customer-Id: a"),
+    "dots in the path": get(b"/../../etc/passwd"),
+    "huge number in the path": get(b"/items/" + b"9" * 400),
+    "huge number in the query": get(b"/items?limit=" + b"9" * 400),
+    "bytes in the query": get(b"/items?after=%ff%00"),
+    "invalid UTF-8": post(b'{"sku": "\xff\xfe"}'),
+    "lone surrogate": post(b'{"sku": "\\ud800"}'),
+    "NUL in a text": post(b'{"sku": "a\\u0000", "name": "n", "price": 1, "currency": "EUR"}'),
+    "deep nesting": post(b"[" * 16_000),
+    "deep objects": post(b'{"a":' * 3_000),
+    "huge number": post(b'{"price": ' + b"9" * 5_000 + b"}"),
+    "no method": b"HELLO\r\n\r\n",
+    "another version": b"GET /items HTTP/9.9\r\nHost: x\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("request_", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_request_is_refused_or_dropped(dev: Dev, request_: bytes) -> None:
+    before = httpx.get(f"http://127.0.0.1:{dev.port}/items").json()
+    with good_clients_notice_nothing(dev):
+        answer = answer_to(dev, request_)
+    if answer:
+        assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), answer[:200]
+        for leak in (b"Traceback", b"asyncpg", b"postgresql://", b'File "'):
+            assert leak not in answer
+    assert dev.is_ready()
+    assert httpx.get(f"http://127.0.0.1:{dev.port}/items").json() == before
+
+
+def half_a_header(client: socket.socket) -> None:
+    client.sendall(b"GET /items HTTP/1.1\r\nX-Slow: ")
+
+
+def half_a_body(client: socket.socket) -> None:
+    client.sendall(post(b"{", b"Content-Length: 100"))
+
+
+def half_an_order(client: socket.socket) -> None:
+    head = b"POST /items/1/orders HTTP/1.1\r\nHost: x\r\nX-Customer-Id: slow\r\n"
+    client.sendall(head + b"Content-Type: application/json\r\nContent-Length: 15\r\n\r\n{")
+
+
+def nothing(client: socket.socket) -> None:
+    """A connection, and silence."""
+
+
+def one_answer_and_silence(client: socket.socket) -> None:
+    client.sendall(get(b"/health/live"))
+    assert client.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "begin", [half_a_header, half_a_body, half_an_order, nothing, one_answer_and_silence]
+)
+def test_a_crowd_that_keeps_connections_disturbs_nobody(
+    dev: Dev, begin: Callable[[socket.socket], None]
+) -> None:
+    with ExitStack() as crowd, good_clients_notice_nothing(dev):
+        for _ in range(CROWD):
+            begin(crowd.enter_context(connect(dev)))
+        time.sleep(1)
+    eventually(dev.is_ready)
+
+
+@pytest.mark.storm  # it takes as long as a body may
+def test_a_body_that_does_not_come_is_not_waited_for(dev: Dev) -> None:
+    with connect(dev) as items, connect(dev) as orders:
+        half_a_body(items)
+        half_an_order(orders)
+        for client in (items, orders):
+            answer = client.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 408"), answer[:200]
+            assert b"body_timeout" in answer
+
+
+def test_requests_in_one_packet_are_answered_in_turn(dev: Dev) -> None:
+    answers = answer_to(dev, get(b"/health/live") + get(b"/items/0"))
+    assert answers.startswith(b"HTTP/1.1 200")
+    assert b"HTTP/1.1 404" in answers
