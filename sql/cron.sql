@@ -1,6 +1,9 @@
 -- pg_cron, where this database has it. One run at a time; a run sweeps four times a second for a
 -- minute and a bit, so the next is due before it ends and starts at once. pg_cron 1.4 knows minutes
 -- only; later versions also restart a run that failed within a second.
+--
+-- When the clock goes back, pg_cron and pg_sleep stand still until it is where it was: SQL knows no
+-- other sleep. The worker sweeps by a monotonic clock, and sweep_status tells who has stopped.
 create procedure flashsale.sweep_for_a_minute()
 language plpgsql
 as $$

@@ -21,6 +21,7 @@ begin
   recycled := 0;
   promoted := 0;
   unserved := 0;
+  perform flashsale.mind_the_clock(p_runner);
   expired := flashsale.expire(p_limit);
   more := expired >= p_limit;
   perform flashsale.fold();
@@ -80,6 +81,26 @@ comment on function flashsale.sweep(text, integer) is
 $$Does all that is due: expire, fill holes, recycle, promote, end lines
 p_runner: who sweeps, for sweep_status. At most p_limit orders a step; more: call again at once.
 Safe to run at any time, any number at once; never waits for a customer, an operator or a sweep.$$;
+
+-- A queue hides a job until its time. When the clock has gone back, that time is far away for every
+-- job that was sent, leased or put off before.
+create function flashsale.mind_the_clock(p_runner text) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  if exists (
+    select from flashsale_data.sweepers s
+    where s.runner = p_runner and s.swept_at > flashsale.clock() + interval '1 second'
+  ) then
+    update pgmq.q_payments q set vt = clock_timestamp() where q.vt > clock_timestamp();
+    update pgmq.q_notifications q set vt = clock_timestamp() where q.vt > clock_timestamp();
+  end if;
+end
+$$;
+
+comment on function flashsale.mind_the_clock(text) is
+$$Makes all jobs due if the clock went back since p_runner swept last
+Leased ones too: to do a job twice is harmless. Steps of less than a second are ignored.$$;
 
 create function flashsale.fold() returns void
 language sql volatile set search_path = ''

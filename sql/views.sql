@@ -83,14 +83,15 @@ $$Jobs that were given up; retry_dead_letter(dead_letter_id) tries again$$;
 create view flashsale.sweep_status as
 select
   s.runner, s.swept_at,
-  greatest(0, extract(epoch from flashsale.clock() - s.swept_at))::double precision as lag_seconds,
+  abs(extract(epoch from flashsale.clock() - s.swept_at))::double precision as lag_seconds,
   s.sweeps, s.expired, s.promoted
 from flashsale_data.sweepers s
 order by s.swept_at desc;
 
 comment on view flashsale.sweep_status is
 $$Who swept, when last, and what it did so far; the newest first
-lag_seconds: since its last sweep. Runners silent for a day are forgotten.$$;
+lag_seconds: since its last sweep, or, if the clock has gone back, until then, which is as bad.
+Runners silent for a day are forgotten.$$;
 
 create view flashsale.queue_status as
 select

@@ -16,8 +16,11 @@ from typing import Any
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
+from flashsale.dev import Stack
+from flashsale.settings import Settings
 from support import eventually, put_cluster, server_folder
 
 
@@ -172,6 +175,28 @@ def test_a_postgres_that_dies_is_started_again() -> None:
             eventually(lambda: "Postgres has ended" in dev.output.read_text())
             eventually(dev.is_ready, 30)
             assert dev.order(order)["ticket"] == order["ticket"]
+
+
+class FullDisk:
+    """A Postgres that has room to start, and none to write anything."""
+
+    def is_running(self) -> bool:
+        return False
+
+    def stop(self) -> None:
+        pass
+
+    def start(self) -> None:
+        raise psycopg.errors.DiskFull("no space left on device")
+
+
+def test_a_postgres_that_starts_but_can_not_write_is_tried_again() -> None:
+    with server_folder() as folder:
+        said: list[str] = []
+        stack = Stack(Settings(), folder, said.append)
+        stack.postgres = FullDisk()  # type: ignore[assignment]
+        stack.watch()
+        assert "no space left" in said[-1]
 
 
 def test_a_port_that_is_taken_is_said_at_once() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -9,13 +10,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import psycopg
 import pytest
 
 from flashsale import embedded
 from flashsale.embedded import EmbeddedError, EmbeddedPostgres, wheel_binaries
-from support import cluster_folder, eventually, put_cluster, server_folder
+from support import cluster_folder, connect, eventually, put_cluster, server_folder, value
 
 RUN_AND_HANG = """
 import sys, time
@@ -279,3 +281,21 @@ def test_binaries_in_a_closed_home_are_copied_once(
         assert copy.is_relative_to(open_folder)
         assert wheel_binaries(user) == copy
     assert embedded._can_run(copy / "postgres", user)
+
+
+def use_up(url: str, opened: contextlib.ExitStack) -> NoReturn:
+    while True:
+        opened.enter_context(connect(url))
+
+
+def test_others_can_use_up_their_connections_only() -> None:
+    settings = {"max_connections": "12", "reserved_connections": "2"}
+    with server_folder() as folder, EmbeddedPostgres(folder, settings=settings) as server:
+        admin = server.url("flashsale", "postgres")
+        with connect(admin) as conn, contextlib.ExitStack() as opened:
+            conn.execute("create role greedy login password 'greedy'")
+            theirs = f"postgresql://greedy:greedy@127.0.0.1:{server.port}/flashsale"
+            with pytest.raises(psycopg.OperationalError, match="pg_use_reserved_connections"):
+                use_up(theirs, opened)
+            for url in (server.url(), server.url(), admin):
+                assert value(opened.enter_context(connect(url)), "select 1") == 1

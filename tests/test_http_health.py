@@ -127,6 +127,20 @@ async def test_metrics_count_requests_and_outcomes(api: Api, db: Connection) -> 
     assert seen["flashsale_event_streams", ()] == 0
 
 
+async def test_each_kind_of_sweeper_has_its_own_lag(api: Api, db: Connection) -> None:
+    """pg_cron that has stopped shows, although the worker goes on."""
+    for runner in ("pg_cron", "worker:here:1", "worker:here:2"):
+        db.execute("select flashsale.sweep(%s)", [runner])
+    db.execute(
+        "update flashsale_data.sweepers set swept_at = swept_at - interval '1 minute' "
+        "where runner in ('pg_cron', 'worker:here:1')"
+    )
+    seen = samples((await api("GET", "/metrics")).text)
+    assert seen["flashsale_sweep_lag_seconds", ()] < 5
+    assert seen["flashsale_sweeper_lag_seconds", ("worker",)] < 5
+    assert seen["flashsale_sweeper_lag_seconds", ("pg_cron",)] >= 60
+
+
 async def test_each_app_counts_for_itself(database_url: str) -> None:
     for _ in range(2):
         async with serving(settings(database_url)) as api:

@@ -35,7 +35,7 @@ _MAX_BIGINT = 2**63 - 1
 class Gauges(NamedTuple):
     """What /metrics asks the database."""
 
-    sweep_lag_seconds: float | None  # null: never swept
+    sweeps: list[tuple[str, float]]  # pg_cron, worker or manual, lag_seconds
     queues: list[tuple[str, int, float, int]]  # name, depth, oldest_age_seconds, dead
     orders: list[tuple[str, int]]  # status, orders
 
@@ -195,12 +195,15 @@ class Database:
 
     async def gauges(self) -> Gauges:
         async with self._read.connection() as connection:
-            lag = await connection.fetchval("select min(lag_seconds) from flashsale.sweep_status")
+            sweeps = await connection.fetch(
+                "select split_part(runner, ':', 1), min(lag_seconds) from flashsale.sweep_status "
+                "group by 1"
+            )
             queues = await connection.fetch(
                 "select queue, depth, oldest_age_seconds, dead from flashsale.queue_status"
             )
             orders = await connection.fetch("select outcome, orders from flashsale.outcome_totals")
-        return Gauges(lag, [tuple(q) for q in queues], [tuple(o) for o in orders])
+        return Gauges(*([tuple(row) for row in rows] for rows in (sweeps, queues, orders)))
 
 
 def _number(order_id: str) -> int:

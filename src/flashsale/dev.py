@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import psycopg
 
 from flashsale.embedded import EmbeddedError, EmbeddedPostgres, die_with_parent
 from flashsale.migrate import migrate
@@ -168,7 +169,7 @@ class Stack:
             self.postgres.stop()  # what is left of it
             self._postgres_backoff.started()
             self.postgres.start()
-        except (EmbeddedError, OSError) as error:
+        except (EmbeddedError, psycopg.Error, OSError) as error:
             delay = self._postgres_backoff.died()
             self._say(f"Postgres does not start, again in {delay:g} s: {error}")
 

@@ -129,8 +129,12 @@ class _Gauges(Collector):
         yield _gauge("database_up", "Whether the database answered", int(self.latest is not None))
         if self.latest is None:
             return
-        if self.latest.sweep_lag_seconds is not None:
-            yield _gauge("sweep_lag_seconds", "Since the last sweep", self.latest.sweep_lag_seconds)
+        lags = dict(self.latest.sweeps)
+        if lags:
+            yield _gauge("sweep_lag_seconds", "Since the last sweep", min(lags.values()))
+        lag = _gauge("sweeper_lag_seconds", "Since the last sweep of this kind", label="sweeper")
+        for sweeper, seconds in lags.items():
+            lag.add_metric((sweeper,), seconds)
         orders = _gauge("orders", "Orders over all items, up to a second old", label="status")
         for status, count in self.latest.orders:
             orders.add_metric((status,), count)
@@ -141,7 +145,7 @@ class _Gauges(Collector):
             depth.add_metric((queue,), jobs)
             age.add_metric((queue,), oldest_age_seconds)
             dead.add_metric((queue,), given_up)
-        yield from (orders, depth, age, dead)
+        yield from (lag, orders, depth, age, dead)
 
 
 def _gauge(
