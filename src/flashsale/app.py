@@ -11,11 +11,13 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
+from litestar.openapi.spec import OpenAPI
 
 from flashsale import express
 from flashsale.database import Database
 from flashsale.errors import CODES, PROBLEM_JSON, answer, problem
 from flashsale.metrics import Metrics
+from flashsale.models import Ask, ItemChanges, NewItem
 from flashsale.routes import HANDLERS, JsonRequest, Parts
 from flashsale.settings import Settings
 from flashsale.watch import Watcher, on_termination
@@ -57,9 +59,16 @@ def create_app(settings: Settings | None = None) -> Litestar:
         state=State({"service": service}),
     )
     app.asgi_handler = metrics.around(express.around(app.asgi_handler, service))
-    asked = app.openapi_schema.paths or {}
-    asked["/items/{item_id}/orders"].post.request_body.required = False  # type: ignore[union-attr]
+    _complete(app.openapi_schema)
     return app
+
+
+def _complete(document: OpenAPI) -> None:
+    """Says what Litestar leaves out: an optional body, and that unknown fields are refused."""
+    asked = document.paths or {}
+    asked["/items/{item_id}/orders"].post.request_body.required = False  # type: ignore[union-attr]
+    for kind in (Ask, ItemChanges, NewItem):
+        document.components.schemas[kind.__name__].additional_properties = False
 
 
 def _openapi() -> OpenAPIConfig:

@@ -183,7 +183,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NOT_SETTINGS = frozenset(
-    {"FLASHSALE_TEST_PG_BIN", "FLASHSALE_DATA_DIR", "FLASHSALE_SQL_DIR", "FLASHSALE_MODEL_EXAMPLES"}
+    {
+        "FLASHSALE_TEST_PG_BIN",
+        "FLASHSALE_DATA_DIR",
+        "FLASHSALE_SQL_DIR",
+        "FLASHSALE_MODEL_EXAMPLES",
+        "FLASHSALE_SCHEMA_EXAMPLES",
+    }
 )
 """Variables of ours that are not fields: of the tests and of `flashsale dev` itself."""
 
