@@ -289,7 +289,7 @@ MUTANTS = [
         "reserve",
         "      order by e.item_id, e.customer_id\n",
         "      order by e.ticket\n",
-        "races",
+        "found",
     ),
     Mutant(
         "reserve: sells while paused",

@@ -186,3 +186,24 @@ def test_no_call_sells_a_paused_item(db: Connection) -> None:
     call(db, "pause_item", shoe)
     assert reserve(db, shoe, "ann").outcome == "paused"
     assert [o.outcome for o in many(db, shoe, ["ann"])] == ["paused"]
+
+
+def test_batches_that_met_the_same_customers_the_other_way_round_do_not_deadlock(
+    db: Connection, database_url: str
+) -> None:
+    """Whatever the order of arrival: ann and bob, and may between them, who is asking just now."""
+    shoe = item(db, stock=9)
+    with (
+        connect(database_url, autocommit=False) as other,
+        connect(database_url) as one,
+        connect(database_url) as two,
+    ):
+        reserve(other, shoe, "may")
+        forth = Call(lambda: many(one, shoe, ["ann", "may", "bob"]))
+        eventually(lambda: waits(db, one))
+        back = Call(lambda: many(two, shoe, ["bob", "may", "ann"]))
+        eventually(lambda: waits(db, two))
+        other.rollback()
+        orders = {order.customer_id: order.order_id for order in forth.result()}
+        assert {order.customer_id: order.order_id for order in back.result()} == orders
+    settle(db)
