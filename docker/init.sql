@@ -11,3 +11,5 @@ select pg_reload_conf();
 \connect flashsale
 create extension pg_cron;
 grant usage on schema cron to flashsale;
+-- Else every role may write large objects, as many as the disk holds.
+revoke execute on function lo_create(oid), lo_creat(integer), lo_from_bytea(oid, bytea) from public;

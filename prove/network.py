@@ -68,7 +68,7 @@ async def _until_answered(client: Client, ask: tuple[str, str, dict[str, str]]) 
 
 
 def wires(full: bool) -> list[Row]:
-    """A slow, a silent and a breaking wire between the service and its database, under load."""
+    """Slow, silent and breaking wires from API and worker to Postgres and to the provider."""
     times = 5 if full else 1
     faults: dict[str, Fault] = {"latency 50 ms": _slow, "black hole 20 s": _silent}
     faults["connections reset"] = _reset
@@ -76,24 +76,24 @@ def wires(full: bool) -> list[Row]:
 
 
 def _slow(service: Parts) -> int:
-    for wire in service.database_wires:
+    for wire in service.wires:
         wire.latency_seconds = 0.025  # each way
     time.sleep(5)
-    for wire in service.database_wires:
+    for wire in service.wires:
         wire.latency_seconds = 0.0
     return 1
 
 
 def _silent(service: Parts) -> int:
-    with silence(*service.database_wires):
+    with silence(*service.wires):
         time.sleep(SILENCE_SECONDS)
-        held = sum(wire.held_bytes for wire in service.database_wires)
+        held = sum(wire.held_bytes for wire in service.wires)
     return int(held > 0)
 
 
 def _reset(service: Parts) -> int:
     for _ in range(20):
-        for wire in service.database_wires:
+        for wire in service.wires:
             wire.reset()
         time.sleep(0.1)
     return 1

@@ -234,8 +234,8 @@ class Parts(Service):
         yield
 
     @property
-    def database_wires(self) -> tuple[Proxy, Proxy]:
-        return self.api_wire, self.worker_wire
+    def wires(self) -> tuple[Proxy, ...]:
+        return self.api_wire, self.worker_wire, self.provider_wire
 
     def database_url(self) -> str:
         return self._url
@@ -261,7 +261,7 @@ class Parts(Service):
         return self._url.replace(f":{port}/", f":{wire.port}/")
 
     def _stop(self) -> None:
-        for wire in (self.api_wire, self.worker_wire, self.provider_wire):
+        for wire in self.wires:
             wire.hold()
         for process in self._processes.values():
             process.terminate()

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import psycopg
 import pytest
+from psycopg.errors import InsufficientPrivilege
 
 from flashsale import embedded
 from flashsale.embedded import EmbeddedError, EmbeddedPostgres, wheel_binaries
@@ -43,6 +44,13 @@ def test_data_survives_a_stop() -> None:
             conn.commit()
         with EmbeddedPostgres(folder) as server, psycopg.connect(server.url()) as conn:
             assert conn.execute("select n from kept").fetchone() == (42,)
+
+
+def test_nobody_but_a_superuser_makes_large_objects() -> None:
+    with cluster_folder() as folder, EmbeddedPostgres(folder) as server:
+        for call in ("lo_create(0)", "lo_creat(0)", "lo_from_bytea(0, 'x')"):
+            with psycopg.connect(server.url()) as conn, pytest.raises(InsufficientPrivilege):
+                conn.execute(f"select {call}")  # type: ignore[call-overload]
 
 
 def test_postgres_ends_with_its_parent_and_starts_again() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from flashsale import worker
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
+from flashsale.settings import Settings
 from support import (
     Connection,
     cluster_folder,
@@ -17,6 +20,7 @@ from support import (
     item,
     many,
     one,
+    reserve,
     rows,
     status,
     value,
@@ -84,3 +88,40 @@ def test_pg_cron_logs_little_and_shows_in_sweep_status(cron: Connection) -> None
         cron, "select lag_seconds < 1 from flashsale.sweep_status where runner = 'pg_cron'"
     )
     assert value(cron, "select count(*) from cron.job_run_details") < 20
+
+
+LAG = "select min(lag_seconds) from flashsale.sweep_status where runner like %s"
+
+
+@pytest.mark.storm
+async def test_without_pg_crons_launcher_the_worker_carries_on_and_the_lag_shows(
+    cron: Connection,
+) -> None:
+    """The last test of this server: the launcher does not come back until Postgres restarts."""
+    await asyncio.to_thread(eventually, lambda: value(cron, LAG, "pg_cron") is not None, 75)
+    stop = asyncio.Event()
+    url = f"postgresql://postgres:{cron.info.password}@127.0.0.1:{cron.info.port}/flashsale"
+    working = asyncio.create_task(worker.run(Settings(database_url=url), stop=stop))
+    try:
+        ended = value(
+            cron,
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity "
+            "where backend_type = 'pg_cron launcher' or application_name = 'pg_cron'",
+        )
+        assert ended >= 1
+        await asyncio.to_thread(eventually, lambda: value(cron, LAG, "pg_cron") > 2)
+        order = reserve(cron, item(cron, "late", hold_seconds=1), "ann")
+        await asyncio.to_thread(
+            eventually,
+            lambda: value(
+                cron,
+                "select status = 'expired' from flashsale_data.orders where order_id = %s",
+                order.order_id,
+            ),
+            5,
+        )
+        assert value(cron, LAG, "worker:%") < 2
+        assert value(cron, LAG, "pg_cron") > 2  # as does flashsale_sweeper_lag_seconds
+    finally:
+        stop.set()
+        await working

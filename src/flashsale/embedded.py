@@ -42,6 +42,11 @@ RESERVED: Mapping[str, str] = {"reserved_connections": "10"}
 """That too, from PostgreSQL 16: so many connections that only the service's login may use, so that
 holds expire and lines are served however many others connect."""
 
+NO_LARGE_OBJECTS = """
+revoke execute on function lo_create(oid), lo_creat(integer), lo_from_bytea(oid, bytea) from public
+"""
+"""Else every role may write as many as the disk holds. Only a superuser can take it away."""
+
 _SOCKET_PATH_BYTES = 107  # what fits into sockaddr_un on Linux
 _PR_SET_PDEATHSIG = 1
 _PREDECESSOR_SECONDS = 30.0  # how long a killed service's Postgres may take to shut down
@@ -337,6 +342,8 @@ class EmbeddedPostgres:
                 conn.execute("grant pg_use_reserved_connections to flashsale")
             if not conn.execute("select 1 from pg_database where datname = 'flashsale'").fetchone():
                 conn.execute("create database flashsale owner flashsale")
+        with psycopg.connect(self.url(user="postgres"), autocommit=True) as conn:
+            conn.execute(NO_LARGE_OBJECTS)
 
 
 def _unprivileged_user() -> pwd.struct_passwd | None:
