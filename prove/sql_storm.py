@@ -142,7 +142,7 @@ class Storm:
 
     def _notify(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
         for job in call(conn, "take_notifications", dice.randint(1, 20), 30):
-            call(conn, "finish_job", "notifications", job.job_id, job.reads)
+            call(conn, "finish_notifications", [job.job_id], [job.reads])
         return ()
 
 
