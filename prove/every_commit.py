@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
+from prove.checker import NEXT
 from prove.cluster import Connection, admin, copy, folder, kill
 from prove.report import Row
-from prove.sale import STEPS, honours, put_on_sale, sell_out
+from prove.sale import honours, put_on_sale, sell_out
 from prove.sql_storm import ITEMS, Answer, Storm
 
 SEGMENT = 16 * 2**20
@@ -198,7 +199,7 @@ def _follows(new: Any, old: Any) -> bool:
     fixed = ["item_id", "ticket", "customer_id", "created_at"]
     fixed += ["reserved_at", "expires_at"] if old.reserved_at else []
     return all(getattr(new, name) == getattr(old, name) for name in fixed) and (
-        new.status == old.status or new.status in STEPS.get(old.status, ())
+        new.status == old.status or new.status in NEXT.get(old.status, ())
     )
 
 

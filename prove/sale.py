@@ -5,15 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from prove.checker import NEXT
 from prove.cluster import Connection
 
 DRAIN_SECONDS = 30.0
-
-STEPS = {
-    "waiting": {"reserved", "paid", "expired", "cancelled", "unserved"},
-    "reserved": {"paid", "expired", "cancelled"},
-}
-"""Where an order may have got to while we did not look; all other states are final."""
 
 
 def call(conn: Connection, function: str, *args: Any) -> list[Any]:
@@ -47,7 +42,7 @@ def honours(order: Any, answer: Any) -> bool:
         and (answer.expires_at is None or order.expires_at == answer.expires_at)
         and (
             order.status == answer.status
-            or order.status in STEPS.get(answer.status, ())
+            or order.status in NEXT.get(answer.status, ())
             or (answer.status, order.status) == ("expired", "reserved")  # over, but not yet marked
         )
     )

@@ -16,9 +16,18 @@ import psycopg
 import pytest
 from pytest_postgresql.janitor import DatabaseJanitor
 
+from dev_support import Dev, running
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
-from support import Connection, cluster_folder, connect, rows, value
+from support import (
+    Connection,
+    cluster_folder,
+    connect,
+    put_cluster,
+    rows,
+    server_folder,
+    value,
+)
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 
@@ -256,3 +265,12 @@ class Clock:
 @pytest.fixture
 def clock(db: Connection) -> Clock:
     return Clock(db)
+
+
+@pytest.fixture(scope="module")
+def dev() -> Iterator[Dev]:
+    """The whole service, as `flashsale dev` runs it; a module's tests share it."""
+    with server_folder() as folder:
+        put_cluster(folder / "data")
+        with running(folder) as dev:
+            yield dev

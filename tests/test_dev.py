@@ -3,90 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import psycopg
 import pytest
 
+from dev_support import running
 from flashsale.dev import Stack
 from flashsale.settings import Settings
 from support import eventually, put_cluster, server_folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Dev:
-    """A running `flashsale dev`."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.port, self.provider_port = free_port(), free_port()
-        self.output = folder / "output"
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("FLASHSALE_")}
-        with self.output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "flashsale", "dev", "--data-dir", str(folder / "data")),
-                    *("--port", str(self.port), "--provider-port", str(self.provider_port)),
-                    *arguments,
-                ],
-                env=environ,
-                stdout=output,
-                stderr=output,
-            )
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
-
-    def is_ready(self) -> bool:
-        assert self.process.poll() is None, self.output.read_text()
-        try:
-            return self.http.get("/health/ready").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def reserve(self, item_id: int, customer: str) -> dict[str, Any]:
-        answer = self.http.post(f"/items/{item_id}/orders", headers={"X-Customer-Id": customer})
-        assert answer.status_code in (200, 201, 202), answer.text
-        return dict(answer.json())
-
-    def order(self, order: dict[str, Any]) -> dict[str, Any]:
-        customer = {"X-Customer-Id": order["customer_id"]}
-        return dict(self.http.get(f"/orders/{order['order_id']}", headers=customer).json())
-
-    def put_on_sale(self, **terms: Any) -> int:
-        item = {"sku": "shoe", "name": "Shoe", "price": 1000, "currency": "EUR", "stock": 1}
-        answer = self.http.post("/items", json=item | {"hold_seconds": 60} | terms)
-        assert answer.status_code == 201, answer.text
-        return int(answer.json()["item_id"])
-
-
-@contextmanager
-def running(folder: Path, *arguments: str) -> Iterator[Dev]:
-    dev = Dev(folder, *arguments)
-    try:
-        eventually(dev.is_ready, 60)
-        yield dev
-    finally:
-        dev.http.close()
-        if dev.process.poll() is None:
-            dev.process.terminate()
-            dev.process.wait(30)
 
 
 def all_gone(family: list[psutil.Process]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,20 +10,11 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from dev_support import Dev
 from flashsale.app import create_app
 from flashsale.settings import Settings
-from support import put_cluster, server_folder
-from test_dev import Dev, running
 
 EXAMPLES = int(os.environ.get("FLASHSALE_SCHEMA_EXAMPLES", "5"))
-
-
-@pytest.fixture(scope="module")
-def dev() -> Iterator[Dev]:
-    with server_folder() as folder:
-        put_cluster(folder / "data")
-        with running(folder) as dev:
-            yield dev
 
 
 DOCUMENT = create_app(
