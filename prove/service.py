@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 
-from flashsale.embedded import EmbeddedPostgres
+from flashsale.embedded import EmbeddedPostgres, free_port
 from flashsale.migrate import migrate
 from prove.proxy import Proxy
 
@@ -52,7 +51,7 @@ class Service:
     def __init__(self, **settings: Any) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="flashsale-prove-")
         self.data_dir = Path(self._folder.name)
-        self.port, self.provider_port = _free_ports(2)
+        self.port, self.provider_port = free_port(), free_port()
         self.api_url = f"http://127.0.0.1:{self.port}"
         self.provider_url = f"http://127.0.0.1:{self.provider_port}"
         self.ledger = self.data_dir / "provider-ledger.jsonl"
@@ -112,11 +111,7 @@ class Service:
         return {what: n for what, n in [*counts, ("undelivered events", events)] if n}
 
     def is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.api_url}/health/ready", timeout=2):
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
+        return _is_ready(self.api_url)
 
     def sweeps(self) -> int:
         """How many sweeps there have been; -1 if nobody can tell."""
@@ -141,7 +136,7 @@ class Service:
     def wait_until_ready(self, timeout_seconds: float) -> float:
         """How long it took. Errors: TimeoutError."""
         began = time.monotonic()
-        while not self.is_ready():
+        while not (self.is_ready() and _is_ready(self.provider_url)):
             if time.monotonic() > began + timeout_seconds:
                 logs = [path.read_text(errors="replace") for path in self.data_dir.glob("*.out")]
                 said = "\n".join(log[-2000:] for log in logs)
@@ -270,6 +265,14 @@ class Parts(Service):
         self._stack.close()
 
 
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health/ready", timeout=2):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
 def _is(part: str, process: psutil.Process) -> bool:
     """granian's workers are forks of `serve`, and may carry another command line."""
     command = process.cmdline()
@@ -279,13 +282,3 @@ def _is(part: str, process: psutil.Process) -> bool:
     return any(
         "flashsale" in it and part in it for it in (command, parent and parent.cmdline()) if it
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

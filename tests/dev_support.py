@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,13 +13,8 @@ from typing import Any
 import httpx
 import psutil
 
+from flashsale.embedded import free_port
 from support import eventually
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Dev:
@@ -45,8 +39,9 @@ class Dev:
 
     def is_ready(self) -> bool:
         assert self.process.poll() is None, self.output.read_text()
+        urls = ("/health/ready", f"http://127.0.0.1:{self.provider_port}/health/ready")
         try:
-            return self.http.get("/health/ready").status_code == 200
+            return all(self.http.get(url).status_code == 200 for url in urls)
         except httpx.TransportError:
             return False
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,6 +15,7 @@ from granian.constants import Interfaces
 from granian.server.embed import Server
 
 from flashsale import signature
+from flashsale.embedded import free_port
 from flashsale.provider import create_app
 from flashsale.settings import Settings
 
@@ -31,15 +29,6 @@ async def until(condition: Callable[[], Any], what: str = "") -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what or condition}"
         await asyncio.sleep(0.005)
-
-
-def free_port() -> int:
-    """A port below those that outgoing connections get: it stays free while a server restarts."""
-    while True:
-        port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class Delivery(NamedTuple):

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import pytest
 
+from flashsale.embedded import free_port
 from flashsale.gateway import (
     Captured,
     HttpProvider,
@@ -21,7 +22,7 @@ from flashsale.gateway import (
     Session,
     Voided,
 )
-from provider_support import Stage, free_port, staged
+from provider_support import Stage, staged
 
 T = TypeVar("T")
 EXPIRES_AT = datetime(2030, 1, 1, tzinfo=UTC)

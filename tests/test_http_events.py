@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 
 from flashsale import examples
 from flashsale.database import Database
+from flashsale.embedded import free_port
 from flashsale.models import Order
 from flashsale.watch import Watcher
 from http_support import NEW_ITEM, SECRET, Api, settings, success
@@ -27,9 +27,7 @@ from support import Connection, sweep
 
 @contextmanager
 def granian(database_url: str, **env: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
         [

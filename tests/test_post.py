@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from flashsale.embedded import free_port
 from flashsale.post import Answer, Client, NoAnswer, NobodyListens
-from provider_support import free_port, until
+from provider_support import until
 
 Turn = Callable[[int, bytes], bytes | None]
 

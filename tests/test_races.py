@@ -356,6 +356,7 @@ def pay_at_the_deadline(db: Connection, url: str, count: int, seed: int) -> None
         outcomes = in_parallel(url, 25, [lambda c, t=t, o=o: pay_at(c, t, o) for t, o in moments])
         done.set()
         sweeping.result()
+    sweep(db)  # whom the last one passed over, because their late payment held them
     found = rows(
         db,
         "select o.status, p.status::text as payment from flashsale_data.orders o "

@@ -12,7 +12,6 @@ import contextlib
 import os
 import random
 import resource
-import socket
 import statistics
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from flashsale.dev import Stack
+from flashsale.embedded import free_port
 from flashsale.settings import Settings
 
 FINAL = ("paid", "expired", "cancelled", "unserved")
@@ -272,8 +272,8 @@ def run(customers: int, stock: int, hold_seconds: int, seed: int) -> int:
         Path(folder).chmod(0o711)  # as root, Postgres runs as somebody else
         settings = Settings.from_env(
             {k: v for k, v in os.environ.items() if k == "FLASHSALE_DATABASE_URL"},
-            port=_free_port(),
-            provider_port=_free_port(),
+            port=free_port(),
+            provider_port=free_port(),
         )
         console.print("Starting a fresh service …")
         with Stack(settings, Path(folder), say=lambda _line: None) as stack:
@@ -458,12 +458,6 @@ def _percentiles(values: list[float]) -> str:
 
 def _euros(minor: int) -> str:
     return f"{minor / 100:,.2f} EUR"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _allow_many_connections(wanted: int) -> None:

@@ -135,11 +135,14 @@ class Stack:
         return self.settings.provider_url
 
     def is_ready(self) -> bool:
+        """Whether the API and the provider say so."""
         try:
-            with urllib.request.urlopen(f"{self.api_url}/health/ready", timeout=2):  # noqa: S310
-                return True
+            for url in (self.api_url, self.provider_url):
+                with urllib.request.urlopen(f"{url}/health/ready", timeout=2):  # noqa: S310
+                    pass
         except (urllib.error.URLError, OSError):
             return False
+        return True
 
     def wait_until_ready(self, timeout_seconds: float = 60) -> None:
         """Errors: TimeoutError, with what the service says it lacks."""

@@ -6,6 +6,7 @@ rights of folders. As root we drop to another user, since Postgres refuses root.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import importlib.util
@@ -103,7 +104,7 @@ class EmbeddedPostgres:
         self._make_cluster()
         self._wait_for_the_last_one()
         self._socket_dir = self._make_socket_dir()
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         options = {
             **(RESERVED if self._major_version() >= 16 else {}),
             **self._settings,
@@ -445,10 +446,13 @@ def _parent_of(pid: int) -> int:
         return 0  # gone
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A port below those that outgoing connections get: it stays free while a server restarts."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
