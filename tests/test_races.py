@@ -193,7 +193,7 @@ def test_a_session_opened_while_the_hold_expires_is_voided_either_way(
 
 
 def freed_unit(db: Connection, database_url: str, rounds: int) -> None:
-    shoe = item(db)
+    shoe = item(db, hold_seconds=3600)
     holder = reserve(db, shoe, "first")
     with sessions(database_url, 3) as (canceller, sweeper, newcomer):
         for n in range(rounds):
@@ -229,7 +229,7 @@ def test_a_freed_unit_goes_to_the_line_a_thousand_times(db: Connection, database
 
 
 def opposite_batches(db: Connection, url: str, rounds: int) -> None:
-    shoe = item(db, stock=1_000_000)
+    shoe = item(db, stock=1_000_000, hold_seconds=3600)
     names = ["ann", "bob", "cid", "dan"]
 
     def work(conn: Connection, order: list[str]) -> None:
