@@ -29,8 +29,8 @@ prove: $(VENV)/.installed ## Try to break it: crashes, faults, interleavings, mu
 prove-full: $(VENV)/.installed ## The same before a release (hours)
 	$(BIN)/python -m prove --full $(PROVE)
 
-bench: $(VENV)/.installed ## Measure reserve against its rivals (12 minutes)
-	$(BIN)/python bench/run.py
+bench: $(VENV)/.installed ## Measure everything that docs/performance.md says
+	$(BIN)/python -m bench $(BENCH)
 
 lint: $(VENV)/.installed ## Check style and types
 	$(BIN)/ruff check .

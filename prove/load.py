@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import Callable
@@ -267,12 +268,11 @@ class Sale:
     async def _operate(self) -> None:
         """Units of the last item come and go."""
         item_id = list(self.stock)[-1]
-        while True:
-            await asyncio.sleep(self._dice.uniform(0.2, 0.6))
-            comes = self._dice.random() < 0.5
+        for comes in itertools.cycle((True, False)):
             units = self._dice.randint(1, 5)
             op = self.history.ask("restock" if comes else "withdraw", item_id, units=units)
             await self._patch(item_id, {"add_stock" if comes else "withdraw_stock": units}, op)
+            await asyncio.sleep(self._dice.uniform(0.2, 0.6))
 
     async def _patch(self, item_id: int, changes: dict[str, Any], op: Op | None = None) -> bool:
         with contextlib.suppress(NoAnswer):

@@ -460,12 +460,8 @@ MUTANTS = [
     Mutant(
         "jobs: acknowledged whoever has the lease",
         "jobs",
-        "    delete from pgmq.q_payments q\n"
-        "    where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_reads\n"
-        "    returning q.msg_id",
-        "    delete from pgmq.q_payments q\n"
-        "    where p_queue = 'payments' and q.msg_id = p_job_id\n"
-        "    returning q.msg_id",
+        "  delete from pgmq.q_payments q where q.msg_id = p_job_id and q.read_ct = p_reads;",
+        "  delete from pgmq.q_payments q where q.msg_id = p_job_id;",
         "jobs",
     ),
     Mutant(

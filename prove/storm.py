@@ -20,7 +20,7 @@ SHORT_KILLS = ("postgres", "serve", "all")  # the worker's are in network.worker
 BOUND_SECONDS = 2.0
 """Within which a freed unit is offered again, on two cores that also carry all customers."""
 
-EXERCISE = {"reserve -> reserved": 200, "reserve -> waiting": 150, "waiting -> reserved": 20}
+EXERCISE = {"reserve -> reserved": 200, "reserve -> waiting": 150, "waiting -> reserved": 10}
 EXERCISE |= {"reserved -> paid": 50, "reserved -> expired": 20, "reserved -> cancelled": 20}
 EXERCISE |= {"waiting -> cancelled": 20, "waiting -> unserved": 20, "same key again": 20}
 EXERCISE |= {"payment failed": 5, "payment voided": 20, "restock ok": 1, "withdraw ok": 1}

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -159,14 +159,14 @@ def _serve(**flags: Any) -> int:
     settings = Settings.from_env(**flags)
     settings.need_database_url()
     settings.need_webhook_secret()
-    return _granian("flashsale.cli:api", settings.host, settings.port, settings, flags)
+    return run_granian("flashsale.cli:api", settings.host, settings.port, settings, flags)
 
 
 def _provider(host: str | None, port: int | None, faults: str | None) -> int:
     flags: dict[str, Any] = {"provider_host": host, "provider_port": port, "faults": faults}
     settings = Settings.from_env(**flags)
     settings.need_webhook_secret()
-    return _granian(
+    return run_granian(
         "flashsale.cli:provider",
         settings.provider_host,
         settings.provider_port,
@@ -175,7 +175,9 @@ def _provider(host: str | None, port: int | None, faults: str | None) -> int:
     )
 
 
-def _granian(target: str, host: str, port: int, settings: Settings, flags: dict[str, Any]) -> int:
+def run_granian(
+    target: str, host: str, port: int, settings: Settings, flags: Mapping[str, Any]
+) -> int:
     """Runs an application on granian until SIGTERM; one process, uvloop.
 
     granian starts a process of its own for the application, which reads the environment: so flags

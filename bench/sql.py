@@ -1,0 +1,237 @@
+"""The functions in SQL: single calls and batches, against rivals and against plain INSERTs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from bench.report import HERE, Report
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.migrate import migrate
+
+STOCK = 10_000_000
+ITEMS = 1_000
+SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB", "max_connections": "300"}
+CUSTOMER = "'c' || :c"
+NEW_CUSTOMER = "\\set c random(1, 9000000000000000)\n"
+HOT, SPREAD = "\\set i 1\n", f"\\set i random(1, {ITEMS})\n"
+FULL, SOLD_OUT = ITEMS + 1, ITEMS + 2
+"""Items without stock: whoever asks joins the line of the first; the second has none."""
+ORDER = (
+    "insert into bench.orders (item_id, ticket, customer_id, status, created_at, reserved_at,"
+    " expires_at) "
+)
+PAYMENT = "insert into bench.payments (order_id, amount, currency, requested_at) "
+JOB = "insert into bench.jobs (vt, message, headers) "
+
+
+def single(schema: str, item: str) -> str:
+    return f"{item}{NEW_CUSTOMER}select {schema}.reserve(:i, {CUSTOMER});\n"
+
+
+def batch(size: int) -> str:
+    return (
+        f"{NEW_CUSTOMER}select count(*) from flashsale.reserve_many(array_fill(1, array[{size}]), "
+        f"(select array_agg({CUSTOMER} || n) from generate_series(1, {size}) n));\n"
+    )
+
+
+def same_rows(size: int) -> str:
+    """The rows that reserving writes, by multi-row INSERTs into tables with the same indexes."""
+    return f"""{NEW_CUSTOMER}begin;
+with o as ({ORDER} select 1, nextval('bench.ticket'), {CUSTOMER} || n, 'reserved', now(), now(),
+    now() + interval '10 minutes' from generate_series(1, {size}) n returning order_id),
+  p as ({PAYMENT} select order_id, 1000, 'EUR', now() from o returning payment_id)
+  {JOB} select now(), jsonb_build_object('kind', 'open', 'payment_id', payment_id), null from p;
+commit;
+"""
+
+
+SINGLE = {
+    "hot": single("flashsale", HOT),
+    "spread": single("flashsale", SPREAD),
+    "join the line": single("flashsale", f"\\set i {FULL}\n"),
+    "counter row": single("counter", HOT),
+    "select for update": single("for_update", HOT),
+    "row a unit, SKIP LOCKED": single("units", HOT),
+    "plain INSERT": f"{NEW_CUSTOMER}{ORDER} values (1, nextval('bench.ticket'), {CUSTOMER}, "
+    "'waiting', clock_timestamp(), null, null);\n",
+    "INSERT of the same rows": same_rows(1),
+}
+
+
+@contextmanager
+def server(report: Report, **settings: str) -> Iterator[EmbeddedPostgres]:
+    """A fresh database with flashsale in it; violations afterwards are reported."""
+    with tempfile.TemporaryDirectory(prefix="flashsale-bench-") as folder:
+        Path(folder).chmod(0o711)
+        with EmbeddedPostgres(folder, settings={**SETTINGS, **settings}) as postgres:
+            migrate(postgres.url())
+            yield postgres
+            found = query(postgres, "select * from flashsale.violation limit 3")
+            report.broken += [f"flashsale.violation: {row}" for row in found]
+
+
+def run(report: Report, seconds: float) -> None:
+    with server(report) as postgres:
+        prepare(postgres)
+        commits(postgres, simulated=False)
+        contention(report, postgres, seconds, "as the disk is")
+        batches(report, postgres, seconds)
+        commits(postgres, simulated=True)
+        contention(report, postgres, seconds, "1 ms")
+        rivals(report, postgres, seconds)
+
+
+def contention(report: Report, postgres: EmbeddedPostgres, seconds: float, commit: str) -> None:
+    clients = (8, 32, 128)
+    sides = {
+        f"{name} {count}": partial(pgbench, postgres, SINGLE[name], count, seconds)
+        for count in clients
+        for name in ("hot", "spread")
+    }
+    seen = report.take_turns(sides)
+    report.raw[f"SQL reservations/s, commit {commit}"] = seen
+    report.ratio(
+        f"SQL, commit {commit}, 32 clients: hot item / spread over {ITEMS:,} items",
+        ">= 0.95",
+        seen["hot 32"],
+        seen["spread 32"],
+    )
+    report.ratio(
+        f"SQL, commit {commit}, hot item: 128 clients / 8 clients",
+        ">= 0.9",
+        seen["hot 128"],
+        seen["hot 8"],
+    )
+
+
+def rivals(report: Report, postgres: EmbeddedPostgres, seconds: float) -> None:
+    names = [name for name in SINGLE if name != "spread"]
+    sides = {name: partial(pgbench, postgres, SINGLE[name], 32, seconds) for name in names}
+    seen = report.take_turns(sides)
+    report.raw["SQL reservations/s of rivals, commit 1 ms, 32 clients, hot item"] = seen
+    start = "SQL, commit 1 ms, 32 clients, hot item: reserve / "
+    report.ratio(f"{start}counter row", ">= 25", seen["hot"], seen["counter row"])
+    report.ratio(f"{start}select for update", "", seen["hot"], seen["select for update"])
+    report.ratio(
+        f"{start}row a unit, SKIP LOCKED", ">= 2.5", seen["hot"], seen["row a unit, SKIP LOCKED"]
+    )
+    report.ratio(
+        f"{start}plain INSERT of its three rows",
+        ">= 0.85",
+        seen["hot"],
+        seen["INSERT of the same rows"],
+    )
+    report.ratio(
+        "the same, joining the line / plain INSERT of its one row",
+        ">= 0.85",
+        seen["join the line"],
+        seen["plain INSERT"],
+    )
+    report.ratio(f"{start}plain INSERT of one row", "", seen["hot"], seen["plain INSERT"])
+
+
+def batches(report: Report, postgres: EmbeddedPostgres, seconds: float) -> None:
+    for size in (100, 256):
+        seen = report.take_turns(
+            {
+                "reserve_many": partial(pgbench, postgres, batch(size), 2, seconds, size),
+                "INSERT": partial(pgbench, postgres, same_rows(size), 2, seconds, size),
+            }
+        )
+        report.raw[f"SQL orders/s, batches of {size}, 2 connections"] = seen
+        report.ratio(
+            f"SQL, batches of {size}, 2 connections: reserve_many / multi-row INSERT of its rows",
+            ">= 0.6",
+            seen["reserve_many"],
+            seen["INSERT"],
+        )
+
+
+def prepare(postgres: EmbeddedPostgres) -> None:
+    """Items 1 to ITEMS with units for all, two with none, the rivals', and the plain tables."""
+    with psycopg.connect(postgres.url(), autocommit=True) as conn:
+        conn.execute(
+            "select flashsale.create_item('i' || n, 'i', 1000, 'EUR', "
+            f"case when n <= {ITEMS} then {STOCK} else 0 end, 600, "
+            f"p_max_waiting => case when n = {SOLD_OUT} then 0 end) "
+            f"from generate_series(1, {SOLD_OUT}) n"
+        )
+        conn.execute("create schema bench")
+        conn.execute("create sequence bench.ticket")
+        conn.execute("create table bench.orders (like flashsale_data.orders including all)")
+        conn.execute("create table bench.payments (like flashsale_data.payments including all)")
+        conn.execute("create table bench.jobs (like pgmq.q_payments including all)")
+        for rival in ("counter", "for_update", "units"):
+            conn.execute((HERE / "rivals" / f"{rival}.sql").read_bytes())
+        conn.execute("vacuum analyze")
+
+
+def commits(postgres: EmbeddedPostgres, *, simulated: bool) -> None:
+    """Whether a commit takes a millisecond, as on a real disk, or what it takes here."""
+    with psycopg.connect(postgres.url("flashsale", "postgres"), autocommit=True) as conn:
+        conn.execute(f"alter system set commit_delay = {1000 if simulated else 0}")
+        conn.execute(f"alter system set commit_siblings = {0 if simulated else 5}")
+        conn.execute("select pg_reload_conf()")
+
+
+def pgbench(
+    postgres: EmbeddedPostgres, text: str, clients: int, seconds: float, each: int = 1
+) -> float:
+    """Orders a second; each: how many a transaction makes."""
+    said = _pgbench(postgres, text, postgres.url(), clients, seconds)
+    return round(_number(r"tps = ([\d.]+)", said) * each)
+
+
+def latency(
+    postgres: EmbeddedPostgres,
+    text: str,
+    url: str,
+    clients: int,
+    seconds: float,
+    rate: int | None = None,
+) -> float:
+    """Mean µs of a transaction; rate: a second in all, if not as many as there can be."""
+    more = [f"--rate={rate}"] if rate else []
+    said = _pgbench(postgres, text, url, clients, seconds, *more)
+    return _number(r"latency average = ([\d.]+) ms", said) * 1000
+
+
+def _pgbench(
+    postgres: EmbeddedPostgres, text: str, url: str, clients: int, seconds: float, *more: str
+) -> str:
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
+        file.write(text)
+        file.flush()
+        result = subprocess.run(
+            [
+                *(postgres.bin_dir / "pgbench", "-n", "-M", "prepared", "-f", file.name),
+                *("-c", f"{clients}", "-j", "2", "-T", f"{seconds:.0f}", *more, url),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if result.returncode or "failed transactions: 0" not in result.stdout:
+        raise SystemExit(f"bench: pgbench failed: {result.stderr.strip()}")
+    return result.stdout
+
+
+def _number(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return float(found[1])
+
+
+def query(postgres: EmbeddedPostgres, text: str, *values: Any) -> list[Any]:
+    with psycopg.connect(postgres.url(), autocommit=True) as conn:
+        return conn.execute(text.encode(), values or None).fetchall()
