@@ -18,6 +18,8 @@ from prove.service import Parts
 from prove.storm import Fault, trial
 
 LOAD = Size(customers=1200, per_second=80)
+LONG_LOAD = Size(customers=2400, per_second=80)
+"""Goes on after the silence."""
 SILENCE_SECONDS = 20.0
 
 
@@ -72,7 +74,10 @@ def wires(full: bool) -> list[Row]:
     times = 5 if full else 1
     faults: dict[str, Fault] = {"latency 50 ms": _slow, "black hole 20 s": _silent}
     faults["connections reset"] = _reset
-    return [trial(name, LOAD, fault, times, make=Parts) for name, fault in faults.items()]
+    return [
+        trial(name, LONG_LOAD if fault is _silent else LOAD, fault, times, make=Parts)
+        for name, fault in faults.items()
+    ]
 
 
 def _slow(service: Parts) -> int:
