@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import statistics
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -45,13 +47,12 @@ def batch(size: int) -> str:
 
 
 def same_rows(size: int) -> str:
-    """The rows that reserving writes, by multi-row INSERTs into tables with the same indexes."""
-    return f"""{NEW_CUSTOMER}begin;
-with o as ({ORDER} select 1, nextval('bench.ticket'), {CUSTOMER} || n, 'reserved', now(), now(),
-    now() + interval '10 minutes' from generate_series(1, {size}) n returning order_id),
+    """The rows that reserving writes, by one INSERT into tables with the same indexes."""
+    return f"""{NEW_CUSTOMER}with o as ({ORDER}
+    select 1, nextval('bench.ticket'), {CUSTOMER} || n, 'reserved', now(), now(),
+      now() + interval '10 minutes' from generate_series(1, {size}) n returning order_id),
   p as ({PAYMENT} select order_id, 1000, 'EUR', now() from o returning payment_id)
   {JOB} select now(), jsonb_build_object('kind', 'open', 'payment_id', payment_id), null from p;
-commit;
 """
 
 
@@ -188,8 +189,8 @@ def pgbench(
     postgres: EmbeddedPostgres, text: str, clients: int, seconds: float, each: int = 1
 ) -> float:
     """Orders a second; each: how many a transaction makes."""
-    said = _pgbench(postgres, text, postgres.url(), clients, seconds)
-    return round(_number(r"tps = ([\d.]+)", said) * each)
+    seen = _pgbench(postgres, text, postgres.url(), clients, seconds)
+    return round(statistics.mean(rate for rate, _ in seen) * each)
 
 
 def latency(
@@ -202,34 +203,31 @@ def latency(
 ) -> float:
     """Mean µs of a transaction; rate: a second in all, if not as many as there can be."""
     more = [f"--rate={rate}"] if rate else []
-    said = _pgbench(postgres, text, url, clients, seconds, *more)
-    return _number(r"latency average = ([\d.]+) ms", said) * 1000
+    seen = _pgbench(postgres, text, url, clients, seconds, *more)
+    return statistics.mean(ms for _, ms in seen) * 1000
 
 
 def _pgbench(
     postgres: EmbeddedPostgres, text: str, url: str, clients: int, seconds: float, *more: str
-) -> str:
+) -> list[tuple[float, float]]:
+    """Transactions a second and their ms, second by second, once every session has its plans."""
+    warm = 1 + clients // 32
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(text)
         file.flush()
         result = subprocess.run(
             [
-                *(postgres.bin_dir / "pgbench", "-n", "-M", "prepared", "-f", file.name),
-                *("-c", f"{clients}", "-j", "2", "-T", f"{seconds:.0f}", *more, url),
+                *(postgres.bin_dir / "pgbench", "-n", "-M", "prepared", "-f", file.name, "-P", "1"),
+                *("-c", f"{clients}", "-j", "2", "-T", f"{warm + seconds:.0f}", *more, url),
             ],
             capture_output=True,
             text=True,
             check=False,
         )
-    if result.returncode or "failed transactions: 0" not in result.stdout:
-        raise SystemExit(f"bench: pgbench failed: {result.stderr.strip()}")
-    return result.stdout
-
-
-def _number(pattern: str, text: str) -> float:
-    found = re.search(pattern, text)
-    assert found is not None, text
-    return float(found[1])
+    seen = re.findall(r"progress: .*? ([\d.]+) tps, lat ([\d.]+) ms", result.stderr)
+    if result.returncode or not seen or "failed transactions: 0" not in result.stdout:
+        raise SystemExit(f"bench: pgbench failed: {result.stderr.strip() or result.stdout}")
+    return [(float(rate), float(ms)) for rate, ms in seen[-math.ceil(seconds) :]]
 
 
 def query(postgres: EmbeddedPostgres, text: str, *values: Any) -> list[Any]:

@@ -1,6 +1,6 @@
 create function flashsale.cancel(p_order_id bigint, p_customer_id text default null)
 returns flashsale.order_row
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_row flashsale.order_row;

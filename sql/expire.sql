@@ -25,7 +25,7 @@ $$Expires those of the given orders that are due
 The caller has locked them. p_now: read after the locks were taken. Returns how many.$$;
 
 create function flashsale.expire(p_limit integer default 10000) returns integer
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_due bigint[];

@@ -12,7 +12,7 @@ create function flashsale.create_item(
   p_max_waiting integer default null,
   p_late_payment text default 'refund')
 returns flashsale.item_status
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_item_id integer := nextval(pg_get_serial_sequence('flashsale_data.items', 'item_id'));
@@ -119,7 +119,7 @@ Errors: RV101 unknown item.$$;
 
 create function flashsale.restock(p_item_id integer, p_units integer)
 returns flashsale.item_status
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_item flashsale_data.items := flashsale.lock_item(p_item_id);
@@ -148,7 +148,7 @@ Errors: RV101 unknown item, RV302 units or the new stock out of range.$$;
 -- not free now is a debt that swallows the next forfeits (see promote).
 create function flashsale.withdraw(p_item_id integer, p_units integer)
 returns flashsale.item_status
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_item flashsale_data.items := flashsale.lock_item(p_item_id);
@@ -203,7 +203,7 @@ Errors: RV101 unknown item, RV204 more than are not paid, RV302 less than 1.$$;
 
 create function flashsale.change_item(p_item_id integer, p_changes jsonb)
 returns flashsale.item_status
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_item flashsale_data.items;
@@ -252,7 +252,7 @@ A null removes opens_at, closes_at or max_waiting. Holds that run keep their dea
 Errors: RV101 unknown item, RV204 withdrawing more than are not paid, RV302 a value out of range.$$;
 
 create function flashsale.open_item(p_item_id integer) returns flashsale.item_status
-language sql security definer set search_path = ''
+language sql security definer set search_path = '' set enable_seqscan = off
 as $$
   select * from flashsale.change_item(p_item_id, jsonb_build_object(
     'opens_at', flashsale.clock(), 'closes_at', null, 'paused', false))
@@ -263,7 +263,7 @@ $$Opens the sale of an item now, with no end
 Errors: RV101 unknown item.$$;
 
 create function flashsale.close_item(p_item_id integer) returns flashsale.item_status
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_now timestamptz;
@@ -284,7 +284,7 @@ $$Closes the sale of an item now, for good: its line ends unserved
 Holds may still be paid until their deadline. Errors: RV101 unknown item.$$;
 
 create function flashsale.pause_item(p_item_id integer) returns flashsale.item_status
-language sql security definer set search_path = ''
+language sql security definer set search_path = '' set enable_seqscan = off
 as $$ select * from flashsale.change_item(p_item_id, '{"paused": true}') $$;
 
 comment on function flashsale.pause_item(integer) is
@@ -292,7 +292,7 @@ $$Pauses an item: no new orders, no promotions; holds run on
 Errors: RV101 unknown item.$$;
 
 create function flashsale.resume_item(p_item_id integer) returns flashsale.item_status
-language sql security definer set search_path = ''
+language sql security definer set search_path = '' set enable_seqscan = off
 as $$ select * from flashsale.change_item(p_item_id, '{"paused": false}') $$;
 
 comment on function flashsale.resume_item(integer) is

@@ -39,7 +39,7 @@ or a void: 300 times, about a day.$$;
 
 create function flashsale.take_payment_jobs(p_limit integer, p_lease_seconds integer)
 returns setof flashsale.payment_job
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_read pgmq.message_record[];
@@ -114,7 +114,7 @@ Jobs that nobody needs any more are dropped, those tried too often go to the dea
 
 create function flashsale.take_notifications(p_limit integer, p_lease_seconds integer)
 returns setof flashsale.notification_job
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_read pgmq.message_record[];
@@ -187,7 +187,7 @@ $$Acknowledges a payment job; false if the lease has gone to somebody else$$;
 
 create function flashsale.finish_notifications(p_job_ids bigint[], p_reads integer[])
 returns setof bigint
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = '' set enable_seqscan = off
 as $$
   delete from pgmq.q_notifications q
   using unnest(p_job_ids, p_reads) j (job_id, reads)
@@ -202,7 +202,7 @@ The leases of the others have gone to somebody else. The arrays go together: job
 create function flashsale.retry_job(
   p_queue text, p_job_id bigint, p_reads integer, p_error text)
 returns text
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_message jsonb;
@@ -266,7 +266,7 @@ payment that could not be opened has failed) or lost_lease. p_error: what went w
 characters of it.$$;
 
 create function flashsale.retry_dead_letter(p_dead_letter_id bigint) returns bigint
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_letter flashsale_data.dead_letters;
@@ -292,7 +292,7 @@ Errors: RV103 no such dead letter.$$;
 create function flashsale.payment_opened(
   p_job_id bigint, p_reads integer, p_payment_id bigint, p_session_id text, p_checkout_url text)
 returns text
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_order flashsale_data.orders;
@@ -333,7 +333,7 @@ ours any more.$$;
 
 create function flashsale.payment_voided(p_job_id bigint, p_reads integer, p_payment_id bigint)
 returns text
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_outcome text;
@@ -357,7 +357,7 @@ create function flashsale.payment_captured(
   p_job_id bigint, p_reads integer, p_payment_id bigint, p_session_id text, p_amount bigint,
   p_currency text)
 returns text
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_outcome text;
@@ -376,7 +376,7 @@ Returns pay's outcome or lost_lease. p_amount: minor units. Errors: RV303 as pay
 
 create function flashsale.payment_refunded(p_job_id bigint, p_reads integer, p_payment_id bigint)
 returns text
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_outcome text;

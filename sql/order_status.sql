@@ -75,7 +75,7 @@ position: at most so many waiting orders, this one included, are served before t
 
 create function flashsale.order_status(p_order_id bigint, p_customer_id text default null)
 returns flashsale.order_row
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_row flashsale.order_row;
@@ -101,7 +101,7 @@ p_customer_id null: anybody''s. Errors: RV102 unknown order, or another customer
 create function flashsale.orders_of(
   p_customer_id text, p_limit integer default 100, p_before bigint default null)
 returns setof flashsale.order_row
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = '' set enable_seqscan = off
 as $$
   select 'found', o.*, null::timestamptz
   from flashsale.order_status o
@@ -120,7 +120,7 @@ At most p_limit (1,000); p_before: an order_id of theirs, to go on from there.$$
 
 create function flashsale.orders_by_id(p_order_ids bigint[])
 returns setof flashsale.order_row
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = '' set enable_seqscan = off
 as $$
   select
     'found', o.order_id, o.item_id, o.customer_id, r.status::text, o.ticket, o.position,

@@ -4,7 +4,7 @@
 create function flashsale.pay(
   p_payment_id bigint, p_session_id text, p_amount bigint, p_currency text)
 returns flashsale.order_row
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   -- A session is one piece of money: once we know it, it decides, whatever payment it names.
@@ -203,7 +203,7 @@ $$Keeps money that names no payment of ours, and has it refunded, once$$;
 
 create function flashsale.request_payment(p_order_id bigint, p_customer_id text default null)
 returns flashsale.order_row
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_row flashsale.order_row;
@@ -251,7 +251,7 @@ create function flashsale.record_payment_event(
   p_currency text,
   p_occurred_at timestamptz)
 returns text
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_payment_id constant bigint :=

@@ -8,7 +8,7 @@ create function flashsale.promote(
   out promoted integer,
   out unserved integer,
   out more boolean)
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_first constant bigint := flashsale.order_id_of(p_item_id, 0);
@@ -140,7 +140,7 @@ Never waits: if somebody else serves this item at the moment, it does nothing.$$
 -- transaction id before its ticket), so what is missing then stays missing.
 create function flashsale.fill(p_item_id integer, p_limit integer default 10000)
 returns integer
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_first constant bigint := flashsale.order_id_of(p_item_id, 0);

@@ -2,13 +2,16 @@
 -- the item's sequence, and one INSERT makes the order. Nothing that another customer needs is
 -- locked. What is read of the item may be a moment old: now_serving only grows, so an old value
 -- can make somebody wait a moment, never oversell.
+-- enable_seqscan = off, here and in every function that callers call: a session keeps its plans,
+-- and one made while a table was empty would read all of it for each customer of the storm.
 create function flashsale.reserve_many(
   p_item_ids integer[],
   p_customer_ids text[],
   p_idempotency_keys text[] default null,
   p_waits boolean[] default null)
 returns setof flashsale.order_row
-language plpgsql security definer set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql security definer
+set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_size constant integer := coalesce(cardinality(p_item_ids), 0);
@@ -307,7 +310,8 @@ create function flashsale.reserve(
   p_idempotency_key text default null,
   p_wait boolean default true)
 returns flashsale.order_row
-language plpgsql security definer set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql security definer
+set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_item flashsale_data.items;

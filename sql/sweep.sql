@@ -9,7 +9,7 @@ create function flashsale.sweep(
   out promoted integer,
   out unserved integer,
   out more boolean)
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_round constant integer := 500; -- items a sweep examines for holes

@@ -1,0 +1,68 @@
+"""Plans that were made while the tables were empty, for sessions that live through the storm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from support import Connection, call, connect, item, many, pay, reserve, rows, status, sweep, value
+
+CROWD = 2_000
+READ = (
+    "select coalesce(sum(seq_tup_read), 0)::int from pg_stat_user_tables "
+    "where schemaname = 'flashsale_data' "
+    "and relname in ('items', 'orders', 'payments', 'order_keys', 'payment_events')"
+)
+
+
+def opened(conn: Connection, order: Any) -> Any:
+    (job,) = rows(conn, "select * from flashsale.take_payment_jobs(1, 30)")
+    return call(conn, "payment_opened", job.job_id, job.reads, job.payment_id, f"s{job.job_id}", "http://pay")
+
+
+def told(conn: Connection, order: Any) -> Any:
+    event = [f"e{order.payment_id}", "payment.succeeded", f"s{order.payment_id}"]
+    event += [str(order.payment_id), order.amount, "EUR", None]
+    return call(conn, "record_payment_event", *event)
+
+
+VERBS: dict[str, Callable[[Connection, Any], Any]] = {
+    "reserve": lambda conn, order: reserve(conn, order.item_id, f"new {order.ticket}"),
+    "reserve with a key": lambda conn, order: reserve(conn, order.item_id, f"k{order.ticket}", "k"),
+    "reserve again": lambda conn, order: reserve(conn, order.item_id, order.customer_id),
+    "reserve_many": lambda conn, order: many(conn, order.item_id, [f"n{order.ticket}", "x"]),
+    "cancel": lambda conn, order: call(conn, "cancel", order.order_id),
+    "pay": lambda conn, order: pay(conn, order),
+    "record_payment_event": told,
+    "take_payment_jobs, payment_opened": opened,
+    "request_payment": lambda conn, order: call(conn, "request_payment", order.order_id),
+    "order_status": lambda conn, order: status(conn, order.order_id),
+    "orders_of": lambda conn, order: rows(
+        conn, "select * from flashsale.orders_of(%s)", order.customer_id
+    ),
+    "sweep": lambda conn, order: (call(conn, "cancel", order.order_id), sweep(conn)),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_plan_from_before_the_storm_reads_no_table_whole(
+    db: Connection, database_url: str, verb: str
+) -> None:
+    shoe = item(db, stock=CROWD * 2)
+    db.execute("vacuum analyze")  # what is empty now is believed to stay so
+    with connect(database_url) as session:
+        for n in range(7):  # after five, a plan may be kept for good
+            VERBS[verb](session, reserve(db, shoe, f"early {n}"))
+        many(db, shoe, [f"c{n}" for n in range(1000)])
+        many(db, shoe, [f"d{n}" for n in range(1000)])
+        order = reserve(db, shoe, "late")
+        for conn in (db, session):
+            conn.execute("select pg_stat_force_next_flush()")
+        value(db, "select pg_stat_clear_snapshot()::text")
+        before = value(db, READ)
+        VERBS[verb](session, order)
+        session.execute("select pg_stat_force_next_flush()")
+        value(db, "select pg_stat_clear_snapshot()::text")
+        assert value(db, READ) - before < CROWD / 2
