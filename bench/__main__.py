@@ -1,0 +1,63 @@
+"""`make bench`: everything that docs/performance.md says, measured in one run.
+
+    python -m bench [--quick] [--rounds N] [--seconds S] [--write] [parts...]
+
+Parts: sql, web, growth, redis; all of them by default. --quick: two rounds of a second and small
+numbers, to see that it runs. --write: replaces bench/results.json and the charts in docs/.
+Ends with status 1 if something happened that must not, whatever the machine: a violation, an
+answer that was due and didn't come, a 5xx that is no refusal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+from bench import charts, growth, redis, sql, web
+from bench.report import HERE, Report, about
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("parts", nargs="*", help="sql, web, growth, redis; none: all")
+    options.add_argument("--quick", action="store_true", help="see that it runs")
+    options.add_argument("--rounds", type=int)
+    options.add_argument("--seconds", type=float, help="of a side in a round")
+    options.add_argument("--write", action="store_true", help="replace the figures in the repo")
+    given = options.parse_args()
+    rounds = given.rounds or (2 if given.quick else 5)
+    seconds = given.seconds or (1 if given.quick else 2)
+    report = Report(rounds)
+    parts: dict[str, Callable[[], None]] = {
+        "sql": lambda: sql.run(report, seconds),
+        "web": lambda: web.run(report, seconds),
+        "growth": lambda: growth.run(report, seconds, quick=given.quick),
+        "redis": lambda: redis.run(report, seconds),
+    }
+    if unknown := set(given.parts) - set(parts):
+        options.error(f"there is no part {', '.join(sorted(unknown))}: it is {', '.join(parts)}")
+    began = time.monotonic()
+    for name in given.parts or parts:
+        report.say(f"== {name}")
+        parts[name]()
+    show(report, time.monotonic() - began)
+    if given.write:
+        (HERE / "results.json").write_text(report.as_json())
+        charts.draw(report.raw, HERE.parent / "docs" / "charts")
+    return 1 if report.broken else 0
+
+
+def show(report: Report, took_seconds: float) -> None:
+    print("\n" + "\n".join(f"{name}: {value}" for name, value in about().items()))
+    print(f"rounds: {report.rounds}; took {took_seconds / 60:.0f} minutes\n")
+    print(report.table())
+    for line in report.skipped:
+        print(f"\nnot measured: {line}")
+    for line in report.broken:
+        print(f"BROKEN: {line}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

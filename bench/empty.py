@@ -1,0 +1,37 @@
+"""The yardstick: an ordinary Litestar handler that decodes a request and encodes an order.
+
+No database, the same granian settings as the service: what the framework alone costs.
+
+    python -m bench.empty PORT
+"""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+from litestar import Litestar, Response, post
+
+from flashsale import examples
+from flashsale.cli import run_granian
+from flashsale.models import Ask, CustomerId, IdempotencyKey, ItemId, Order
+from flashsale.settings import Settings
+
+
+@post("/items/{item_id:int}/orders")
+async def empty(
+    item_id: ItemId,
+    customer: CustomerId,
+    idempotency_key: IdempotencyKey = None,
+    data: Ask | None = None,
+) -> Response[Order]:
+    order = msgspec.structs.replace(examples.RESERVED, item_id=item_id, customer_id=customer)
+    return Response(order, status_code=201)
+
+
+def app() -> Litestar:
+    return Litestar([empty], logging_config=None)
+
+
+if __name__ == "__main__":
+    run_granian("bench.empty:app", "127.0.0.1", int(sys.argv[1]), Settings(), {})
