@@ -95,16 +95,19 @@ def _database(postgres: EmbeddedPostgres, orders: int) -> str:
             [each],
         )
         conn.execute(
-            "insert into flashsale_data.orders (item_id, ticket, customer_id, status, created_at,"
-            " reserved_at, expires_at, paid_at) select i, t, 'old' || t || '-' || i, 'paid',"
+            "insert into flashsale_data.orders (order_id, item_id, ticket, customer_id, status,"
+            " created_at, reserved_at, expires_at, paid_at)"
+            " select flashsale.order_id_of(i, t), i, t, 'old' || t || '-' || i, 'paid',"
             " now(), now(), now() + interval '600 s', now()"
             " from generate_series(2, 1001) i, generate_series(1, %s) t",
             [each],
         )
         conn.execute(
-            "insert into flashsale_data.payments (order_id, amount, currency, status,"
-            " requested_at, opened_at, ended_at, session_id) select order_id, 1000, 'EUR',"
-            " 'succeeded', now(), now(), now(), 'old' || order_id from flashsale_data.orders"
+            "insert into flashsale_data.payments (payment_id, order_id, amount, currency, status,"
+            " requested_at, opened_at, ended_at, session_id) overriding system value"
+            " select order_id, order_id, 1000, 'EUR', 'succeeded', now(), now(), now(),"
+            " 'old' || order_id"
+            " from flashsale_data.orders"
         )
         conn.execute(
             "update flashsale_data.items set paid = %s, settled = %s, noted_ticket = %s "

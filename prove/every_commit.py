@@ -56,16 +56,20 @@ RAW = {
         select o.item_id, o.customer_id, count(*) from flashsale_data.orders o
         where o.status in ('waiting', 'reserved', 'paid')
         group by o.item_id, o.customer_id having count(*) > 1""",
-    "a hold without exactly one payment": """
-        select o.order_id, count(p.*)
-        from flashsale_data.orders o left join flashsale_data.payments p using (order_id)
-        where o.status = 'reserved'
-        group by o.order_id having count(p.*) <> 1""",
+    "a hold with several payments": """
+        select p.order_id, count(*)
+        from flashsale_data.payments p
+        group by p.order_id having count(*) <> 1""",
     "a payment to be opened without exactly one job": """
         select p.payment_id, count(q.*)
-        from flashsale_data.payments p left join pgmq.q_payments q
+        from (
+          select order_id as payment_id from flashsale_data.orders o
+          where o.status = 'reserved'
+            and not exists (select from flashsale_data.payments p where p.order_id = o.order_id)
+          union all
+          select payment_id from flashsale_data.payments where status = 'requested') p
+        left join pgmq.q_payments q
           on q.message = jsonb_build_object('kind', 'open', 'payment_id', p.payment_id)
-        where p.status = 'requested'
         group by p.payment_id having count(q.*) <> 1""",
     "an order without exactly the money that it costs": """
         select o.order_id, sum(p.amount)

@@ -57,9 +57,11 @@ class Fate:
 PAY_LOCKS = """\
   select o.* into v_order
   from flashsale_data.orders o
-  where o.order_id = (
-    select p.order_id from flashsale_data.payments p where p.payment_id = v_payment_id)
+  where o.order_id = coalesce(
+    (select p.order_id from flashsale_data.payments p where p.payment_id = v_payment_id),
+    v_payment_id)
   for update;
+  perform flashsale.first_payments(array[v_order.order_id]);
   select p.* into v_payment
   from flashsale_data.payments p
   where p.payment_id = v_payment_id and p.order_id = v_order.order_id
@@ -121,6 +123,28 @@ MUTANTS = [
         "pay",
         "      select p.item_id, 1, 0 from paid p",
         "      select p.item_id, 1, 0 from paid p where false",
+        "pay",
+    ),
+    Mutant(
+        "pay: the first attempt has no row",
+        "pay",
+        "  perform flashsale.first_payments(array[v_order.order_id]);\n",
+        "",
+        "pay",
+    ),
+    Mutant(
+        "first payments: although late money took it along",
+        "pay",
+        "    and not exists (select from flashsale_data.payments p where p.order_id = o.order_id)\n"
+        "  order by",
+        "  order by",
+        "pay",
+    ),
+    Mutant(
+        "first payments: of who waits",
+        "pay",
+        "    and o.reserved_at is not null\n    and not exists",
+        "    and not exists",
         "pay",
     ),
     Mutant(
@@ -238,15 +262,15 @@ MUTANTS = [
     Mutant(
         "reserve: the line is one longer than max_waiting",
         "reserve",
-        "    else v_item.now_serving + v_item.gaps + v_item.max_waiting\n",
-        "    else v_item.now_serving + v_item.gaps + v_item.max_waiting + 1\n",
+        "      else i.now_serving + i.gaps + i.max_waiting\n    end as last_ticket\n",
+        "      else i.now_serving + i.gaps + i.max_waiting + 1\n    end as last_ticket\n",
         "reserve model",
     ),
     Mutant(
         "reserve_many: the line is one longer than max_waiting",
         "reserve",
-        "          else i.now_serving + i.gaps + i.max_waiting\n",
-        "          else i.now_serving + i.gaps + i.max_waiting + 1\n",
+        "          else i.now_serving + i.gaps + i.max_waiting\n        end",
+        "          else i.now_serving + i.gaps + i.max_waiting + 1\n        end",
         "reserve",
     ),
     Mutant(
@@ -259,49 +283,51 @@ MUTANTS = [
     Mutant(
         "reserve: one unit too many",
         "reserve",
-        "case when v_row.ticket <= v_item.now_serving then 'reserved' else 'waiting' end;",
-        "case when v_row.ticket <= v_item.now_serving + 1 then 'reserved' else 'waiting' end;",
+        "when v_ticket <= v_now_serving then 'reserved'::flashsale_data.order_status",
+        "when v_ticket <= v_now_serving + 1 then 'reserved'::flashsale_data.order_status",
         "reserve",
     ),
     Mutant(
         "reserve: the key is not recorded",
         "reserve",
-        "      if p_idempotency_key is not null then\n        insert",
-        "      if false then\n        insert",
+        "    if p_idempotency_key is not null then\n      insert",
+        "    if false then\n      insert",
         "reserve",
     ),
     Mutant(
         "reserve: a key that a twin has claimed is ignored",
         "reserve",
-        "        v_claimed := found;\n",
+        "      v_taken := not found; -- by a duplicate of this request\n",
         "",
         "found",
     ),
     Mutant(
         "reserve: a hold brings no job",
         "reserve",
-        "            perform flashsale.send_jobs('open', array[v_row.payment_id]);\n",
+        "      insert into pgmq.q_payments (vt, message) -- as send_jobs does\n      values (\n"
+        "        clock_timestamp(), jsonb_build_object('kind', 'open', 'payment_id', v_order_id)"
+        ");\n",
         "",
         "jobs",
     ),
     Mutant(
         "reserve_many: inserts in order of arrival",
         "reserve",
-        "      order by e.item_id, e.customer_id\n",
-        "      order by e.ticket\n",
+        "      order by t.item_id, t.customer_id\n      on conflict",
+        "      order by t.ticket\n      on conflict",
         "found",
     ),
     Mutant(
         "reserve: sells while paused",
         "reserve",
-        "  if not v_item.paused\n    and coalesce(v_item.opens_at",
-        "  if coalesce(v_item.opens_at",
+        "    and not i.paused\n",
+        "",
         "found",
     ),
     Mutant(
         "reserve: sells after the close",
         "reserve",
-        "    and coalesce(v_item.closes_at > v_now, true)\n",
+        "    and (i.closes_at <= v_now) is not true\n",
         "",
         "reserve",
     ),

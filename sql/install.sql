@@ -3,7 +3,7 @@
 -- TABLES (migrations/, schema flashsale_data, private)
 --   items      what is on sale, with the counters of its line   written by operators and sweeps
 --   orders     one row a ticket: a customer's claim on a unit   written by every verb
---   payments   one row an attempt to pay                        after its order
+--   payments   one row an attempt to pay, once somebody began   when the worker takes its job
 --   and: order_keys (Idempotency-Key -> order), payment_events (as they came), tallies (counters
 --   on their way to items), dead_letters (jobs that gave up), sweepers (who swept when).
 --

@@ -174,8 +174,11 @@ begin
     from generate_series(1, least(p_units,
       v_item.now_serving - coalesce(pg_sequence_last_value(v_item.line), 0)))
   ), voided as (
-    insert into flashsale_data.orders (item_id, ticket, status, created_at, ended_at, recycled)
-    select p_item_id, f.ticket, 'void', v_now, v_now, f.ticket <= v_item.now_serving
+    insert into flashsale_data.orders (
+      order_id, item_id, ticket, status, created_at, ended_at, recycled)
+    select
+      flashsale.order_id_of(p_item_id, f.ticket), p_item_id, f.ticket, 'void', v_now, v_now,
+      f.ticket <= v_item.now_serving
     from free f
     returning recycled
   ), counted as (

@@ -49,6 +49,10 @@ begin
     select array_agg(r order by r.msg_id) into v_read
     from pgmq.read('payments', p_lease_seconds, p_limit) r;
     exit when v_read is null;
+    perform flashsale.first_payments(array(
+      select (r.message ->> 'payment_id')::bigint
+      from unnest(v_read) r
+      where r.message ->> 'kind' = 'open' and r.message ->> 'payment_id' ~ '^[0-9]{1,18}$'));
     return query
     with taken as materialized (
       select

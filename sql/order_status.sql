@@ -53,10 +53,10 @@ select
     when o.status = 'reserved' and o.expires_at <= flashsale.clock() then o.expires_at
     else o.ended_at
   end as ended_at,
-  p.payment_id,
-  p.status::text as payment_status,
-  p.amount,
-  p.currency,
+  coalesce(p.payment_id, f.payment_id) as payment_id,
+  coalesce(p.status::text, f.status) as payment_status,
+  coalesce(p.amount, f.amount) as amount,
+  coalesce(p.currency, f.currency) as currency,
   p.checkout_url
 from flashsale_data.orders o
 join flashsale_data.items i on i.item_id = o.item_id
@@ -66,7 +66,19 @@ left join lateral (
   where a.order_id = o.order_id
   order by a.payment_id desc
   limit 1
-) p on true;
+) p on true
+left join lateral (
+  -- The first attempt, until first_payments writes it down. Late money may have taken it along to
+  -- another order.
+  select o.order_id as payment_id, 'requested' as status, i.price as amount, i.currency
+  where p.payment_id is null
+    and case o.status
+      when 'reserved' then true
+      when 'paid' then false
+      else o.reserved_at is not null and not exists (
+        select from flashsale_data.payments a where a.payment_id = o.order_id)
+    end
+) f on true;
 
 comment on view flashsale.order_status is
 $$Every order as its customer sees it, with its latest payment attempt

@@ -31,9 +31,11 @@ begin
   -- Orders before payments, like everybody.
   select o.* into v_order
   from flashsale_data.orders o
-  where o.order_id = (
-    select p.order_id from flashsale_data.payments p where p.payment_id = v_payment_id)
+  where o.order_id = coalesce(
+    (select p.order_id from flashsale_data.payments p where p.payment_id = v_payment_id),
+    v_payment_id)
   for update;
+  perform flashsale.first_payments(array[v_order.order_id]);
   select p.* into v_payment
   from flashsale_data.payments p
   where p.payment_id = v_payment_id and p.order_id = v_order.order_id
@@ -117,6 +119,27 @@ Outcomes: paid, already_paid, refund_due (late, superseded by a newer attempt, o
 asked for), stray (names no payment of ours: kept as a payment without order, and refunded).
 Errors: RV303 not a session, amount and currency.$$;
 
+-- A hold asks for its money by its job alone: what a first attempt says is what its order says, so
+-- its row can wait for the first who has more to tell.
+create function flashsale.first_payments(p_order_ids bigint[]) returns void
+language sql volatile set search_path = ''
+as $$
+  insert into flashsale_data.payments (payment_id, order_id, amount, currency, requested_at)
+  overriding system value
+  select o.order_id, o.order_id, i.price, i.currency, o.reserved_at
+  from flashsale_data.orders o
+  join flashsale_data.items i on i.item_id = o.item_id
+  where o.order_id = any (p_order_ids)
+    and o.reserved_at is not null
+    and not exists (select from flashsale_data.payments p where p.order_id = o.order_id)
+  order by o.order_id
+  on conflict do nothing
+$$;
+
+comment on function flashsale.first_payments(bigint[]) is
+$$Writes down first payment attempts that only their orders show so far
+The attempt has the order's id. Orders that never held a unit have none.$$;
+
 -- A unit that is free while nobody waits may go to late money: with a new ticket, like anybody.
 create function flashsale.buy_late(
   p_item flashsale_data.items,
@@ -146,9 +169,10 @@ begin
     select nextval(p_item.line)::integer as ticket
   ), bought as (
     insert into flashsale_data.orders (
-      item_id, ticket, customer_id, status, created_at, reserved_at, expires_at, paid_at)
+      order_id, item_id, ticket, customer_id, status, created_at, reserved_at, expires_at, paid_at)
     select
-      p_item.item_id, t.ticket, p_order.customer_id, 'paid', p_now, p_now,
+      flashsale.order_id_of(p_item.item_id, t.ticket), p_item.item_id, t.ticket,
+      p_order.customer_id, 'paid', p_now, p_now,
       p_now + p_item.hold_seconds * interval '1 second', p_now
     from ticketed t
     where t.ticket <= p_item.now_serving -- else customers were faster
@@ -222,17 +246,18 @@ begin
         when 'paid' then 'It is paid.'
         else 'Ask for a new order.' end;
   end if;
+  if v_row.payment_status in ('requested', 'open') then
+    v_row.outcome := 'existing';
+    return v_row;
+  end if;
   insert into flashsale_data.payments (order_id, amount, currency, requested_at)
   select p_order_id, i.price, i.currency, flashsale.clock()
   from flashsale_data.items i
   where i.item_id = v_row.item_id
-  on conflict (order_id) where status in ('requested', 'open') do nothing
   returning payment_id into v_payment_id;
-  if v_payment_id is not null then
-    perform flashsale.send_jobs('open', array[v_payment_id]);
-    v_row := flashsale.order_status(p_order_id, p_customer_id);
-  end if;
-  v_row.outcome := case when v_payment_id is null then 'existing' else 'requested' end;
+  perform flashsale.send_jobs('open', array[v_payment_id]);
+  v_row := flashsale.order_status(p_order_id, p_customer_id);
+  v_row.outcome := 'requested';
   return v_row;
 end
 $$;
@@ -295,6 +320,7 @@ returns text
 language plpgsql volatile set search_path = ''
 as $$
 begin
+  perform flashsale.first_payments(array[p_payment_id]);
   update flashsale_data.payments p
   set
     status = p_status::flashsale_data.payment_status,

@@ -15,7 +15,6 @@ declare
   v_item flashsale_data.items;
   v_now timestamptz;
   v_order_ids bigint[];
-  v_payment_ids bigint[];
   v_now_serving integer;
   v_count integer;
 begin
@@ -114,15 +113,9 @@ begin
     from entitled e
     where o.order_id = e.order_id and o.status = 'waiting'
     returning o.order_id
-  ), charged as (
-    insert into flashsale_data.payments (order_id, amount, currency, requested_at)
-    select g.order_id, v_item.price, v_item.currency, v_now
-    from granted g
-    order by g.order_id
-    returning payment_id
   )
-  select array_agg(c.payment_id order by c.payment_id) into v_payment_ids from charged c;
-  promoted := flashsale.send_jobs('open', v_payment_ids);
+  select array_agg(g.order_id order by g.order_id) into v_order_ids from granted g;
+  promoted := flashsale.send_jobs('open', v_order_ids);
   more := more or promoted >= p_limit;
 end
 $$;
@@ -158,8 +151,8 @@ begin
 
   if v_item.noted_xid <= pg_snapshot_xmin(pg_current_snapshot()) then
     v_last := least(v_item.noted_ticket, v_item.settled::bigint + p_limit);
-    insert into flashsale_data.orders (item_id, ticket, status, created_at, ended_at)
-    select p_item_id, t.ticket, 'void', v_now, v_now
+    insert into flashsale_data.orders (order_id, item_id, ticket, status, created_at, ended_at)
+    select v_first + t.ticket, p_item_id, t.ticket, 'void', v_now, v_now
     from generate_series(v_item.settled + 1, v_last) t (ticket)
     where not exists (
       select from flashsale_data.orders o where o.order_id = v_first + t.ticket)

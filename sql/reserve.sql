@@ -40,7 +40,7 @@ begin
   for v_round in 1..10 loop
     with found as (
       select
-        r.ord, r.item_id, r.customer_id, r.idempotency_key, i.line, i.now_serving,
+        r.ord, r.item_id, r.customer_id, r.idempotency_key, i.line, i.now_serving, i.hold_seconds,
         r.outcome is null and r.idempotency_key is not null and k.order_id is null as unkeyed,
         case
           when r.outcome is null then coalesce(k.order_id, o.order_id)
@@ -107,8 +107,8 @@ begin
           then nextval(t.line)::integer end as ticket
       from (
         select
-          a.ord, a.item_id, a.customer_id, a.idempotency_key, a.line, a.now_serving, a.order_id,
-          a.last_ticket,
+          a.ord, a.item_id, a.customer_id, a.idempotency_key, a.line, a.now_serving, a.hold_seconds,
+          a.order_id, a.last_ticket,
           a.unkeyed and a.decision = 'existing' as remember,
           case
             when a.decision is null or a.decision = 'existing' and a.unkeyed then
@@ -130,55 +130,33 @@ begin
         and (t.ticket <= t.last_ticket or t.remember and t.decision = 'existing')
       order by t.item_id, t.customer_id, t.idempotency_key
       on conflict do nothing
-      returning item_id, customer_id, order_id
-    ), entitled as (
-      select t.item_id, t.customer_id, t.ticket
-      from ticketed t
-      where t.ticket <= t.last_ticket -- else somebody was faster: the ticket burns, fill finds it
-        and t.idempotency_key is null
-      union all
-      select c.item_id, c.customer_id, (c.order_id - flashsale.order_id_of(c.item_id, 0))::integer
-      from claimed c
+      returning order_id
     ), placed as (
-      -- A claim for an order that exists already conflicts here, and that is all right.
+      -- Who comes after the last ticket was too slow: the ticket burns, fill finds it.
       insert into flashsale_data.orders (
-        item_id, ticket, customer_id, status, created_at, reserved_at, expires_at)
+        order_id, item_id, ticket, customer_id, status, created_at, reserved_at, expires_at)
       select
-        e.item_id, e.ticket, e.customer_id,
+        flashsale.order_id_of(t.item_id, t.ticket), t.item_id, t.ticket, t.customer_id,
         case
-          when e.ticket <= i.now_serving then 'reserved'::flashsale_data.order_status
+          when t.ticket <= t.now_serving then 'reserved'::flashsale_data.order_status
           else 'waiting'
         end,
         v_now,
-        case when e.ticket <= i.now_serving then v_now end,
-        case when e.ticket <= i.now_serving then v_now + i.hold_seconds * interval '1 second' end
-      from entitled e
-      cross join lateral (
-        select j.now_serving, j.hold_seconds
-        from flashsale_data.items j
-        where j.item_id = e.item_id
-        limit 1
-      ) i
-      order by e.item_id, e.customer_id
+        case when t.ticket <= t.now_serving then v_now end,
+        case when t.ticket <= t.now_serving then v_now + t.hold_seconds * interval '1 second' end
+      from ticketed t
+      where t.ticket <= t.last_ticket
+        and (t.idempotency_key is null
+          or flashsale.order_id_of(t.item_id, t.ticket) in (select c.order_id from claimed c))
+      order by t.item_id, t.customer_id
       on conflict do nothing
-      returning order_id, item_id, status
-    ), charged as (
-      insert into flashsale_data.payments (order_id, amount, currency, requested_at)
-      select p.order_id, i.price, i.currency, v_now
+      returning order_id, status
+    ), queued as (
+      insert into pgmq.q_payments (vt, message) -- as send_jobs does
+      select clock_timestamp(), jsonb_build_object('kind', 'open', 'payment_id', p.order_id)
       from placed p
-      cross join lateral (
-        select j.price, j.currency
-        from flashsale_data.items j
-        where j.item_id = p.item_id
-        limit 1
-      ) i
       where p.status = 'reserved'
       order by p.order_id
-      returning payment_id
-    ), queued as (
-      select flashsale.send_jobs('open', array_agg(c.payment_id order by c.payment_id)) as jobs
-      from charged c
-      having count(*) > 0
     )
     select
       array_agg(coalesce(flashsale.order_id_of(t.item_id, t.ticket), t.order_id) order by t.ord),
@@ -197,8 +175,7 @@ begin
             where t.idempotency_key is not null and (t.ticket <= t.last_ticket or t.remember))
           = (select count(*) from claimed)
     into v_order_ids, v_outcomes, v_overdue, v_settled
-    from ticketed t
-    cross join (select count(*) from queued) q; -- or nobody would execute it
+    from ticketed t;
 
     exit when coalesce(v_settled, true);
     select u.order_ids, u.outcomes into v_order_ids, v_outcomes
@@ -303,90 +280,104 @@ outcome null: ask again. For reserve_many only.$$;
 
 -- One request. What nearly all of them are, a new customer of an open sale, takes a few plain
 -- statements; whatever else it may be is a batch of one, so that the rules stand in one place.
--- (A batch of one takes several times as long: its plan has many nodes to start and to end.)
+-- (A batch of one takes several times as long: its plan has many nodes to start and to end. For the
+-- same reason there are few expressions here: each costs a transaction as much as an index probe.)
 create function flashsale.reserve(
   p_item_id integer,
   p_customer_id text,
   p_idempotency_key text default null,
   p_wait boolean default true)
 returns flashsale.order_row
-language plpgsql security definer
-set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generic_plan
+language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
-  v_item flashsale_data.items;
   v_now timestamptz := flashsale.clock();
+  v_taken boolean; -- whether the key has an order
+  v_ticket integer;
   v_last_ticket integer; -- that may be given out
-  v_claimed boolean := true;
+  v_now_serving integer;
+  v_hold_seconds integer;
+  v_price bigint;
+  v_currency text;
+  v_order_id bigint;
+  v_expires_at timestamptz;
   v_row flashsale.order_row;
 begin
-  select * into v_item from flashsale_data.items i where i.item_id = p_item_id;
-  v_last_ticket := case
-    when not coalesce(p_wait, true) then v_item.now_serving
-    when v_item.max_waiting is null then 2147483647
-    else v_item.now_serving + v_item.gaps + v_item.max_waiting
-  end;
-  if not v_item.paused
-    and coalesce(v_item.opens_at <= v_now, true)
-    and coalesce(v_item.closes_at > v_now, true)
-    and length(p_customer_id) between 1 and 128
-    and coalesce(length(p_idempotency_key) between 1 and 255, true)
-    and coalesce(pg_sequence_last_value(v_item.line), 0) < v_last_ticket
-    and not exists (
-      select from flashsale_data.orders o
-      where o.item_id = p_item_id and o.customer_id = p_customer_id
-        and o.status in ('waiting', 'reserved', 'paid'))
-    and (p_idempotency_key is null or not exists (
+  if p_idempotency_key is not null then
+    v_taken := exists (
       select from flashsale_data.order_keys k
       where k.customer_id = p_customer_id
         and k.item_id = p_item_id
-        and k.idempotency_key = p_idempotency_key))
-    and pg_current_xact_id() is not null -- before the ticket: fill relies on it
-  then
-    v_row.ticket := nextval(v_item.line);
-    if v_row.ticket <= v_last_ticket then
-      v_row.order_id := flashsale.order_id_of(p_item_id, v_row.ticket);
-      v_row.status :=
-        case when v_row.ticket <= v_item.now_serving then 'reserved' else 'waiting' end;
-      v_row.created_at := v_now;
-      if v_row.status = 'reserved' then
-        v_row.reserved_at := v_now;
-        v_row.expires_at := v_now + v_item.hold_seconds * interval '1 second';
-      else
-        v_row.position := v_row.ticket - v_item.now_serving;
-      end if;
-      if p_idempotency_key is not null then
-        insert into flashsale_data.order_keys (customer_id, item_id, idempotency_key, order_id)
-        values (p_customer_id, p_item_id, p_idempotency_key, v_row.order_id)
-        on conflict do nothing;
-        v_claimed := found;
-      end if;
-      if v_claimed then
-        insert into flashsale_data.orders (
-          item_id, ticket, customer_id, status, created_at, reserved_at, expires_at)
-        values (
-          p_item_id, v_row.ticket, p_customer_id,
-          v_row.status::flashsale_data.order_status, v_now, v_row.reserved_at, v_row.expires_at)
-        on conflict do nothing;
-        if found then
-          if v_row.status = 'reserved' then
-            insert into flashsale_data.payments (order_id, amount, currency, requested_at)
-            values (v_row.order_id, v_item.price, v_item.currency, v_now)
-            returning payment_id, status, amount, currency
-            into v_row.payment_id, v_row.payment_status, v_row.amount, v_row.currency;
-            perform flashsale.send_jobs('open', array[v_row.payment_id]);
-          end if;
-          v_row.outcome := v_row.status;
-          v_row.item_id := p_item_id;
-          v_row.customer_id := p_customer_id;
-          return v_row;
-        elsif p_idempotency_key is not null then -- a twin was faster
-          delete from flashsale_data.order_keys k
-          where k.customer_id = p_customer_id
-            and k.item_id = p_item_id
-            and k.idempotency_key = p_idempotency_key;
-        end if;
-      end if;
+        and k.idempotency_key = p_idempotency_key);
+  end if;
+
+  -- The transaction has its id before it has a ticket: fill relies on it.
+  select
+    i.now_serving, i.hold_seconds, i.price, i.currency, l.last_ticket,
+    case when pg_current_xact_id() is not null then nextval(i.line) end
+  into v_now_serving, v_hold_seconds, v_price, v_currency, v_last_ticket, v_ticket
+  from flashsale_data.items i
+  cross join lateral (
+    select case
+      when p_wait is false then i.now_serving
+      when i.max_waiting is null then 2147483647
+      else i.now_serving + i.gaps + i.max_waiting
+    end as last_ticket
+  ) l
+  where i.item_id = p_item_id
+    and v_taken is not true
+    and not i.paused
+    and (i.opens_at > v_now) is not true
+    and (i.closes_at <= v_now) is not true
+    and length(p_customer_id) between 1 and 128
+    and (length(p_idempotency_key) between 1 and 255) is not false
+    and coalesce(pg_sequence_last_value(i.line), 0) < l.last_ticket
+    and not exists (
+      select from flashsale_data.orders o
+      where o.item_id = p_item_id and o.customer_id = p_customer_id
+        and o.status in ('waiting', 'reserved', 'paid'));
+
+  if v_ticket <= v_last_ticket then
+    if p_idempotency_key is not null then
+      insert into flashsale_data.order_keys (customer_id, item_id, idempotency_key, order_id)
+      values (
+        p_customer_id, p_item_id, p_idempotency_key,
+        flashsale.order_id_of(p_item_id, v_ticket))
+      on conflict do nothing;
+      v_taken := not found; -- by a duplicate of this request
+    end if;
+    insert into flashsale_data.orders as o (
+      order_id, item_id, ticket, customer_id, status, created_at, reserved_at, expires_at)
+    select
+      flashsale.order_id_of(p_item_id, v_ticket), p_item_id, v_ticket, p_customer_id,
+      case
+        when v_ticket <= v_now_serving then 'reserved'::flashsale_data.order_status
+        else 'waiting'
+      end,
+      v_now,
+      case when v_ticket <= v_now_serving then v_now end,
+      case when v_ticket <= v_now_serving then v_now + v_hold_seconds * interval '1 second' end
+    where v_taken is not true
+    on conflict do nothing
+    returning o.order_id, o.expires_at into v_order_id, v_expires_at;
+    if v_expires_at is not null then
+      insert into pgmq.q_payments (vt, message) -- as send_jobs does
+      values (
+        clock_timestamp(), jsonb_build_object('kind', 'open', 'payment_id', v_order_id));
+      return row(
+        'reserved', v_order_id, p_item_id, p_customer_id, 'reserved', v_ticket, null, v_now, v_now,
+        v_expires_at, null, null, v_order_id, 'requested', v_price, v_currency, null,
+        null)::flashsale.order_row;
+    elsif v_order_id is not null then
+      return row(
+        'waiting', v_order_id, p_item_id, p_customer_id, 'waiting', v_ticket,
+        v_ticket - v_now_serving, v_now, null, null, null, null, null, null, null, null, null,
+        null)::flashsale.order_row;
+    elsif v_taken is false then -- another request of this customer was faster
+      delete from flashsale_data.order_keys k
+      where k.customer_id = p_customer_id
+        and k.item_id = p_item_id
+        and k.idempotency_key = p_idempotency_key;
     end if;
   end if;
 

@@ -33,7 +33,15 @@ select
 from flashsale_data.payments p
 left join flashsale_data.orders o on o.order_id = p.order_id
 where p.status in ('requested', 'refund_due')
-  or (p.status = 'open' and (o.status <> 'reserved' or o.expires_at <= flashsale.clock()));
+  or (p.status = 'open' and (o.status <> 'reserved' or o.expires_at <= flashsale.clock()))
+union all
+select
+  o.order_id, o.order_id, 'requested', i.price, i.currency, null, o.reserved_at,
+  flashsale.clock() - o.reserved_at, 'reserved'
+from flashsale_data.orders o
+join flashsale_data.items i on i.item_id = o.item_id
+where o.status = 'reserved'
+  and not exists (select from flashsale_data.payments p where p.order_id = o.order_id);
 
 comment on view flashsale.payment_backlog is
 $$Payments that wait for us: to be opened, voided or refunded

@@ -55,18 +55,14 @@ where o.order_id in (select max(m.order_id) from flashsale_data.orders m group b
 union all
 select 'an order makes sense', o.item_id, o.order_id, format('%s', o)
 from flashsale_data.orders o
-where o.ticket < 1
+where o.order_id <> flashsale.order_id_of(o.item_id, o.ticket)
+  or o.ticket < 1
   or (o.customer_id is null) <> (o.status = 'void')
   or (o.reserved_at is null) <> (o.expires_at is null)
   or o.expires_at <= o.reserved_at
   or o.expires_at is null and o.status in ('reserved', 'paid', 'expired')
   or o.status = 'expired' and o.ended_at < o.expires_at
   or o.recycled and o.ended_at is null
-union all
-select 'a hold has a payment', o.item_id, o.order_id, 'nobody was asked for the money'
-from flashsale_data.orders o
-where o.status = 'reserved'
-  and not exists (select from flashsale_data.payments p where p.order_id = o.order_id)
 union all
 select 'paid means paid for', o.item_id, o.order_id, 'paid without exactly one successful payment'
 from flashsale_data.orders o
@@ -87,7 +83,16 @@ where p.order_id is not null
 union all
 select 'a payment that is due has its job', null, p.order_id,
   format('payment %s is %s and has neither a job nor a dead letter', p.payment_id, p.status)
-from flashsale_data.payments p
+from (
+  select a.payment_id, a.order_id, a.status
+  from flashsale_data.payments a
+  where a.status in ('requested', 'refund_due')
+  union all
+  select o.order_id, o.order_id, 'requested'
+  from flashsale_data.orders o
+  where o.status = 'reserved'
+    and not exists (select from flashsale_data.payments a where a.order_id = o.order_id)
+) p
 left join (
   select q.message ->> 'kind' as kind, q.message ->> 'payment_id' as payment_id
   from pgmq.q_payments q
@@ -98,8 +103,7 @@ left join (
 ) j
   on j.payment_id = p.payment_id::text
   and j.kind = case p.status when 'requested' then 'open' else 'refund' end
-where p.status in ('requested', 'refund_due')
-  and j.kind is null
+where j.kind is null
 union all
 select 'a key leads to its order', k.item_id, k.order_id,
   format('customer %s, key %s', k.customer_id, k.idempotency_key)

@@ -197,7 +197,8 @@ begin
     if v_name ~ '[.]line_' then
       execute 'drop sequence ' || v_name;
     else
-      perform setval(v_name::regclass, 1, false);
+      perform setval(q.seqrelid::regclass, q.seqstart, false)
+      from pg_sequence q where q.seqrelid = v_name::regclass;
     end if;
   end loop;
   drop table if exists flashsale_data.test_clock;

@@ -189,7 +189,12 @@ class Item:
 
     def _end(self, order: Order, status: str) -> None:
         order.status, order.ended_at = status, self.now
-        self.jobs += [("void", p) for p in order.payments if p.status in ("requested", "open")]
+        # Of a first attempt that nobody has begun there is nothing to void.
+        self.jobs += [
+            ("void", p)
+            for n, p in enumerate(order.payments)
+            if p.status == "open" or (n and p.status == "requested")
+        ]
 
     def _expire(self, order: Order) -> None:
         if self.overdue(order):

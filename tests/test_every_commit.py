@@ -8,8 +8,9 @@ from prove import every_commit
 from support import Connection
 
 FORGED = (
-    "insert into flashsale_data.orders (item_id, ticket, customer_id, status, created_at, "
-    "reserved_at, expires_at) values (1, %s, 'mallory', 'reserved', now(), now(), now() + '1 s')"
+    "insert into flashsale_data.orders (order_id, item_id, ticket, customer_id, status, "
+    "created_at, reserved_at, expires_at) values (flashsale.order_id_of(1, %(ticket)s), 1, "
+    "%(ticket)s, 'mallory', 'reserved', now(), now(), now() + '1 s')"
 )
 
 
@@ -17,8 +18,8 @@ def spoil(conn: Connection) -> None:
     """Two units from nowhere for one customer; the next commit takes them back."""
     conn.execute("drop index flashsale_data.orders_one_live_per_customer")
     with conn.transaction():
-        conn.execute(FORGED, [1_000_000])
-        conn.execute(FORGED, [1_000_001])
+        conn.execute(FORGED, {"ticket": 1_000_000})
+        conn.execute(FORGED, {"ticket": 1_000_001})
     conn.execute("delete from flashsale_data.orders where customer_id = 'mallory'")
     conn.execute(
         "create unique index orders_one_live_per_customer on flashsale_data.orders "
@@ -35,7 +36,7 @@ def test_what_is_wrong_for_one_commit_only_is_found() -> None:
         "violation: ('every ticket is of its line'",
         "a unit beyond the line's turn",
         "two live orders of a customer",
-        "a hold without exactly one payment",
+        "a payment to be opened without exactly one job",
         "an illegal step",
     ):
         assert what in said

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from multiprocessing import get_context
+from pathlib import Path
 from urllib.parse import urlencode
 
 import psycopg
@@ -17,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from flashsale import migrate as migrate_module
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import VERSION_QUERY, MigrateError, expected_version, migrate
-from support import Call, connect, eventually, item, reserve, rows, value
+from support import Call, call, connect, eventually, item, reserve, rows, value
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_twenty_at_once_all_succeed(empty_url: str) -> None:
     processes.set_forkserver_preload(["flashsale.migrate"])
     with processes.Pool(20) as pool:
         reports = pool.map(migrate, [empty_url] * 20, chunksize=1)
-    assert sorted(len(report.applied) for report in reports) == [0] * 19 + [5]
+    assert sorted(len(report.applied) for report in reports) == [0] * 19 + [6]
     assert sum(report.replayed for report in reports) == 1
     assert version(empty_url) == expected_version()
 
@@ -62,7 +63,7 @@ def test_a_second_time_changes_nothing(empty_url: str) -> None:
         migrate(empty_url),
         migrate(empty_url, force=True),
     )
-    assert (len(first.applied), first.replayed) == (5, True)
+    assert (len(first.applied), first.replayed) == (6, True)
     assert (second.applied, second.replayed) == ([], False)
     assert (forced.applied, forced.replayed) == ([], True)
 
@@ -111,6 +112,45 @@ def test_a_lock_that_yoyo_left_behind_is_cleared(empty_url: str) -> None:
     began = time.monotonic()
     assert migrate(empty_url).applied == ["0005.queues"]
     assert time.monotonic() - began < 8  # yoyo would wait ten seconds for a lock, and give up
+
+
+def test_payments_from_when_each_hold_wrote_one_at_once_go_on(
+    empty_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 0006 a first payment had a small number, and an order's id was generated."""
+    migrations = sorted(Path(__file__).parents[1].glob("migrations/*.sql"))
+    for file in migrations[:5]:
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with monkeypatch.context() as then:
+        inside = migrate_module._folder
+        then.setattr(
+            migrate_module, "_folder", lambda n: tmp_path if n == "migrations" else inside(n)
+        )
+        migrate(empty_url)
+    with connect(empty_url) as conn:
+        shoe = item(conn, stock=2)
+        conn.execute("select nextval(line), nextval(line) from flashsale_data.items")
+        conn.execute(
+            "with o as (insert into flashsale_data.orders (item_id, ticket, customer_id, status,"
+            " created_at, reserved_at, expires_at) select %s, t, c, 'reserved', clock_timestamp(),"
+            " clock_timestamp(), clock_timestamp() + interval '10 s'"
+            " from (values (1, 'ann'), (2, 'bob')) v (t, c) returning order_id)"
+            " insert into flashsale_data.payments (order_id, amount, currency, requested_at)"
+            " select order_id, 1000, 'EUR', clock_timestamp() from o",
+            [shoe],
+        )
+        conn.execute("select flashsale.send_jobs('open', array[1, 2])")
+    assert migrate(empty_url).applied == [migrations[5].stem]
+    with connect(empty_url) as conn:
+        taken = rows(conn, "select * from flashsale.take_payment_jobs(10, 30)")
+        assert [(job.payment_id, job.customer_id) for job in taken] == [(1, "ann"), (2, "bob")]
+        assert call(conn, "pay", 1, "s1", 1000, "EUR").outcome == "paid"
+        call(conn, "record_payment_event", "e", "payment.failed", "s2", "2", 1000, "EUR", None)
+        again = call(conn, "request_payment", taken[1].order_id, "bob")
+        assert (again.outcome, again.payment_status) == ("requested", "requested")
+        assert again.payment_id > taken[1].order_id
+        assert call(conn, "pay", again.payment_id, "s3", 1000, "EUR").outcome == "paid"
+        assert rows(conn, "select * from flashsale.violation") == []
 
 
 def test_a_reader_in_the_way_delays_and_does_not_break_the_replay(database_url: str) -> None:

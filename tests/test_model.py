@@ -296,8 +296,11 @@ class Line(RuleBasedStateMachine):
         return int(
             value(
                 self.db,
-                "select payment_id from flashsale_data.payments where order_id = %s "
-                "order by payment_id limit 1 offset %s",
+                # Of the first attempt there may be nothing yet but what the order shows.
+                "select payment_id from flashsale.order_status where order_id = %s "
+                "union select payment_id from flashsale_data.payments where order_id = %s "
+                "order by 1 limit 1 offset %s",
+                self.order_id(order),
                 self.order_id(order),
                 n,
             )

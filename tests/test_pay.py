@@ -272,6 +272,31 @@ def test_late_money_is_kept_if_a_unit_is_free_and_nobody_waits(db: Connection, c
     sweep(db)
     assert item_status(db, shoe).paid == 1
     assert item_status(db, shoe).available == 1
+    again = call(db, "pay", order.payment_id, f"s{order.payment_id}", order.amount, "EUR")
+    assert (again.outcome, again.order_id) == ("already_paid", late.order_id)
+    assert status(db, order.order_id).payment_id is None  # the payment is the other order's now
+
+
+def test_a_hold_is_its_own_first_attempt_until_somebody_begins_it(db: Connection) -> None:
+    shoe = item(db, stock=2)
+    ann, bob = reserve(db, shoe, "ann"), reserve(db, shoe, "bob")
+    assert (ann.payment_id, ann.payment_status, ann.amount) == (ann.order_id, "requested", 1000)
+    call(db, "cancel", ann.order_id)
+    assert payments(db) == []
+    for order in (ann, bob):
+        shown = status(db, order.order_id)
+        assert (shown.payment_id, shown.payment_status) == (order.order_id, "requested")
+    assert jobs(db) == [("open", bob.order_id)]
+    assert payments(db) == [("voided", None), ("requested", None)]
+
+
+def test_money_that_names_an_order_in_the_line_is_a_stray(db: Connection) -> None:
+    shoe = item(db, stock=1)
+    reserve(db, shoe, "ann")
+    waiting = reserve(db, shoe, "bob")
+    assert waiting.payment_id is None
+    assert call(db, "pay", waiting.order_id, "s1", 1000, "EUR").outcome == "stray"
+    assert status(db, waiting.order_id).payment_id is None
 
 
 @pytest.mark.parametrize("spoiler", ["sold", "line", "other order", "closed", "paused"])

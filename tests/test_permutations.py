@@ -93,10 +93,10 @@ class Sale:
         assert rows(self.db, "select * from flashsale.violation") == []
         jobless = rows(
             self.db,
-            "select o.customer_id from flashsale_data.payments p "
-            "join flashsale_data.orders o using (order_id) where p.payment_id <> %s and 1 <> ("
+            "select o.customer_id from flashsale_data.orders o "
+            "where o.reserved_at is not null and o.order_id <> %s and 1 <> ("
             "select count(*) from pgmq.q_payments q where q.message ->> 'kind' = 'open' "
-            "and q.message -> 'payment_id' = to_jsonb(p.payment_id))",
+            "and q.message -> 'payment_id' = to_jsonb(o.order_id))",
             self.held.payment_id,
         )
         assert jobless == [], "a hold without the job that opens its payment"

@@ -19,7 +19,15 @@ READ = (
 
 def opened(conn: Connection, order: Any) -> Any:
     (job,) = rows(conn, "select * from flashsale.take_payment_jobs(1, 30)")
-    return call(conn, "payment_opened", job.job_id, job.reads, job.payment_id, f"s{job.job_id}", "http://pay")
+    return call(
+        conn,
+        "payment_opened",
+        job.job_id,
+        job.reads,
+        job.payment_id,
+        f"s{job.job_id}",
+        "http://pay",
+    )
 
 
 def told(conn: Connection, order: Any) -> Any:
