@@ -72,7 +72,9 @@ begin
     select p_runner, flashsale.clock(), 1, sweep.expired, sweep.promoted
     where not exists (select from flashsale_data.sweepers s where s.runner = p_runner)
     on conflict do nothing;
-    delete from flashsale_data.sweepers s where s.swept_at < flashsale.clock() - interval '1 day';
+    delete from flashsale_data.sweepers s
+    where s.runner > '' -- all, by the primary key
+      and s.swept_at < flashsale.clock() - interval '1 day';
   end if;
 end
 $$;
@@ -102,8 +104,9 @@ comment on function flashsale.mind_the_clock(text) is
 $$Makes all jobs due if the clock went back since p_runner swept last
 Leased ones too: to do a job twice is harmless. Steps of less than a second are ignored.$$;
 
+-- tallies has no index: it is to be read whole.
 create function flashsale.fold() returns void
-language sql volatile set search_path = ''
+language sql volatile set search_path = '' set enable_seqscan = on
 as $$
   with locked as (
     select i.item_id

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flashsale.embedded import EmbeddedPostgres
 from support import Connection, call, connect, item, many, pay, reserve, rows, status, sweep, value
 
 CROWD = 2_000
@@ -74,3 +75,27 @@ def test_a_plan_from_before_the_storm_reads_no_table_whole(
         session.execute("select pg_stat_force_next_flush()")
         value(db, "select pg_stat_clear_snapshot()::text")
         assert value(db, READ) - before < CROWD / 2
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_plan_needs_what_is_switched_off(
+    postgres: EmbeddedPostgres, db: Connection, verb: str
+) -> None:
+    """Until PostgreSQL 17 such a plan seems to cost so much that it is compiled first, each time."""
+    shoe = item(db, stock=3)
+    name = value(db, "select current_database()")
+    plans: list[str] = []
+    with connect(postgres.url(name, "postgres")) as session:
+        session.execute("load 'auto_explain'")
+        session.execute("set auto_explain.log_min_duration = 0")
+        session.execute("set auto_explain.log_nested_statements = on")
+        session.execute("set client_min_messages = log")
+        session.add_notice_handler(lambda said: plans.append(said.message_primary or ""))
+        for n in range(7):
+            VERBS[verb](session, reserve(db, shoe, f"early {n}"))
+            call(db, "restock", shoe, 1)
+    own = [plan for plan in plans if "flashsale_data" in plan]
+    assert own
+    for plan in own:
+        assert "cost=1000000" not in plan, plan  # PostgreSQL 15 to 17
+        assert "Disabled: true" not in plan, plan
