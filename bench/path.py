@@ -20,6 +20,7 @@ from litestar import Litestar, Response, post
 
 from flashsale import examples
 from flashsale.app import create_app
+from flashsale.errors import Overloaded
 from flashsale.gather import Wish
 from flashsale.models import Ask, CustomerId, IdempotencyKey, ItemId, Order, Reservation
 from flashsale.settings import Settings
@@ -103,12 +104,14 @@ async def round_of(app: Litestar, status: int, body: bool) -> float:
 
 
 async def main() -> None:
-    granted, refused = service("reserved"), service("sold_out")
+    granted, refused, busy = service("reserved"), service("sold_out"), service("reserved")
+    busy.state.service.database._gather.refusal = lambda: Overloaded(retry_seconds=1)
     sides = {
         "an empty Litestar handler": (Litestar([empty], logging_config=None), 201, False),
         "reserve": (granted, 201, False),
         "reserve, with a body": (granted, 201, True),
         "sold out": (refused, 409, False),
+        "overloaded": (busy, 503, False),
     }
     seen: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(ROUNDS + 1):  # the first warms up

@@ -21,7 +21,13 @@ from flashsale.migrate import migrate
 
 STOCK = 10_000_000
 ITEMS = 1_000
-SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB", "max_connections": "300"}
+WAL_SEGMENTS = 96
+SETTINGS = {
+    "shared_buffers": "1GB",
+    "max_connections": "300",
+    "min_wal_size": "2GB",
+    "max_wal_size": "4GB",
+}
 CUSTOMER = "'c' || :c"
 NEW_CUSTOMER = "\\set c random(1, 9000000000000000)\n"
 HOT, SPREAD = "\\set i 1\n", f"\\set i random(1, {ITEMS})\n"
@@ -173,6 +179,17 @@ def prepare(postgres: EmbeddedPostgres) -> None:
         for rival in ("counter", "for_update", "units"):
             conn.execute((HERE / "rivals" / f"{rival}.sql").read_bytes())
         conn.execute("vacuum analyze")
+    _age(postgres)
+
+
+def _age(postgres: EmbeddedPostgres) -> None:
+    """A server that has run for a while writes into WAL segments that it has used before. A new one
+    fills each with zeros first, and all commits wait for that: 40 ms every 16 MB."""
+    with psycopg.connect(postgres.url("flashsale", "postgres"), autocommit=True) as conn:
+        for _ in range(WAL_SEGMENTS):
+            conn.execute("select pg_logical_emit_message(false, 'bench', '')")
+            conn.execute("select pg_switch_wal()")
+        conn.execute("checkpoint")
 
 
 def commits(postgres: EmbeddedPostgres, *, simulated: bool) -> None:

@@ -1,16 +1,49 @@
 """What would have to wait too long is refused at once, while refusing is still cheap.
 
 A queue is bounded by time, not by count: how many calls fit into it depends on how fast the
-database is just now. What the bound promises is in docs/operations.md.
+database is just now. What the bound promises is in docs/performance.md.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 
 from flashsale.errors import Overloaded
 
 _SMOOTHING = 1 / 8  # weight of the latest call in the average
+_TICK_SECONDS = 0.005
+
+
+class Lag:
+    """How long whatever comes now has waited in the event loop already.
+
+    In a loop that is busier than it can be, that is a queue of its own, which nobody sees: its
+    turns grow long, and what came during one is served in the next.
+    """
+
+    def __init__(self) -> None:
+        self._turned_at = math.inf
+        self._turn_seconds = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self._turned_at = time.monotonic()
+        self._tick()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    @property
+    def seconds(self) -> float:
+        return max(self._turn_seconds, time.monotonic() - self._turned_at) - _TICK_SECONDS
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._turn_seconds, self._turned_at = now - self._turned_at, now
+        self._timer = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._tick)
 
 
 class Gate:
@@ -20,16 +53,26 @@ class Gate:
     again.
     """
 
-    def __init__(self, wait_ms: int, lanes: int) -> None:
+    def __init__(self, wait_ms: int, lanes: int, lag: Lag | None = None) -> None:
         self._wait_seconds = wait_ms / 1000
         self._lanes = lanes
+        self._lag = lag
         self._call_seconds = 0.0
+
+    def refusal(self, calls_ahead: int) -> Overloaded | None:
+        """Why not to queue behind these calls, if that would take longer than the bound."""
+        if calls_ahead == 0:
+            return None
+        expected = calls_ahead * self._call_seconds / self._lanes
+        lag = self._lag.seconds if self._lag is not None else 0.0
+        if expected + lag <= self._wait_seconds:
+            return None
+        return Overloaded(retry_seconds=math.ceil(expected))
 
     def enter(self, calls_ahead: int) -> None:
         """Errors: Overloaded, if the calls ahead would take longer than the bound."""
-        expected = calls_ahead * self._call_seconds / self._lanes
-        if expected > self._wait_seconds:
-            raise Overloaded(retry_seconds=math.ceil(expected))
+        if refusal := self.refusal(calls_ahead):
+            raise refusal
 
     def called(self, seconds: float) -> None:
         """Takes note of how long a call took."""

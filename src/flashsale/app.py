@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         openapi_config=_openapi(),
         state=State({"service": service}),
     )
-    app.asgi_handler = metrics.around(express.around(app.asgi_handler, service))
+    app.asgi_handler = express.around(metrics.around(app.asgi_handler), service)
     _complete(app.openapi_schema)
     return app
 

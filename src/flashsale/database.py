@@ -13,8 +13,9 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 
+from flashsale.admission import Lag
 from flashsale.connections import Connections, Use
-from flashsale.errors import Refused
+from flashsale.errors import Overloaded, Refused
 from flashsale.gather import Gather, Wish
 from flashsale.migrate import VERSION_QUERY
 from flashsale.models import (
@@ -68,12 +69,15 @@ class Database:
                 deadline_ms=s.read_deadline_ms,
             )
         self._pools = {self._reserve, self._pay, self._read}
-        self._gather = Gather(self._reserve_one, self._reserve_many, s)
+        self._lag = Lag()
+        self._gather = Gather(self._reserve_one, self._reserve_many, s, self._lag)
 
     async def open(self) -> None:
+        self._lag.start()
         await asyncio.gather(*(pool.open() for pool in self._pools))
 
     async def close(self) -> None:
+        self._lag.stop()
         await asyncio.gather(*(pool.close() for pool in self._pools))
 
     @property
@@ -117,6 +121,10 @@ class Database:
         return [_item(row) for row in rows]
 
     # Orders
+
+    def refusal(self) -> Overloaded | None:
+        """Why a request for a unit would be refused now."""
+        return self._gather.refusal()
 
     async def reserve(self, wish: Wish) -> Reservation:
         return await self._gather.reserve(wish)

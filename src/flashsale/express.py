@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
+from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 from litestar import Request
@@ -40,35 +43,55 @@ def around(app: ASGIApp, service: Parts) -> ASGIApp:
         if wish is None:
             await app(scope, receive, send)
             return
-        scope["path_template"] = ROUTE
-        headers: dict[str, str]
-        try:
-            if has_body:
-                ask = _decode(await _body(receive, body_seconds))
-                wish = wish._replace(wait=ask is None or ask.wait)
-            reservation = await database.reserve(wish)
-            metrics.reserved(reservation.outcome)
-            if reservation.order is None:
-                raise refusal(reservation)
-            status = GRANTED[reservation.outcome]
-            content = _encode(reservation.order)
-            headers = {"location": f"/orders/{reservation.order.order_id}"}
-            media_type = b"application/json"
-        except Exception as error:
-            media_type = PROBLEM_JSON.encode()
-            if isinstance(error, Refused):
-                said, headers = refused(error)
-                status, content = said.status, _encode(said)
-            else:
+        began = time.perf_counter()
+        if overloaded := database.refusal():
+            status, fields, content = _refused(overloaded)
+        else:
+            try:
+                if has_body:
+                    ask = _decode(await _body(receive, body_seconds))
+                    wish = wish._replace(wait=ask is None or ask.wait)
+                reservation = await database.reserve(wish)
+                metrics.reserved(reservation.outcome)
+                if reservation.order is None:
+                    raise refusal(reservation)
+                status = GRANTED[reservation.outcome]
+                content = _encode(reservation.order)
+                fields = [
+                    (b"content-type", b"application/json"),
+                    (b"location", b"/orders/" + reservation.order.order_id.encode()),
+                ]
+            except Refused as error:
+                status, fields, content = _refused(error)
+            except Exception as error:
+                scope["path_template"] = ROUTE
                 response = answer(Request(scope), error)
                 status, content = response.status_code or 500, _encode(response.content)
-                headers = response.headers
-        fields = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        fields += [(b"content-type", media_type), (b"content-length", b"%d" % len(content))]
+                fields = _fields(response.headers)
+        metrics.observe("POST", ROUTE, status, time.perf_counter() - began)
+        fields = [*fields, (b"content-length", b"%d" % len(content))]
         await send({"type": "http.response.start", "status": status, "headers": fields})
         await send({"type": "http.response.body", "body": content, "more_body": False})
 
     return express
+
+
+def _refused(error: Refused) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body. In a storm nearly all refusals are alike, so they are kept."""
+    return _problem(error.code, error.detail, error.hint, error.retry_seconds)
+
+
+@lru_cache(maxsize=256)
+def _problem(
+    code: str, detail: str, hint: str | None, retry_seconds: int | None
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    said, headers = refused(Refused(code, detail, hint=hint, retry_seconds=retry_seconds))
+    return said.status, _fields(headers), _encode(said)
+
+
+def _fields(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    fields = [(b"content-type", PROBLEM_JSON.encode())]
+    return fields + [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
 def _wish(scope: Scope) -> tuple[Wish | None, bool]:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from flashsale.admission import Gate
+from flashsale.admission import Gate, Lag
 from flashsale.errors import Overloaded, Refused
 from flashsale.models import Reservation
 from flashsale.settings import Settings
@@ -61,14 +61,14 @@ class Gather:
     know what happened; a retry is safe.
     """
 
-    def __init__(self, one: One, many: Many, settings: Settings) -> None:
+    def __init__(self, one: One, many: Many, settings: Settings, lag: Lag | None = None) -> None:
         self._one = one
         self._many = many
         self._size = settings.batch_size
         self._deadline_seconds = settings.reserve_deadline_ms / 1000
         # The last connection is for those who wait for a twin, unless it is the only one.
         self._lanes = max(1, settings.reserve_connections - 1)
-        self._gate = Gate(settings.reserve_wait_ms, self._lanes)
+        self._gate = Gate(settings.reserve_wait_ms, self._lanes, lag)
         self._aside = asyncio.Semaphore(1)
         self._lock_seconds = settings.reserve_lock_ms / 1000
         self._waiting: deque[_Asked] = deque()
@@ -80,8 +80,13 @@ class Gather:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    def refusal(self) -> Overloaded | None:
+        """Why a wish would be refused now; cheaper to ask than to be refused."""
+        return self._gate.refusal(len(self._waiting) // self._size)
+
     async def reserve(self, wish: Wish) -> Reservation:
-        self._gate.enter(len(self._waiting) // self._size)
+        if refusal := self.refusal():
+            raise refusal
         loop = asyncio.get_running_loop()
         asked = _Asked(wish, loop.create_future(), loop.time())
         if self._held and wish[:2] in self._held:
