@@ -227,8 +227,8 @@ MUTANTS = [
     Mutant(
         "expire: not at the deadline, but after it",
         "expire",
-        "    where o.status = 'reserved' and o.expires_at <= flashsale.clock()",
-        "    where o.status = 'reserved' and o.expires_at < flashsale.clock()",
+        "    where o.status = 'reserved' and o.expires_at <= v_now",
+        "    where o.status = 'reserved' and o.expires_at < v_now",
         "expire",
     ),
     Mutant(

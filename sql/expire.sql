@@ -28,13 +28,14 @@ create function flashsale.expire(p_limit integer default 10000) returns integer
 language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
+  v_now constant timestamptz := flashsale.clock(); -- or the index can't tell where to stop
   v_due bigint[];
 begin
   select array_agg(d.order_id) into v_due
   from (
     select o.order_id
     from flashsale_data.orders o
-    where o.status = 'reserved' and o.expires_at <= flashsale.clock()
+    where o.status = 'reserved' and o.expires_at <= v_now
     order by o.expires_at
     limit p_limit
     for update skip locked
