@@ -58,7 +58,7 @@ def service(outcome: str) -> Litestar:
         return (await many([wish], deadline))[0]
 
     gather = app.state.service.database._gather
-    gather._one, gather._many = one, many
+    gather._one, gather._many, gather._read = one, many, lambda row: row
     return app
 
 

@@ -33,7 +33,8 @@ class Calls:
         return [Reservation(wish.customer_id, None, None) for wish in wishes]
 
     def gather(self, **changes: Any) -> Gather:
-        return Gather(self.one, self.many, settings("postgresql://nowhere", **changes))
+        wanted = settings("postgresql://nowhere", **changes)
+        return Gather(self.one, self.many, lambda row: row, wanted)
 
 
 def wishes(count: int, first: int = 0) -> list[Wish]:
@@ -311,7 +312,7 @@ def test_an_unavailable_database_is_told_to_all() -> None:
         async def broken(*_: object) -> Any:
             raise Unavailable
 
-        gather = Gather(broken, broken, settings("postgresql://nowhere"))
+        gather = Gather(broken, broken, lambda row: row, settings("postgresql://nowhere"))
         answers = await asyncio.gather(*ask(gather, wishes(3)), return_exceptions=True)
         assert [type(a) for a in answers] == [Unavailable] * 3
 

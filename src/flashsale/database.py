@@ -70,7 +70,7 @@ class Database:
             )
         self._pools = {self._reserve, self._pay, self._read}
         self._lag = Lag()
-        self._gather = Gather(self._reserve_one, self._reserve_many, s, self._lag)
+        self._gather = Gather(self._reserve_one, self._reserve_many, _reservation, s, self._lag)
 
     async def open(self) -> None:
         self._lag.start()
@@ -129,18 +129,16 @@ class Database:
     async def reserve(self, wish: Wish) -> Reservation:
         return await self._gather.reserve(wish)
 
-    async def _reserve_one(self, wish: Wish, deadline: float) -> Reservation:
-        row = await self._reserve.one(
+    async def _reserve_one(self, wish: Wish, deadline: float) -> asyncpg.Record:
+        return await self._reserve.one(
             "select * from flashsale.reserve($1, $2, $3, $4)", *wish, deadline=deadline
         )
-        return _reservation(row)
 
-    async def _reserve_many(self, wishes: Sequence[Wish], deadline: float) -> list[Reservation]:
+    async def _reserve_many(self, wishes: Sequence[Wish], deadline: float) -> list[asyncpg.Record]:
         columns = zip(*wishes, strict=True)
-        rows = await self._reserve.all(
+        return await self._reserve.all(
             "select * from flashsale.reserve_many($1, $2, $3, $4)", *columns, deadline=deadline
         )
-        return [_reservation(row) for row in rows]
 
     async def cancel(self, order_id: str, customer_id: str) -> Order:
         row = await self._pay.one(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -37,10 +37,10 @@ class Wish(NamedTuple):
 
 class _Asked(NamedTuple):
     wish: Wish
-    answer: asyncio.Future[Reservation]
+    answer: asyncio.Future[Any]
     at: float
 
-    def tell(self, answer: Reservation | BaseException) -> None:
+    def tell(self, answer: Any) -> None:
         if self.answer.done():  # its client has gone
             return
         if isinstance(answer, BaseException):
@@ -49,21 +49,26 @@ class _Asked(NamedTuple):
             self.answer.set_result(answer)
 
 
-One = Callable[[Wish, float], Awaitable[Reservation]]
-Many = Callable[[Sequence[Wish], float], Awaitable[Sequence[Reservation]]]
+One = Callable[[Wish, float], Awaitable[Any]]
+Many = Callable[[Sequence[Wish], float], Awaitable[Sequence[Any]]]
+Read = Callable[[Any], Reservation]
 
 
 class Gather:
     """Answers wishes by calls of `many`, or of `one`, which is faster for one.
 
-    Both take wishes and the loop's time by which they have to be back. Errors: what they raise;
-    Overloaded when the wait would be too long. Who gets an error of a broken connection does not
-    know what happened; a retry is safe.
+    Both take wishes and the loop's time by which they have to be back, and give rows, which `read`
+    reads: later, so that the next batch leaves first. Errors: what they raise; Overloaded when the
+    wait would be too long. Who gets an error of a broken connection does not know what happened; a
+    retry is safe.
     """
 
-    def __init__(self, one: One, many: Many, settings: Settings, lag: Lag | None = None) -> None:
+    def __init__(
+        self, one: One, many: Many, read: Read, settings: Settings, lag: Lag | None = None
+    ) -> None:
         self._one = one
         self._many = many
+        self._read = read
         self._size = settings.batch_size
         self._deadline_seconds = settings.reserve_deadline_ms / 1000
         # The last connection is for those who wait for a twin, unless it is the only one.
@@ -91,12 +96,12 @@ class Gather:
         asked = _Asked(wish, loop.create_future(), loop.time())
         if self._held and wish[:2] in self._held:
             self._start(self._serve_aside(asked))
-            return await asked.answer
+            return self._read(await asked.answer)
         self._waiting.append(asked)
         if self._in_flight < self._lanes:
             self._in_flight += 1
             self._start(self._drain())
-        return await asked.answer
+        return self._read(await asked.answer)
 
     async def _drain(self) -> None:
         try:
@@ -123,7 +128,7 @@ class Gather:
         began, deadline = loop.time(), batch[0].at + self._deadline_seconds
         try:
             if len(batch) == 1:
-                answers: Sequence[Reservation] = [await self._one(batch[0].wish, deadline)]
+                answers: Sequence[Any] = [await self._one(batch[0].wish, deadline)]
             else:
                 answers = await self._many([asked.wish for asked in batch], deadline)
         except BaseException as error:
