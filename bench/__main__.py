@@ -2,8 +2,8 @@
 
     python -m bench [--quick] [--rounds N] [--seconds S] [--write] [parts...]
 
-Parts: sql, web, growth, redis; all of them by default. --quick: two rounds of a second and small
-numbers, to see that it runs. --write: replaces bench/results.json and the charts in docs/.
+Parts: calls, sql, web, growth, redis; all of them by default. --quick: two rounds of a second and
+small numbers, to see that it runs. --write: replaces bench/results.json and the charts in docs/.
 Ends with status 1 if something happened that must not, whatever the machine: a violation, an
 answer that was due and didn't come, a 5xx that is no refusal.
 """
@@ -15,13 +15,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench import charts, growth, redis, sql, web
+from bench import calls, charts, growth, redis, sql, web
 from bench.report import HERE, Report, about
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("parts", nargs="*", help="sql, web, growth, redis; none: all")
+    options.add_argument("parts", nargs="*", help="calls, sql, web, growth, redis; none: all")
     options.add_argument("--quick", action="store_true", help="see that it runs")
     options.add_argument("--rounds", type=int)
     options.add_argument("--seconds", type=float, help="of a side in a round")
@@ -31,6 +31,7 @@ def main() -> int:
     seconds = given.seconds or (1 if given.quick else 2)
     report = Report(rounds)
     parts: dict[str, Callable[[], None]] = {
+        "calls": lambda: calls.run(report),
         "sql": lambda: sql.run(report, seconds),
         "web": lambda: web.run(report, seconds),
         "growth": lambda: growth.run(report, seconds, quick=given.quick),

@@ -1,0 +1,89 @@
+"""What one call costs Postgres: CPU time without clients, network and disk, each in a transaction.
+
+A loop in the server calls and commits, so what a transaction has to set up anew counts; sides take
+turns. This tells what a change of a function is worth where rates of 32 clients only jitter.
+"""
+
+from __future__ import annotations
+
+import time
+
+import psycopg
+
+from bench import sql
+from bench.report import Report
+
+TIMES = 4_000
+BATCHES = 20
+BATCH = 256
+CALLS = {
+    "nothing": "bench.nothing()",
+    "plain INSERT of an order": "bench.insert('p' || {run} || '-' || n)",
+    "reserve, joining the line": f"flashsale.reserve({sql.FULL}, 'w' || {{run}} || '-' || n)",
+    "reserve": "flashsale.reserve(1, 'r' || {run} || '-' || n)",
+    "reserve, with a key": "flashsale.reserve(1, 'k' || {run} || '-' || n, 'k')",
+    "reserve, sold out": f"flashsale.reserve({sql.SOLD_OUT}, 's' || {{run}} || '-' || n)",
+    "reserve, asked again": "flashsale.reserve(1, 'r' || {run} || '-' || n)",
+    "order_status": "flashsale.order_status(flashsale.order_id_of(1, n))",
+    "item_status": "flashsale.item_status(1)",
+}
+FUNCTIONS = """
+create function bench.nothing() returns void language plpgsql as $$ begin end $$;
+create function bench.insert(p_customer text) returns void language plpgsql as $$
+begin
+  insert into bench.orders (
+    order_id, item_id, ticket, customer_id, status, created_at, reserved_at, expires_at)
+  select t, 1, t, p_customer, 'waiting', clock_timestamp(), null, null
+  from nextval('bench.ticket') t;
+end $$;
+"""
+
+
+def run(report: Report) -> None:
+    with sql.server(report, fsync="off", synchronous_commit="off") as postgres:
+        sql.prepare(postgres)
+        with psycopg.connect(postgres.url(), autocommit=True) as conn:
+            conn.execute(FUNCTIONS)
+            seen: dict[str, list[float]] = {}
+            for number in range(report.rounds + 1):  # the first warms up
+                for name, call in CALLS.items():
+                    cost = _loop(conn, call.format(run=number))
+                    seen.setdefault(name, []).append(cost)
+                for name, cost in _batches(conn, number).items():
+                    seen.setdefault(name, []).append(cost)
+    report.raw["SQL, µs of a call in a transaction"] = seen
+    for name, costs in seen.items():
+        report.figure(f"SQL, one session, no disk: {name}, µs", "", costs[1:])
+
+
+def _loop(conn: psycopg.Connection, call: str) -> float:
+    began = time.monotonic()
+    conn.execute(
+        f"do $d$ begin for n in 1..{TIMES} loop perform {call}; commit; end loop; end $d$".encode()
+    )
+    return (time.monotonic() - began) / TIMES * 1e6
+
+
+def _batches(conn: psycopg.Connection, run: int) -> dict[str, float]:
+    """µs an order."""
+    costs = {}
+    many = (
+        "select count(*) from flashsale.reserve_many(array_fill({item}, array[{size}]), "
+        "(select array_agg('b{run}-{n}-' || i) from generate_series(1, {size}) i))"
+    )
+    rows = sql.same_rows(BATCH).removeprefix(sql.NEW_CUSTOMER).replace(":c", "{run} || '-{n}-'")
+    for name, text in {
+        f"reserve_many of {BATCH}, an order": many.replace("{item}", "1"),
+        f"reserve_many of {BATCH}, sold out, a request": many.replace("{item}", f"{sql.SOLD_OUT}"),
+        f"multi-row INSERT of {BATCH}, an order": rows,
+    }.items():
+        began = time.monotonic()
+        for n in range(BATCHES):
+            conn.execute(
+                text.replace("{run}", f"{run}")
+                .replace("{n}", f"{n}")
+                .replace("{size}", f"{BATCH}")
+                .encode()
+            )
+        costs[name] = (time.monotonic() - began) / BATCHES / BATCH * 1e6
+    return costs
