@@ -3,7 +3,8 @@
     python -m bench [--quick] [--rounds N] [--seconds S] [--write] [parts...]
 
 Parts: calls, sql, web, growth, redis; all of them by default. --quick: two rounds of a second and
-small numbers, to see that it runs. --write: replaces bench/results.json and the charts in docs/.
+small numbers, to see that it runs. --write: replaces bench/results.json, the charts in docs/ and
+the figures in docs/performance.md.
 Ends with status 1 if something happened that must not, whatever the machine: a violation, an
 answer that was due and didn't come, a 5xx that is no refusal.
 """
@@ -14,9 +15,13 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from bench import calls, charts, growth, redis, sql, web
 from bench.report import HERE, Report, about
+
+DOCS = HERE.parent / "docs"
+MARKS = ("<!-- figures: make bench BENCH=--write -->", "<!-- end of figures -->")
 
 
 def main() -> int:
@@ -46,16 +51,29 @@ def main() -> int:
     show(report, time.monotonic() - began)
     if given.write:
         (HERE / "results.json").write_text(report.as_json())
-        charts.draw(report.raw, HERE.parent / "docs" / "charts")
+        charts.draw(report.raw, DOCS / "charts")
+        document(DOCS / "performance.md", report, time.monotonic() - began)
     return 1 if report.broken else 0
 
 
+def told(report: Report, took_seconds: float) -> str:
+    """The figures, and what they were taken with."""
+    lines = [f"- {name}: {value}" for name, value in about().items()]
+    lines += [f"- rounds: {report.rounds}; took {took_seconds / 60:.0f} minutes", ""]
+    lines += [report.table()]
+    lines += [f"\nnot measured: {line}" for line in report.skipped]
+    return "\n".join(lines)
+
+
+def document(page: Path, report: Report, took_seconds: float) -> None:
+    """Replaces the figures in a page, between the marks."""
+    before, _, rest = page.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    page.write_text(f"{before}{MARKS[0]}\n{told(report, took_seconds)}\n{MARKS[1]}{after}")
+
+
 def show(report: Report, took_seconds: float) -> None:
-    print("\n" + "\n".join(f"{name}: {value}" for name, value in about().items()))
-    print(f"rounds: {report.rounds}; took {took_seconds / 60:.0f} minutes\n")
-    print(report.table())
-    for line in report.skipped:
-        print(f"\nnot measured: {line}")
+    print("\n" + told(report, took_seconds))
     for line in report.broken:
         print(f"BROKEN: {line}", file=sys.stderr)
 

@@ -86,15 +86,22 @@ def _load(raw: Mapping[str, Any]) -> str:
 
 
 def _growth(raw: Mapping[str, Any]) -> str:
-    series = {
-        what: [
-            (float(size.replace(",", "")), statistics.median(costs))
-            for size, costs in raw[f"SQL, µs of {what} by number of orders"].items()
-        ]
-        for what in ("reserve", "reserve and pay", "item read")
-        if f"SQL, µs of {what} by number of orders" in raw
+    by_orders = "SQL, µs of {} by number of orders"
+    names = {
+        "reserve, by orders": by_orders.format("reserve"),
+        "item read, by orders": by_orders.format("item read"),
+        "reserve, by items": "SQL, µs of reserve by number of items",
+        "joining, by length of the line": "SQL, µs of joining by length of the line",
     }
-    return chart("Cost by number of orders, µs with 8 clients (SQL)", "orders", series)
+    series = {
+        name: [
+            (float(size.replace(",", "")), statistics.median(costs))
+            for size, costs in raw[key].items()
+        ]
+        for name, key in names.items()
+        if key in raw
+    }
+    return chart("Cost of a call by what has grown, µs with 8 clients (SQL)", "of them", series)
 
 
 def chart(title: str, x_name: str, series: Mapping[str, Points], *, log_y: bool = False) -> str:

@@ -182,6 +182,7 @@ def long_line(report: Report, postgres: EmbeddedPostgres, seconds: float, share:
             for size, item in lines.items()
         }
     )
+    report.raw["SQL, µs of joining by length of the line"] = seen
     report.ratio(f"SQL, joining a line of {other} / of {one}", "<= 1.2", seen[other], seen[one])
     turns = report.take_turns(
         {f"{size:,}": partial(_restock, postgres.url(), item) for size, item in lines.items()}

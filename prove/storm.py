@@ -73,7 +73,7 @@ def trial(
             BOUND_SECONDS,
             [(begin, end + BOUND_SECONDS) for begin, end in service.outages],
         )
-        down = time.time() - began - run.fair_seconds(began, time.time())
+        down = max(0.0, time.time() - began - run.fair_seconds(began, time.time()))
     outcomes = sale.history.outcomes()
     if fault is None:
         problems += [
