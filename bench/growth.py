@@ -304,7 +304,7 @@ def churn(report: Report, seconds: float) -> None:
         "select flashsale.cancel(:order_id);\n"
     )
     size = (
-        "select sum(pg_relation_size(c))::bigint from unnest(array['orders_expires_at_reserved', "
+        "select sum(pg_relation_size(c))::bigint from unnest(array['orders_expires_at_held', "
         "'orders_order_id_waiting', 'orders_order_id_unrecycled', 'tallies', 'items']) n, "
         "lateral (select ('flashsale_data.' || n)::regclass) r (c)"
     )

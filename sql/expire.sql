@@ -36,6 +36,7 @@ begin
     select o.order_id
     from flashsale_data.orders o
     where o.status = 'reserved' and o.expires_at <= v_now
+      and o.paid_at is null and o.ended_at is null -- by the index of holds
     order by o.expires_at
     limit p_limit
     for update skip locked

@@ -347,8 +347,9 @@ declare
 begin
   update flashsale_data.payments p
   set status = 'refunded'
-  where (p.payment_id = p_payment_id or p.order_id is null)
-    and p.session_id = p_session_id
+  where p.payment_id = (
+      select q.payment_id from flashsale_data.payments q where q.session_id = p_session_id)
+    and (p.payment_id = p_payment_id or p.order_id is null)
     and p.status = 'refund_due'
   returning p.order_id into v_order_id;
   if not found then

@@ -78,7 +78,7 @@ begin
         select l.order_id, l.status, l.expires_at
         from flashsale_data.orders l
         where l.item_id = r.item_id and l.customer_id = r.customer_id
-          and l.status in ('waiting', 'reserved', 'paid')
+          and l.ended_at is null
         limit 1
       ) o on true
       left join lateral (
@@ -335,7 +335,7 @@ begin
     and not exists (
       select from flashsale_data.orders o
       where o.item_id = p_item_id and o.customer_id = p_customer_id
-        and o.status in ('waiting', 'reserved', 'paid'));
+        and o.ended_at is null);
 
   if v_ticket <= v_last_ticket then
     if p_idempotency_key is not null then

@@ -5,7 +5,8 @@ select
   o.expires_at - flashsale.clock() as remaining
 from flashsale_data.orders o
 join flashsale_data.items i on i.item_id = o.item_id
-where o.status = 'reserved' and o.expires_at > flashsale.clock();
+where o.status = 'reserved' and o.expires_at > flashsale.clock()
+  and o.paid_at is null and o.ended_at is null; -- by the index of holds
 
 comment on view flashsale.open_reservation is
 $$Holds that can still be paid, with the time that remains$$;
@@ -40,7 +41,8 @@ select
   flashsale.clock() - o.reserved_at, 'reserved'
 from flashsale_data.orders o
 join flashsale_data.items i on i.item_id = o.item_id
-where o.status = 'reserved'
+where o.status = 'reserved' and o.expires_at is not null
+  and o.paid_at is null and o.ended_at is null -- by the index of holds
   and not exists (select from flashsale_data.payments p where p.order_id = o.order_id);
 
 comment on view flashsale.payment_backlog is

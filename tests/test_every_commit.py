@@ -23,7 +23,7 @@ def spoil(conn: Connection) -> None:
     conn.execute("delete from flashsale_data.orders where customer_id = 'mallory'")
     conn.execute(
         "create unique index orders_one_live_per_customer on flashsale_data.orders "
-        "(item_id, customer_id) where status in ('waiting', 'reserved', 'paid')"
+        "(item_id, customer_id) where ended_at is null"
     )
 
 

@@ -52,7 +52,7 @@ def test_twenty_at_once_all_succeed(empty_url: str) -> None:
     processes.set_forkserver_preload(["flashsale.migrate"])
     with processes.Pool(20) as pool:
         reports = pool.map(migrate, [empty_url] * 20, chunksize=1)
-    assert sorted(len(report.applied) for report in reports) == [0] * 19 + [6]
+    assert sorted(len(report.applied) for report in reports) == [0] * 19 + [7]
     assert sum(report.replayed for report in reports) == 1
     assert version(empty_url) == expected_version()
 
@@ -63,7 +63,7 @@ def test_a_second_time_changes_nothing(empty_url: str) -> None:
         migrate(empty_url),
         migrate(empty_url, force=True),
     )
-    assert (len(first.applied), first.replayed) == (6, True)
+    assert (len(first.applied), first.replayed) == (7, True)
     assert (second.applied, second.replayed) == ([], False)
     assert (forced.applied, forced.replayed) == ([], True)
 
@@ -140,7 +140,7 @@ def test_payments_from_when_each_hold_wrote_one_at_once_go_on(
             [shoe],
         )
         conn.execute("select flashsale.send_jobs('open', array[1, 2])")
-    assert migrate(empty_url).applied == [migrations[5].stem]
+    assert migrate(empty_url).applied == [m.stem for m in migrations[5:]]
     with connect(empty_url) as conn:
         taken = rows(conn, "select * from flashsale.take_payment_jobs(10, 30)")
         assert [(job.payment_id, job.customer_id) for job in taken] == [(1, "ann"), (2, "bob")]
