@@ -3,7 +3,7 @@
 Sides take turns; each round is 256 requests at once, several times. CPU time hardly depends on who
 else uses the machine, so this tells what a change of a handler is worth where rates only jitter.
 
-    PYTHONPATH=src .venv/bin/python bench/path.py
+    .venv/bin/python -m bench.path
 """
 
 from __future__ import annotations
@@ -16,28 +16,17 @@ from typing import Any
 
 import msgspec
 import uvloop
-from litestar import Litestar, Response, post
+from litestar import Litestar
 
+from bench.empty import empty
 from flashsale import examples
 from flashsale.app import create_app
 from flashsale.errors import Overloaded
 from flashsale.gather import Wish
-from flashsale.models import Ask, CustomerId, IdempotencyKey, ItemId, Order, Reservation
+from flashsale.models import Reservation
 from flashsale.settings import Settings
 
 REQUESTS, REPEATS, ROUNDS = 256, 8, 15
-
-
-@post("/items/{item_id:int}/orders")
-async def empty(
-    item_id: ItemId,
-    customer: CustomerId,
-    idempotency_key: IdempotencyKey = None,
-    data: Ask | None = None,
-) -> Response[Order]:
-    """The yardstick: decodes a request, encodes an order."""
-    order = msgspec.structs.replace(examples.RESERVED, item_id=item_id, customer_id=customer)
-    return Response(order, status_code=201)
 
 
 def service(outcome: str) -> Litestar:

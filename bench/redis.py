@@ -18,6 +18,7 @@ from flashsale.embedded import free_port
 
 NODE = HERE / "rivals" / "node"
 POLICIES = ("always", "everysec")
+OURS = "flashsale"
 NEEDS = {
     "redis-server": "apt install redis-server",
     "redis-benchmark": "apt install redis-tools",
@@ -41,35 +42,27 @@ def run(report: Report, seconds: float) -> None:
         sql.prepare(postgres)
         api = stack.enter_context(web.service(postgres))
         closed = partial(web.throughput, report, seconds=seconds, connections=256)
-        sides = {"flashsale": partial(closed, api, web.HOT)}
-        lua = {"reserve_many": partial(sql.pgbench, postgres, sql.batch(256), 2, seconds, 256)}
+        web_sides = {OURS: partial(closed, api, web.HOT)}
+        lua_sides = {OURS: partial(sql.pgbench, postgres, sql.batch(256), 2, seconds, 256)}
         for policy in POLICIES:
             redis = stack.enter_context(server(policy))
             node = stack.enter_context(web.process(["node", str(NODE / "server.js")], f"{redis}"))
-            sides[f"Node and Redis, AOF {policy}"] = partial(closed, node, web.HOT)
-            lua[f"Lua, AOF {policy}"] = partial(pipelined, redis, seconds)
+            web_sides[policy] = partial(closed, node, web.HOT)
+            lua_sides[policy] = partial(pipelined, redis, seconds)
         for commit, simulated in (("as the disk is", False), ("1 ms", True)):
             sql.commits(postgres, simulated=simulated)
-            seen = report.take_turns(sides)
-            report.raw[f"HTTP requests/s against Redis, 256 connections, commit {commit}"] = seen
-            for policy, goal in zip(POLICIES, (">= 1.0", ""), strict=True):
-                report.ratio(
-                    f"HTTP, commit {commit}, 256 connections: reserve / Fastify + Redis, "
-                    f"AOF {policy}",
-                    goal,
-                    seen["flashsale"],
-                    seen[f"Node and Redis, AOF {policy}"],
-                )
-            seen = report.take_turns(lua)
-            report.raw[f"orders/s of batches against a Lua script, commit {commit}"] = seen
-            for policy, goal in zip(POLICIES, (">= 1.0", ""), strict=True):
-                report.ratio(
+            for what, compared in (
+                (f"HTTP, commit {commit}, 256 connections: reserve / Fastify + Redis", web_sides),
+                (
                     f"SQL, commit {commit}, batches of 256, 2 connections / Lua script pipelined "
-                    f"16 deep, AOF {policy}",
-                    goal,
-                    seen["reserve_many"],
-                    seen[f"Lua, AOF {policy}"],
-                )
+                    "16 deep",
+                    lua_sides,
+                ),
+            ):
+                seen = report.take_turns(compared)
+                report.raw[f"orders/s: {what}"] = seen
+                for policy, goal in zip(POLICIES, (">= 1.0", ""), strict=True):
+                    report.ratio(f"{what}, AOF {policy}", goal, seen[OURS], seen[policy])
 
 
 @contextmanager
