@@ -67,8 +67,8 @@ def sell_out(conn: Connection) -> list[str]:
             call(conn, "reserve_many", [item.item_id] * item.stock, customers)
         call(conn, "sweep")
         for hold in conn.execute(
-            "select o.payment_id, o.amount from flashsale.order_status o "
-            "join flashsale.open_reservation using (order_id) order by o.expires_at"
+            "select payment_id, amount from flashsale.order_status where order_id = any (array("
+            "select order_id from flashsale.open_reservation)) order by expires_at"
         ).fetchall():
             pay(conn, hold)
     return [str(row) for row in conn.execute("select * from flashsale.violation")]

@@ -140,9 +140,13 @@ begin
           else 'do'
         end as verdict
       from unnest(v_read) r
-      left join flashsale.order_status o on o.order_id =
-        case when r.message ->> 'order_id' ~ '^[0-9]{1,18}$'
+      left join lateral ( -- a view that reads the clock can't be joined by its index otherwise
+        select *
+        from flashsale.order_status s
+        where s.order_id = case when r.message ->> 'order_id' ~ '^[0-9]{1,18}$'
           then (r.message ->> 'order_id')::bigint end
+        limit 1
+      ) o on true
       left join flashsale_data.items i on i.item_id = o.item_id
     ), buried as (
       insert into flashsale_data.dead_letters (queue, message, reads, error, enqueued_at, died_at)

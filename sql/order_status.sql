@@ -53,10 +53,10 @@ select
     when o.status = 'reserved' and o.expires_at <= flashsale.clock() then o.expires_at
     else o.ended_at
   end as ended_at,
-  coalesce(p.payment_id, f.payment_id) as payment_id,
-  coalesce(p.status::text, f.status) as payment_status,
-  coalesce(p.amount, f.amount) as amount,
-  coalesce(p.currency, f.currency) as currency,
+  coalesce(p.payment_id, case when f.unwritten then o.order_id end) as payment_id,
+  coalesce(p.status::text, case when f.unwritten then 'requested' end) as payment_status,
+  coalesce(p.amount, case when f.unwritten then i.price end) as amount,
+  coalesce(p.currency, case when f.unwritten then i.currency end) as currency,
   p.checkout_url
 from flashsale_data.orders o
 join flashsale_data.items i on i.item_id = o.item_id
@@ -67,18 +67,17 @@ left join lateral (
   order by a.payment_id desc
   limit 1
 ) p on true
-left join lateral (
-  -- The first attempt, until first_payments writes it down. Late money may have taken it along to
-  -- another order.
-  select o.order_id as payment_id, 'requested' as status, i.price as amount, i.currency
-  where p.payment_id is null
-    and case o.status
-      when 'reserved' then true
-      when 'paid' then false
-      else o.reserved_at is not null and not exists (
-        select from flashsale_data.payments a where a.payment_id = o.order_id)
-    end
-) f on true;
+cross join lateral (
+  -- Whether there is a first attempt that first_payments has yet to write down. Late money may have
+  -- taken it along to another order.
+  select case
+    when p.payment_id is not null then false
+    when o.status = 'reserved' then true
+    when o.status = 'paid' then false
+    else o.reserved_at is not null and not exists (
+      select from flashsale_data.payments a where a.payment_id = o.order_id)
+  end as unwritten
+) f;
 
 comment on view flashsale.order_status is
 $$Every order as its customer sees it, with its latest payment attempt

@@ -118,8 +118,8 @@ def after_the_crash(url: str, shoe: int, acknowledged: list[Any]) -> None:
             settle(conn)
             for held in rows(
                 conn,
-                "select o.* from flashsale.order_status o "
-                "join flashsale.open_reservation using (order_id)",
+                "select * from flashsale.order_status where order_id = any (array("
+                "select order_id from flashsale.open_reservation))",
             ):
                 pay(conn, held)
             sweep(conn)

@@ -311,8 +311,8 @@ def storm(db: Connection, url: str, requests: int, stock: int) -> None:
         settle(db)
         for order in rows(
             db,
-            "select o.* from flashsale.order_status o "
-            "join flashsale.open_reservation using (order_id)",
+            "select * from flashsale.order_status where order_id = any (array("
+            "select order_id from flashsale.open_reservation))",
         ):
             pay(db, order)
         sweep(db)
