@@ -318,6 +318,14 @@ MUTANTS = [
         "found",
     ),
     Mutant(
+        "reserve_many: an order of an earlier round is told as if of the last",
+        "reserve",
+        "          then case when r.outcome in ('reserved', 'waiting') then 'placed' else r.outcome"
+        " end\n",
+        "          then r.outcome\n",
+        "reserve",
+    ),
+    Mutant(
         "reserve: sells while paused",
         "reserve",
         "    and not i.paused\n",

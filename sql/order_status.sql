@@ -7,6 +7,13 @@ comment on function flashsale.order_id_of(integer, integer) is
 $$The order's id: the item and the place in its line
 All orders of item i lie between order_id_of(i, 0) and order_id_of(i + 1, 0), in ticket order.$$;
 
+create function flashsale.ticket_of(p_order_id bigint) returns integer
+language sql immutable parallel safe
+as $$ select (p_order_id & 4294967295)::integer $$;
+
+comment on function flashsale.ticket_of(bigint) is
+$$The order's place in its item's line, by the order's id$$;
+
 create type flashsale.order_row as (
   outcome text,
   order_id bigint,
@@ -77,6 +84,7 @@ cross join lateral (
     else o.reserved_at is not null and not exists (
       select from flashsale_data.payments a where a.payment_id = o.order_id)
   end as unwritten
+  offset 0 -- or it would be pulled up, once for each use
 ) f;
 
 comment on view flashsale.order_status is

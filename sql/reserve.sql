@@ -17,7 +17,8 @@ declare
   v_size constant integer := coalesce(cardinality(p_item_ids), 0);
   v_now timestamptz := flashsale.clock();
   v_order_ids bigint[];  -- of the answer, by request; null: a refusal
-  v_outcomes text[];     -- of the answer, by request; null: look again
+  v_outcomes text[];     -- of the answer, by request; null: look again; placed: a round ago
+  v_deadlines timestamptz[]; -- of the holds that the last round placed
   v_overdue bigint[];
   v_settled boolean;
 begin
@@ -94,7 +95,8 @@ begin
         f.*,
         case
           when f.verdict is not null then f.verdict
-          when coalesce(pg_sequence_last_value(f.line), 0) >= f.last_ticket then 'sold_out'
+          when f.last_ticket < 2147483647
+            and coalesce(pg_sequence_last_value(f.line), 0) >= f.last_ticket then 'sold_out'
           when count(*) filter (where f.verdict is null)
             over (partition by f.item_id, f.customer_id order by f.ord) > 1 then 'repeat'
         end as decision
@@ -149,7 +151,7 @@ begin
         and (t.idempotency_key is null
           or flashsale.order_id_of(t.item_id, t.ticket) in (select c.order_id from claimed c))
       order by t.item_id, t.customer_id
-      on conflict do nothing
+      on conflict (item_id, customer_id) where ended_at is null do nothing
       returning order_id, status
     ), queued as (
       insert into pgmq.q_payments (vt, message) -- as send_jobs does
@@ -162,10 +164,14 @@ begin
       array_agg(coalesce(flashsale.order_id_of(t.item_id, t.ticket), t.order_id) order by t.ord),
       array_agg(
         case
-          when t.ticket <= t.last_ticket then 'placed'
           when t.ticket > t.last_ticket then 'sold_out'
+          when t.ticket <= t.now_serving then 'reserved'
+          when t.ticket is not null then 'waiting'
           when t.decision not in ('overdue', 'repeat', 'later') then t.decision
         end
+        order by t.ord),
+      array_agg(
+        case when t.ticket <= t.now_serving then v_now + t.hold_seconds * interval '1 second' end
         order by t.ord),
       array_agg(t.order_id order by t.order_id) filter (where t.decision = 'overdue'),
       count(*) filter (where t.decision in ('overdue', 'repeat', 'later')) = 0
@@ -174,7 +180,7 @@ begin
         and count(*) filter (
             where t.idempotency_key is not null and (t.ticket <= t.last_ticket or t.remember))
           = (select count(*) from claimed)
-    into v_order_ids, v_outcomes, v_overdue, v_settled
+    into v_order_ids, v_outcomes, v_deadlines, v_overdue, v_settled
     from ticketed t;
 
     exit when coalesce(v_settled, true);
@@ -197,6 +203,7 @@ begin
       errcode = '40001', hint = 'Call again.';
   end if;
 
+  -- What was just placed is known without reading it again.
   return query
   select
     case when r.outcome = 'placed' then o.status else r.outcome end,
@@ -206,14 +213,32 @@ begin
     case when r.outcome = 'not_open' then (
       select i.opens_at from flashsale_data.items i where i.item_id = r.item_id) end
   from rows from (
-    unnest(p_item_ids), unnest(p_customer_ids), unnest(v_outcomes), unnest(v_order_ids)
-  ) with ordinality r (item_id, customer_id, outcome, order_id, ord)
+    unnest(p_item_ids), unnest(p_customer_ids), unnest(v_outcomes), unnest(v_order_ids),
+    unnest(v_deadlines)
+  ) with ordinality r (item_id, customer_id, outcome, order_id, deadline, ord)
   left join lateral (
-    select *
+    select
+      r.order_id, r.outcome as status, t.ticket,
+      case when r.deadline is null then greatest(1, t.ticket - i.now_serving) end as position,
+      v_now as created_at,
+      case when r.deadline is not null then v_now end as reserved_at,
+      r.deadline as expires_at, null::timestamptz as paid_at, null::timestamptz as ended_at,
+      case when r.deadline is not null then r.order_id end as payment_id,
+      case when r.deadline is not null then 'requested' end as payment_status,
+      case when r.deadline is not null then i.price end as amount,
+      case when r.deadline is not null then i.currency end as currency,
+      null as checkout_url
+    from flashsale_data.items i
+    cross join lateral (select flashsale.ticket_of(r.order_id) as ticket) t
+    where r.outcome in ('reserved', 'waiting') and i.item_id = r.item_id
+    union all
+    (select
+      s.order_id, s.status, s.ticket, s.position, s.created_at, s.reserved_at, s.expires_at,
+      s.paid_at, s.ended_at, s.payment_id, s.payment_status, s.amount, s.currency, s.checkout_url
     from flashsale.order_status s
-    where s.order_id = r.order_id
-    limit 1
-  ) o on r.outcome in ('placed', 'existing')
+    where r.outcome in ('placed', 'existing') and s.order_id = r.order_id
+    limit 1)
+  ) o on true
   order by r.ord;
 end
 $$;
@@ -253,7 +278,7 @@ begin
     array_agg(r.order_id order by r.ord),
     array_agg(
       case
-        when r.outcome not in ('placed', 'existing') then r.outcome
+        when r.outcome not in ('reserved', 'waiting', 'placed', 'existing') then r.outcome
         when exists (
             select from flashsale_data.orders o
             where o.order_id = r.order_id and o.customer_id = r.customer_id)
@@ -263,7 +288,7 @@ begin
               and k.item_id = r.item_id
               and k.idempotency_key = r.idempotency_key
               and k.order_id = r.order_id))
-          then r.outcome
+          then case when r.outcome in ('reserved', 'waiting') then 'placed' else r.outcome end
       end
       order by r.ord)
   into order_ids, outcomes
@@ -358,7 +383,7 @@ begin
       case when v_ticket <= v_now_serving then v_now end,
       case when v_ticket <= v_now_serving then v_now + v_hold_seconds * interval '1 second' end
     where v_taken is not true
-    on conflict do nothing
+    on conflict (item_id, customer_id) where ended_at is null do nothing
     returning o.order_id, o.expires_at into v_order_id, v_expires_at;
     if v_expires_at is not null then
       insert into pgmq.q_payments (vt, message) -- as send_jobs does

@@ -137,6 +137,24 @@ def test_a_batch_answers_each_request_for_itself(db: Connection) -> None:
     assert [o.order_id for o in batch if o.outcome not in ("reserved", "existing")] == [None] * 6
 
 
+@pytest.mark.parametrize("again", [[], ["ann"]], ids=["at once", "in two rounds"])
+def test_what_a_batch_says_of_an_order_is_what_can_be_read_of_it(
+    db: Connection, again: list[str]
+) -> None:
+    shoe = item(db, stock=2)
+    reserve(db, shoe, "zoe")
+    customers = ["ann", "bob", "zoe", *again]
+    batch = many(db, shoe, customers)
+    assert [o.outcome for o in batch] == [
+        "reserved",
+        "waiting",
+        "existing",
+        *["existing"] * len(again),
+    ]
+    for order in batch:
+        assert order._replace(outcome="found") == status(db, order.order_id)
+
+
 def test_tickets_follow_the_order_of_the_batch_not_of_the_names(db: Connection) -> None:
     shoe = item(db)
     batch = many(db, shoe, ["zoe", "ann", "max"])
