@@ -21,7 +21,6 @@ from litestar import Litestar
 from bench.empty import empty
 from flashsale import examples
 from flashsale.app import create_app
-from flashsale.errors import Overloaded
 from flashsale.gather import Wish
 from flashsale.models import Reservation
 from flashsale.settings import Settings
@@ -94,7 +93,7 @@ async def round_of(app: Litestar, status: int, body: bool) -> float:
 
 async def main() -> None:
     granted, refused, busy = service("reserved"), service("sold_out"), service("reserved")
-    busy.state.service.database._gather.refusal = lambda: Overloaded(retry_seconds=1)
+    busy.state.service.database._gather.retry_after = lambda: 1
     sides = {
         "an empty Litestar handler": (Litestar([empty], logging_config=None), 201, False),
         "reserve": (granted, 201, False),

@@ -10,21 +10,21 @@ from flashsale.admission import Gate, Lag
 
 def test_the_bound_is_one_of_time_not_of_count() -> None:
     gate = Gate(wait_ms=100, lanes=1)
-    assert gate.refusal(calls_ahead=1_000) is None  # nobody knows yet how long a call takes
+    assert gate.retry_after(calls_ahead=1_000) is None  # nobody knows yet how long a call takes
     for _ in range(50):
         gate.called(0.03)
-    assert gate.refusal(calls_ahead=3) is None
-    refusal = gate.refusal(calls_ahead=40)
-    assert refusal is not None and refusal.retry_seconds == 2
-    assert Gate(wait_ms=100, lanes=1).refusal(calls_ahead=40) is None
+    assert gate.retry_after(calls_ahead=3) is None
+    assert gate.retry_after(calls_ahead=5) == 1
+    assert gate.retry_after(calls_ahead=40) == 2
+    assert Gate(wait_ms=100, lanes=1).retry_after(calls_ahead=40) is None
 
 
 def test_who_is_next_is_let_in_however_slow_the_last_calls_were() -> None:
     gate = Gate(wait_ms=100, lanes=1)
     for _ in range(50):
         gate.called(60)
-    assert gate.refusal(calls_ahead=0) is None
-    assert gate.refusal(calls_ahead=1) is not None
+    assert gate.retry_after(calls_ahead=0) is None
+    assert gate.retry_after(calls_ahead=1) is not None
 
 
 async def test_what_waits_in_the_event_loop_counts_as_waiting() -> None:
@@ -33,12 +33,12 @@ async def test_what_waits_in_the_event_loop_counts_as_waiting() -> None:
     lag.start()
     try:
         await asyncio.sleep(0.02)
-        assert lag.seconds < 0.1 and gate.refusal(calls_ahead=1) is None
+        assert lag.seconds < 0.1 and gate.retry_after(calls_ahead=1) is None
         until = time.monotonic() + 0.15
         while time.monotonic() < until:
             pass  # a turn of the loop that is too long
-        assert gate.refusal(calls_ahead=1) is not None
-        assert gate.refusal(calls_ahead=0) is None  # or nobody would be served any more
+        assert gate.retry_after(calls_ahead=1) is not None
+        assert gate.retry_after(calls_ahead=0) is None  # or nobody would be served any more
     finally:
         lag.stop()
 

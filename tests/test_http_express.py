@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from flashsale import express
-from flashsale.gather import Wish
 from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
 
 JSON = {"Content-Type": "application/json"}
@@ -77,7 +76,7 @@ async def test_both_ways_give_the_same_answer(
 ) -> None:
     answers: list[dict[str, Any]] = []
     wish = express._wish
-    for way in (wish, lambda _: (None, False)):
+    for way in (wish, lambda *_: (None, False)):
         monkeypatch.setattr(express, "_wish", way)
         async with serving(settings(database_url)) as api:
             item = await api.item(sku=f"shoe {len(answers)}", **{"stock": 5, **terms})
@@ -101,24 +100,33 @@ async def test_both_ways_give_the_same_answer(
         assert answer == answers[1][name], name
 
 
-async def test_what_is_well_formed_takes_the_express_way(
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(b"idempotency-key", b"k")],
+        [(b"content-type", b"application/json"), (b"content-length", b"13")],
+    ],
+)
+def test_what_is_well_formed_takes_the_express_way(headers: list[tuple[bytes, bytes]]) -> None:
+    wish, _ = express._wish(7, [(b"x-customer-id", b"ann"), *headers])
+    assert wish is not None and wish[:2] == (7, "ann")
+
+
+async def test_overload_is_refused_before_anything_else_and_says_when_to_ask_again(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     item = await api.item()
     app = api.client._transport.app  # type: ignore[attr-defined]
-    for given in (
-        {},
-        {"headers": [(b"idempotency-key", b"k")]},
-        {"headers": [(b"content-type", b"application/json"), (b"content-length", b"13")]},
-    ):
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": f"/items/{item['item_id']}/orders",
-            "headers": [(b"x-customer-id", b"ann"), *given.get("headers", [])],
-        }
-        assert isinstance(express._wish(scope)[0], Wish)  # type: ignore[arg-type]
-    assert app.asgi_handler
+    with monkeypatch.context() as busy:
+        busy.setattr(app.state.service.database, "retry_after", lambda: 7)
+        for customer in ("ann", " "):
+            refused = await api.order(item, customer)
+            problem(refused, 503, "overloaded")
+            assert refused.headers["retry-after"] == "7"
+            assert refused.json()["hint"]
+        assert (await api("GET", f"/items/{item['item_id']}")).status_code == 200
+    assert (await api.order(item, "ann")).status_code == 201
 
 
 async def test_a_body_that_never_comes_is_given_up(database_url: str) -> None:

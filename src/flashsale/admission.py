@@ -59,20 +59,21 @@ class Gate:
         self._lag = lag
         self._call_seconds = 0.0
 
-    def refusal(self, calls_ahead: int) -> Overloaded | None:
-        """Why not to queue behind these calls, if that would take longer than the bound."""
+    def retry_after(self, calls_ahead: int) -> int | None:
+        """None: come in. Else queueing behind these calls would take longer than the bound, and
+        this is in how many seconds they will be done."""
         if calls_ahead == 0:
             return None
         expected = calls_ahead * self._call_seconds / self._lanes
         lag = self._lag.seconds if self._lag is not None else 0.0
         if expected + lag <= self._wait_seconds:
             return None
-        return Overloaded(retry_seconds=math.ceil(expected))
+        return max(1, math.ceil(expected))
 
     def enter(self, calls_ahead: int) -> None:
         """Errors: Overloaded, if the calls ahead would take longer than the bound."""
-        if refusal := self.refusal(calls_ahead):
-            raise refusal
+        if (seconds := self.retry_after(calls_ahead)) is not None:
+            raise Overloaded(seconds)
 
     def called(self, seconds: float) -> None:
         """Takes note of how long a call took."""

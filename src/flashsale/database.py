@@ -15,7 +15,7 @@ import msgspec
 
 from flashsale.admission import Lag
 from flashsale.connections import Connections, Use
-from flashsale.errors import Overloaded, Refused
+from flashsale.errors import Refused
 from flashsale.gather import Gather, Wish
 from flashsale.migrate import VERSION_QUERY
 from flashsale.models import (
@@ -122,9 +122,9 @@ class Database:
 
     # Orders
 
-    def refusal(self) -> Overloaded | None:
-        """Why a request for a unit would be refused now."""
-        return self._gather.refusal()
+    def retry_after(self) -> int | None:
+        """In how many seconds to ask again, if a request for a unit would be refused now."""
+        return self._gather.retry_after()
 
     async def reserve(self, wish: Wish) -> Reservation:
         return await self._gather.reserve(wish)

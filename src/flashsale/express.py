@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 import msgspec
 from litestar import Request
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from flashsale.errors import GRANTED, PROBLEM_JSON, Refused, answer, refusal, refused
+from flashsale.errors import GRANTED, PROBLEM_JSON, Overloaded, Refused, answer, refusal, refused
 from flashsale.gather import Wish
 from flashsale.models import Ask
 from flashsale.routes import Parts
@@ -39,41 +39,60 @@ def around(app: ASGIApp, service: Parts) -> ASGIApp:
     body_seconds = service.settings.request_deadline_seconds
 
     async def express(scope: Scope, receive: Receive, send: Send) -> None:
-        wish, has_body = _wish(scope)
-        if wish is None:
+        path = _path(scope)
+        if path is None:
             await app(scope, receive, send)
             return
         began = time.perf_counter()
-        if overloaded := database.refusal():
-            status, fields, content = _refused(overloaded)
-        else:
-            try:
-                if has_body:
-                    ask = _decode(await _body(receive, body_seconds))
-                    wish = wish._replace(wait=ask is None or ask.wait)
-                reservation = await database.reserve(wish)
-                metrics.reserved(reservation.outcome)
-                if reservation.order is None:
-                    raise refusal(reservation)
-                status = GRANTED[reservation.outcome]
-                content = _encode(reservation.order)
-                fields = [
-                    (b"content-type", b"application/json"),
-                    (b"location", b"/orders/" + reservation.order.order_id.encode()),
-                ]
-            except Refused as error:
-                status, fields, content = _refused(error)
-            except Exception as error:
-                scope["path_template"] = ROUTE
-                response = answer(Request(scope), error)
-                status, content = response.status_code or 500, _encode(response.content)
-                fields = _fields(response.headers)
+        # Before anything else is looked at: what a refusal costs is taken from who can be served.
+        if (seconds := database.retry_after()) is not None:
+            start, body = _overloaded(seconds)
+            metrics.observe("POST", ROUTE, 503, time.perf_counter() - began)
+            await send(start)
+            await send(body)
+            return
+        wish, has_body = _wish(int(path[1]), scope["headers"])
+        if wish is None:
+            await app(scope, receive, send)
+            return
+        try:
+            if has_body:
+                ask = _decode(await _body(receive, body_seconds))
+                wish = wish._replace(wait=ask is None or ask.wait)
+            reservation = await database.reserve(wish)
+            metrics.reserved(reservation.outcome)
+            if reservation.order is None:
+                raise refusal(reservation)
+            status = GRANTED[reservation.outcome]
+            content = _encode(reservation.order)
+            fields = [
+                (b"content-type", b"application/json"),
+                (b"location", b"/orders/" + reservation.order.order_id.encode()),
+            ]
+        except Refused as error:
+            status, fields, content = _refused(error)
+        except Exception as error:
+            scope["path_template"] = ROUTE
+            response = answer(Request(scope), error)
+            status, content = response.status_code or 500, _encode(response.content)
+            fields = _fields(response.headers)
         metrics.observe("POST", ROUTE, status, time.perf_counter() - began)
         fields = [*fields, (b"content-length", b"%d" % len(content))]
         await send({"type": "http.response.start", "status": status, "headers": fields})
         await send({"type": "http.response.body", "body": content, "more_body": False})
 
     return express
+
+
+@lru_cache(maxsize=256)
+def _overloaded(retry_seconds: int) -> tuple[Message, Message]:
+    """The answer, ready to be sent."""
+    status, fields, content = _refused(Overloaded(retry_seconds))
+    fields = [*fields, (b"content-length", b"%d" % len(content))]
+    return (
+        {"type": "http.response.start", "status": status, "headers": fields},
+        {"type": "http.response.body", "body": content, "more_body": False},
+    )
 
 
 def _refused(error: Refused) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
@@ -94,16 +113,17 @@ def _fields(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return fields + [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
-def _wish(scope: Scope) -> tuple[Wish | None, bool]:
-    """What is asked for, or None if that is for Litestar to find out; and if it has a body."""
+def _path(scope: Scope) -> re.Match[str] | None:
     if scope["type"] != ScopeType.HTTP or scope["method"] != "POST":
-        return None, False
-    path = _PATH(scope["path"])
-    if path is None:
-        return None, False
+        return None
+    return _PATH(scope["path"])
+
+
+def _wish(item_id: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Wish | None, bool]:
+    """What is asked for, or None if that is for Litestar to find out; and if it has a body."""
     customer = key = None
     has_body = False
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"x-customer-id":
             if customer is not None or not _CUSTOMER(value):
                 return None, False
@@ -120,7 +140,7 @@ def _wish(scope: Scope) -> tuple[Wish | None, bool]:
             name == b"content-type" and value != b"application/json"
         ):
             return None, False
-    return None if customer is None else Wish(int(path[1]), customer, key), has_body
+    return None if customer is None else Wish(item_id, customer, key), has_body
 
 
 async def _body(receive: Receive, seconds: float) -> bytes:

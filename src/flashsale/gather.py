@@ -85,13 +85,12 @@ class Gather:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def refusal(self) -> Overloaded | None:
-        """Why a wish would be refused now; cheaper to ask than to be refused."""
-        return self._gate.refusal(len(self._waiting) // self._size)
+    def retry_after(self) -> int | None:
+        """In how many seconds to ask again, if a wish would be refused now."""
+        return self._gate.retry_after(len(self._waiting) // self._size)
 
     async def reserve(self, wish: Wish) -> Reservation:
-        if refusal := self.refusal():
-            raise refusal
+        self._gate.enter(len(self._waiting) // self._size)
         loop = asyncio.get_running_loop()
         asked = _Asked(wish, loop.create_future(), loop.time())
         if self._held and wish[:2] in self._held:
