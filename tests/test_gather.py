@@ -186,7 +186,10 @@ async def test_a_twin_that_is_held_delays_its_customer_only(
     db: Connection, database_url: str, connections: int
 ) -> None:
     shoe = item(db, stock=500)
-    async with counted(database_url, reserve_connections=connections) as (database, _):
+    async with counted(database_url, reserve_connections=connections, reserve_wait_ms=10) as (
+        database,
+        _,
+    ):
         with connect(database_url, autocommit=False) as tool:
             held = reserve(tool, shoe, "held")
             twin = asyncio.create_task(database.reserve(Wish(shoe, "held")))
@@ -196,6 +199,7 @@ async def test_a_twin_that_is_held_delays_its_customer_only(
                     answers = await together(database, asked)
                     assert {a.outcome for a in answers} == {"reserved"}
                     assert not twin.done()
+                    await asyncio.sleep(0.03)  # so that some meet the twin's attempts
             tool.commit()
         answer = await twin
         attempts = value(db, "select flashsale.last_ticket(%s)", shoe) - 91

@@ -48,7 +48,8 @@ class Database:
             s,
             "reserve",
             size=s.reserve_connections,
-            wait_ms=s.reserve_wait_ms,
+            # Gathered calls queue in front; who is held may have the only connection for as long.
+            wait_ms=s.reserve_wait_ms + s.reserve_lock_ms,
             deadline_ms=s.reserve_deadline_ms,
             lock_ms=s.reserve_lock_ms,
         )
