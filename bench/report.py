@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,8 +110,9 @@ def short(value: float) -> str:
     return f"{value:.3g}" if value >= 100 else f"{value:.2f}"
 
 
+@cache
 def about() -> dict[str, str]:
-    """What the figures were taken with."""
+    """What the figures were taken with; asked once, before writing them makes the tree dirty."""
     from importlib.metadata import version
 
     cpuinfo = Path("/proc/cpuinfo").read_text()
