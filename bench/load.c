@@ -2,13 +2,15 @@
  *
  *     load HOST PORT SECONDS STREAM...        STREAM is name:rate:connections:file
  *
- * Arrivals are Poisson with `rate` a second; latency counts from the moment a request was due, so
- * a slow server can't hide behind a waiting client (no coordinated omission). A rate of 0 is the
- * closed model: each connection asks again as soon as it is answered. A stream's file holds its
- * requests as they go over the wire, each after its length as a 32-bit integer of the machine; it
- * is read once, in order. Prints JSON: for each stream, by HTTP status (0: the connection broke),
- * the count and latency percentiles in ms, the requests nobody answered within GRACE_SECONDS after
- * the end, and for the whole how late requests went out and what share of a core it took.
+ * Arrivals are Poisson with `rate` a second; latency counts from the moment a request was due, so a
+ * slow server can't hide behind a waiting client (no coordinated omission). A rate of 0 is the
+ * closed model: each connection asks again as soon as it is answered. Connections are open before
+ * the clock starts, as those of a gateway are. A stream's file holds its requests as they go over
+ * the wire, each after its length as a 32-bit integer of the machine; it is read once, in order.
+ * Prints JSON: for each stream, by HTTP status (0: the connection broke), the count and latency
+ * percentiles in ms, the requests nobody answered within GRACE_SECONDS after the end; and for the
+ * whole the seconds until the last answer, how late requests went out and what share of a core it
+ * took.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -175,15 +177,17 @@ static int flush_out(connection *c) { /* 0: the connection broke */
     return 1;
 }
 
-static void open_connection(connection *c) {
+/* wait: until it is there; else it is when it becomes writable. */
+static void open_connection(connection *c, int wait) {
     int yes = 1;
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    c->fd = socket(AF_INET, SOCK_STREAM | (wait ? 0 : SOCK_NONBLOCK), 0);
     if (c->fd < 0) die("socket");
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
     if (connect(c->fd, (struct sockaddr *)&address, sizeof address) < 0 && errno != EINPROGRESS)
         die("connect");
+    if (wait && fcntl(c->fd, F_SETFL, O_NONBLOCK) < 0) die("fcntl");
     c->in_used = 0;
-    watch(c, 1, EPOLL_CTL_ADD);
+    watch(c, !wait, EPOLL_CTL_ADD);
 }
 
 /* Sends the stream's next request on a free connection. */
@@ -202,7 +206,7 @@ static void ask(stream *s, double due) {
     c->due = due;
     c->busy = 1;
     c->status = 0;
-    if (c->fd < 0) open_connection(c); /* goes out when it is writable */
+    if (c->fd < 0) open_connection(c, 0); /* goes out when it is writable */
     else if (!flush_out(c)) drop(c);
 }
 
@@ -292,7 +296,7 @@ static void send_due(stream *s, double t, double end) {
     }
 }
 
-static void parse(stream *s, char *argument, double start) {
+static void parse(stream *s, char *argument) {
     char *rest = argument;
     s->name = strsep(&rest, ":");
     char *rate = strsep(&rest, ":"), *size = strsep(&rest, ":");
@@ -309,10 +313,9 @@ static void parse(stream *s, char *argument, double start) {
     s->connections = allocate((size_t)s->size, sizeof *s->connections);
     for (int i = s->size; i--;) {
         s->connections[i].stream = s;
-        s->connections[i].fd = -1;
+        open_connection(&s->connections[i], 1);
         release(&s->connections[i]);
     }
-    s->next_due = start + (s->rate ? gap(s->rate) : 0);
 }
 
 static void print_percentiles(const histogram *h) {
@@ -341,9 +344,10 @@ int main(int count, char **arguments) {
     srand48((long)getpid());
     poller = epoll_create1(0);
     stream_count = count - 4;
-    for (int i = 0; i < stream_count; i++) parse(&streams[i], arguments[4 + i], 0);
+    for (int i = 0; i < stream_count; i++) parse(&streams[i], arguments[4 + i]);
     double start = now(), end = start + seconds;
-    for (int i = 0; i < stream_count; i++) streams[i].next_due += start;
+    for (int i = 0; i < stream_count; i++)
+        streams[i].next_due = start + (streams[i].rate ? gap(streams[i].rate) : 0);
     for (;;) {
         double t = now(), wake = end;
         int in_flight = 0;
@@ -380,7 +384,7 @@ int main(int count, char **arguments) {
     getrusage(RUSAGE_SELF, &usage);
     double busy = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
            (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
-    printf("{\"seconds\": %.3f, \"cores\": %.3f, \"sent_late_ms\": {", seconds, busy / took);
+    printf("{\"seconds\": %.3f, \"cores\": %.3f, \"sent_late_ms\": {", took, busy / took);
     print_percentiles(&lateness);
     printf("}, \"streams\": {");
     for (int i = 0; i < stream_count; i++) {

@@ -58,6 +58,7 @@ class Answers(NamedTuple):
 
 class Result(NamedTuple):
     seconds: float
+    """Until the last answer, so longer than asked for where a queue was left at the end."""
     cores: float
     """What share of a core the generator took."""
     sent_late_ms: dict[str, float]
@@ -78,7 +79,7 @@ def load(port: int, seconds: float, *streams: Stream) -> Result:
         command = [program(), "127.0.0.1", f"{port}", f"{seconds}", *arguments]
         found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     return Result(
-        seconds,
+        found["seconds"],
         found["cores"],
         found["sent_late_ms"],
         {

@@ -195,10 +195,11 @@ def throughput(
 ) -> float:
     """Requests answered as wanted, a second, in the closed model."""
     stream = Stream("reserve", 0, connections, reserve(items, int(FASTEST * seconds)))
-    answers = _checked(report, load(port, seconds, stream)).streams["reserve"]
+    result = _checked(report, load(port, seconds, stream))
+    answers = result.streams["reserve"]
     if set(answers.by_status) - set(statuses):
         report.broken.append(f"{set(answers.by_status)} where {statuses} was due")
-    return round(answers.count(*statuses) / seconds)
+    return round(answers.count(*statuses) / result.seconds)
 
 
 def offer(report: Report, port: int, rate: float, seconds: float) -> Result:
@@ -227,7 +228,7 @@ def _checked(report: Report, result: Result) -> Result:
 def _summary(result: Result) -> dict[str, Any]:
     answers: Answers = result.streams["reserve"]
     return {
-        "offered": answers.offered / result.seconds,
+        "answered": (answers.offered - answers.unanswered) / result.seconds,
         "goodput": _goodput(result),
         "unanswered": answers.unanswered,
         "generator_cores": result.cores,

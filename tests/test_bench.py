@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
+import threading
+import time
 from xml.etree import ElementTree
 
 import pytest
@@ -75,3 +79,23 @@ def test_what_no_load_may_lead_to_is_told() -> None:
     assert answers.odd == ["1 unanswered", "3 times status 500", "3 times status 0"]
     assert answers.count(201, 503) == 6
     assert load.Answers(3, 0, {201: seen}).odd == []
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)")
+def test_a_rate_counts_the_time_that_a_queue_takes_after_the_end() -> None:
+    """Else what is answered late, out of a queue that overload left, would count as served."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer_late() -> None:
+            connection, _ = server.accept()
+            with connection:
+                while connection.recv(4096):
+                    time.sleep(0.3)
+                    connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=answer_late, daemon=True).start()
+        stream = load.Stream("late", 100, 1, load.reserve([1], 100))
+        result = load.load(server.getsockname()[1], 0.05, stream)
+    answers = result.streams["late"]
+    assert answers.count(201) == answers.offered
+    assert result.seconds >= 0.3 * answers.offered
