@@ -31,6 +31,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define SETTLE_SECONDS 0.5 /* for the server to accept all connections */
 #define GRACE_SECONDS 6.0
 #define MAX_STREAMS 16
 #define MAX_STATUS 600
@@ -345,7 +346,8 @@ int main(int count, char **arguments) {
     poller = epoll_create1(0);
     stream_count = count - 4;
     for (int i = 0; i < stream_count; i++) parse(&streams[i], arguments[4 + i]);
-    double start = now(), end = start + seconds;
+    double start = now() + SETTLE_SECONDS, end = start + seconds;
+    while (now() < start) usleep(1000);
     for (int i = 0; i < stream_count; i++)
         streams[i].next_due = start + (streams[i].rate ? gap(streams[i].rate) : 0);
     for (;;) {
