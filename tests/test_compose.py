@@ -227,7 +227,10 @@ def test_the_owner_migrates_a_database_that_was_prepared_like_this() -> None:
     before, prepared = script.split("\\connect flashsale\n")
     assert "create role flashsale login createrole password :'password';" in before
     assert "\\getenv password DATABASE_PASSWORD" in before
-    assert "create database flashsale owner flashsale;" in before  # as EmbeddedPostgres does
+    assert (
+        "create database flashsale owner flashsale template template0 encoding 'UTF8' locale 'C';"
+        in before
+    )
     cron = {"shared_preload_libraries": "pg_cron", "cron.database_name": "flashsale"}
     with (
         server_folder() as folder,
@@ -235,6 +238,13 @@ def test_the_owner_migrates_a_database_that_was_prepared_like_this() -> None:
         connect(server.url("flashsale", "postgres")) as superuser,
     ):
         superuser.execute(prepared)
+        # As the embedded one is: keys are compared byte by byte.
+        own = value(
+            superuser,
+            "select (pg_encoding_to_char(encoding), datcollate, datctype)::text "
+            "from pg_database where datname = current_database()",
+        )
+        assert own == "(UTF8,C,C)"
         migrate(server.url())
         jobs = rows(superuser, "select jobname, username from cron.job order by jobname")
         assert [tuple(j) for j in jobs] == [

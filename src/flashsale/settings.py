@@ -47,7 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     read_connections: int = 2
     """For everything else: reads, event streams, terms of sale, metrics. 0: those of reserve, so
     that a replica needs two in all."""
-    reserve_wait_ms: int = 50
+    reserve_wait_ms: int = 25
     """A request for a unit that would queue for longer gets 503 at once."""
     pay_wait_ms: int = 2_000
     """The same for payments and cancellations."""
