@@ -194,13 +194,15 @@ class Told(Database):
 
     def __init__(self) -> None:
         self.orders: list[Order] = []
-        self.polls = 0
+        self.polls = self.most = 0
         self.meanwhile = asyncio.Event()
         self.meanwhile.set()
 
     async def orders_by_id(self, order_ids: Any) -> list[Order]:
         self.polls += 1
-        found = [o for o in self.orders if o.order_id in order_ids]
+        self.most = max(self.most, len(order_ids))
+        asked = set(order_ids)
+        found = [o for o in self.orders if o.order_id in asked]
         await self.meanwhile.wait()
         return found
 
@@ -242,6 +244,20 @@ async def test_one_poll_serves_every_stream(told: tuple[Told, Watcher]) -> None:
     polls = database.polls
     await asyncio.sleep(0.05)
     assert database.polls == polls  # nobody watches: nobody asks
+
+
+async def test_a_poll_for_thousands_of_orders_is_no_long_call(told: tuple[Told, Watcher]) -> None:
+    """It would keep a connection from those who open a stream, and they would be refused."""
+    database, watcher = told
+    orders = [msgspec.structs.replace(WAITING, order_id=f"{n}") for n in range(1, 2001)]
+    streams = [watcher.stream(order) for order in orders]
+    for stream in streams:
+        await event_of(stream)
+    database.orders = [msgspec.structs.replace(order, position=1) for order in orders]
+    assert [await event_of(stream) for stream in streams] == database.orders
+    assert database.most <= 500
+    for stream in streams:
+        await stream.aclose()  # type: ignore[attr-defined]
 
 
 async def test_a_stream_never_goes_back(told: tuple[Told, Watcher]) -> None:

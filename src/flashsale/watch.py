@@ -12,6 +12,7 @@ import signal
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from types import FrameType
 
 import msgspec
@@ -25,6 +26,7 @@ log = logging.getLogger("flashsale.api")
 
 HEARTBEAT = b":\n\n"
 RECONNECT = b"retry: 1000\n\n"
+_AT_ONCE = 500  # orders: more would hold a connection, and then the event loop, for too long
 
 
 class _Watched:
@@ -118,11 +120,13 @@ class Watcher:
 
     async def _look(self) -> None:
         # A stream that starts meanwhile may bring a newer order than the one on its way.
-        before = {order_id: (w, w.order) for order_id, w in self._watched.items()}
-        for order in await self._database.orders_by_id(list(before)):
-            watched, seen = before[order.order_id]
-            if watched.order is seen:
-                watched.update(order)
+        everybody = iter(list(self._watched.items()))
+        while some := list(islice(everybody, _AT_ONCE)):
+            before = {order_id: (w, w.order) for order_id, w in some}
+            for order in await self._database.orders_by_id(list(before)):
+                watched, seen = before[order.order_id]
+                if watched.order is seen:
+                    watched.update(order)
 
 
 def _event(order: Order) -> bytes:
