@@ -341,9 +341,12 @@ def event_streams(report: Report, postgres: EmbeddedPostgres, count: int) -> Non
         item_id,
     )
     with web.service(postgres) as port:
-        heard = asyncio.run(_listen(port, orders, lambda: _restock(postgres.url(), item_id, count)))
+        heard, refused = asyncio.run(
+            _listen(port, orders, lambda: _restock(postgres.url(), item_id, count))
+        )
     report.raw["SSE, seconds from promotion to the customer"] = {
         "open": len(heard),
+        "refused at first": refused,
         "p50": statistics.median(heard),
         "max": max(heard),
     }
@@ -364,19 +367,27 @@ def _allow_files(count: int) -> None:
 
 async def _listen(
     port: int, orders: list[tuple[int, str]], promote: Callable[[], float]
-) -> list[float]:
-    """Seconds from the promotion until each customer has heard of it."""
+) -> tuple[list[float], int]:
+    """Seconds from the promotion until each customer has heard of it; and how many streams were
+    refused at first, and opened later."""
     began = float("inf")
 
     async def listen(order_id: int, customer: str, ready: asyncio.Semaphore) -> float:
         reader = None
         async with ready:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(
-                f"GET /orders/{order_id}/events HTTP/1.1\r\nHost: localhost\r\n"
-                f"X-Customer-Id: {customer}\r\nAccept: text/event-stream\r\n\r\n".encode()
-            )
-            await reader.readuntil(b"waiting")
+            while True:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(
+                    f"GET /orders/{order_id}/events HTTP/1.1\r\nHost: localhost\r\n"
+                    f"X-Customer-Id: {customer}\r\nAccept: text/event-stream\r\n\r\n".encode()
+                )
+                try:
+                    await reader.readuntil(b"waiting")
+                    break
+                except asyncio.IncompleteReadError:  # refused: comes back later
+                    refused.append(order_id)
+                    writer.close()
+                    await asyncio.sleep(1)
         opened.append(order_id)
         await reader.readuntil(b'"reserved"')
         heard = time.monotonic()
@@ -384,6 +395,7 @@ async def _listen(
         return heard
 
     opened: list[int] = []
+    refused: list[int] = []
     gate = asyncio.Semaphore(200)
     tasks = [asyncio.create_task(listen(o, c, gate)) for o, c in orders]
     while len(opened) < len(orders):
@@ -393,7 +405,7 @@ async def _listen(
                 task.result()
     began = time.monotonic()
     await asyncio.to_thread(promote)
-    return [heard - began for heard in await asyncio.gather(*tasks)]
+    return [heard - began for heard in await asyncio.gather(*tasks)], len(refused)
 
 
 def _restock(url: str, item_id: int, units: int = 1) -> float:
