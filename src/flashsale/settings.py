@@ -74,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_tolerance_seconds: int = 300
     """How far a webhook's timestamp may be off."""
     sse_poll_seconds: float = 0.25
-    """How often watched orders are read, all of them in one query."""
+    """How often watched orders are read, up to 500 in a query."""
     sse_heartbeat_seconds: float = 15.0
     readiness_sweep_lag_seconds: float = 5.0
     """Not ready if nobody has swept for so long."""

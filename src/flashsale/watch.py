@@ -1,7 +1,7 @@
 """Orders as they change, for any number of streams: one poller a process asks for all of them.
 
-No LISTEN/NOTIFY: a NOTIFY takes a global lock at commit, in the path that a sale is made of. One
-query a poll costs the same whether ten customers watch an order or one.
+No LISTEN/NOTIFY: a NOTIFY takes a global lock at commit, in the path that a sale is made of. A
+poll costs the same whether ten customers watch an order or one.
 """
 
 from __future__ import annotations
