@@ -373,21 +373,13 @@ async def _listen(
     began = float("inf")
 
     async def listen(order_id: int, customer: str, ready: asyncio.Semaphore) -> float:
-        reader = None
         async with ready:
-            while True:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(
-                    f"GET /orders/{order_id}/events HTTP/1.1\r\nHost: localhost\r\n"
-                    f"X-Customer-Id: {customer}\r\nAccept: text/event-stream\r\n\r\n".encode()
-                )
-                try:
-                    await reader.readuntil(b"waiting")
-                    break
-                except asyncio.IncompleteReadError:  # refused: comes back later
-                    refused.append(order_id)
-                    writer.close()
-                    await asyncio.sleep(1)
+            while (stream := await _stream(port, order_id, customer)) is None:
+                refused.append(order_id)
+                if len(refused) > len(orders):
+                    raise SystemExit("bench: event streams are refused, again and again")
+                await asyncio.sleep(1)
+            reader, writer = stream
         opened.append(order_id)
         await reader.readuntil(b'"reserved"')
         heard = time.monotonic()
@@ -406,6 +398,23 @@ async def _listen(
     began = time.monotonic()
     await asyncio.to_thread(promote)
     return [heard - began for heard in await asyncio.gather(*tasks)], len(refused)
+
+
+async def _stream(
+    port: int, order_id: int, customer: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+    """The order's event stream, its first event read; None: refused."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        f"GET /orders/{order_id}/events HTTP/1.1\r\nHost: localhost\r\n"
+        f"X-Customer-Id: {customer}\r\nAccept: text/event-stream\r\n\r\n".encode()
+    )
+    try:
+        await reader.readuntil(b"waiting")
+    except asyncio.IncompleteReadError:
+        writer.close()
+        return None
+    return reader, writer
 
 
 def _restock(url: str, item_id: int, units: int = 1) -> float:

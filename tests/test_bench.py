@@ -90,12 +90,12 @@ def test_a_rate_counts_the_time_that_a_queue_takes_after_the_end() -> None:
             connection, _ = server.accept()
             with connection:
                 while connection.recv(4096):
-                    time.sleep(0.3)
+                    time.sleep(0.05)
                     connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
 
         threading.Thread(target=answer_late, daemon=True).start()
-        stream = load.Stream("late", 100, 1, load.reserve([1], 100))
+        stream = load.Stream("late", 400, 1, load.reserve([1], 100))
         result = load.load(server.getsockname()[1], 0.05, stream)
     answers = result.streams["late"]
-    assert answers.count(201) == answers.offered
-    assert result.seconds >= 0.3 * answers.offered
+    assert answers.count(201) == answers.offered > 0
+    assert result.seconds >= 0.05 * answers.offered
