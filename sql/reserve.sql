@@ -303,10 +303,10 @@ comment on function flashsale.unsettle(integer[], text[], text[], bigint[], text
 $$Tells which requests of a batch got what they were promised
 outcome null: ask again. For reserve_many only.$$;
 
--- One request. What nearly all of them are, a new customer of an open sale, takes a few plain
--- statements; whatever else it may be is a batch of one, so that the rules stand in one place.
--- (A batch of one takes several times as long: its plan has many nodes to start and to end. For the
--- same reason there are few expressions here: each costs a transaction as much as an index probe.)
+-- One request. What nearly all of them are takes a few plain statements: a new customer of an open
+-- sale, one who asks again, one who is refused. Whatever else it may be is a batch of one, which
+-- takes several times as long: its plan has many nodes to start and to end. (For the same reason
+-- there are few expressions here: each costs a transaction as much as an index probe.)
 create function flashsale.reserve(
   p_item_id integer,
   p_customer_id text,
@@ -317,30 +317,46 @@ language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := flashsale.clock();
-  v_taken boolean; -- whether the key has an order
+  v_verdict text; -- as in reserve_many; null: a ticket, or no such item
+  v_taken boolean; -- whether a duplicate of this request has claimed the key
+  v_line regclass;
   v_ticket integer;
   v_last_ticket integer; -- that may be given out
   v_now_serving integer;
   v_hold_seconds integer;
   v_price bigint;
   v_currency text;
+  v_opens_at timestamptz;
   v_order_id bigint;
   v_expires_at timestamptz;
   v_row flashsale.order_row;
 begin
   if p_idempotency_key is not null then
-    v_taken := exists (
-      select from flashsale_data.order_keys k
-      where k.customer_id = p_customer_id
-        and k.item_id = p_item_id
-        and k.idempotency_key = p_idempotency_key);
+    select k.order_id into v_order_id
+    from flashsale_data.order_keys k
+    where k.customer_id = p_customer_id
+      and k.item_id = p_item_id
+      and k.idempotency_key = p_idempotency_key;
   end if;
 
-  -- The transaction has its id before it has a ticket: fill relies on it.
   select
-    i.now_serving, i.hold_seconds, i.price, i.currency, l.last_ticket,
-    case when pg_current_xact_id() is not null then nextval(i.line) end
-  into v_now_serving, v_hold_seconds, v_price, v_currency, v_last_ticket, v_ticket
+    i.line, i.now_serving, i.hold_seconds, i.price, i.currency, i.opens_at, l.last_ticket,
+    coalesce(v_order_id, o.order_id),
+    case
+      when coalesce(length(p_customer_id) not between 1 and 128, true)
+        or length(p_idempotency_key) not between 1 and 255 then 'invalid'
+      when v_order_id is not null then 'existing'
+      when o.status = 'reserved' and o.expires_at <= v_now then 'overdue'
+      when o.order_id is not null and p_idempotency_key is not null then 'unkeyed'
+      when o.order_id is not null then 'existing'
+      when i.closes_at <= v_now then 'closed'
+      when i.paused then 'paused'
+      when i.opens_at > v_now then 'not_open'
+      when coalesce(pg_sequence_last_value(i.line), 0) >= l.last_ticket then 'sold_out'
+    end
+  into
+    v_line, v_now_serving, v_hold_seconds, v_price, v_currency, v_opens_at, v_last_ticket,
+    v_order_id, v_verdict
   from flashsale_data.items i
   cross join lateral (
     select case
@@ -349,18 +365,24 @@ begin
       else i.now_serving + i.gaps + i.max_waiting
     end as last_ticket
   ) l
-  where i.item_id = p_item_id
-    and v_taken is not true
-    and not i.paused
-    and (i.opens_at > v_now) is not true
-    and (i.closes_at <= v_now) is not true
-    and length(p_customer_id) between 1 and 128
-    and (length(p_idempotency_key) between 1 and 255) is not false
-    and coalesce(pg_sequence_last_value(i.line), 0) < l.last_ticket
-    and not exists (
-      select from flashsale_data.orders o
-      where o.item_id = p_item_id and o.customer_id = p_customer_id
-        and o.ended_at is null);
+  left join flashsale_data.orders o
+    on o.item_id = i.item_id and o.customer_id = p_customer_id and o.ended_at is null
+  where i.item_id = p_item_id;
+
+  if v_verdict is null then
+    -- The transaction has its id before it has a ticket: fill relies on it.
+    v_ticket := case when pg_current_xact_id() is not null then nextval(v_line) end;
+  elsif v_verdict = 'existing' then
+    select 'existing', o.*, null::timestamptz into v_row
+    from flashsale.order_status o
+    where o.order_id = v_order_id;
+    return v_row;
+  elsif v_verdict in ('closed', 'paused', 'not_open', 'sold_out') then
+    return row(
+      v_verdict, null, p_item_id, p_customer_id, null, null, null, null, null, null, null, null,
+      null, null, null, null, null,
+      case when v_verdict = 'not_open' then v_opens_at end)::flashsale.order_row;
+  end if;
 
   if v_ticket <= v_last_ticket then
     if p_idempotency_key is not null then

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from itertools import product
+from typing import Any
+
 import psycopg
 import pytest
 
@@ -180,6 +183,71 @@ def test_a_refusal_takes_no_ticket_and_writes_nothing(db: Connection, clock) -> 
     assert value(db, "select count(*) from flashsale_data.orders") == 0
     assert value(db, "select count(*) from flashsale_data.order_keys") == 0
     assert value(db, "select sum(issued) from flashsale.item_status") == 0
+
+
+def test_a_request_alone_is_answered_as_in_a_batch(db: Connection, clock) -> None:
+    # ann has a hold or a place everywhere, bob had one that is over, eve is new.
+    terms = {
+        "open": {"stock": 99},
+        "line": {"stock": 0},
+        "full": {"stock": 0},
+        "later": {"stock": 99},
+        "closed": {"stock": 99},
+        "closed and paused": {"stock": 99},
+        "paused before it opens": {"stock": 99},
+    }
+    items = {sku: item(db, sku, hold_seconds=100, **terms[sku]) for sku in terms}
+    for item_id in items.values():
+        call(db, "cancel", reserve(db, item_id, "bob", "old").order_id)
+        reserve(db, item_id, "ann", "known")
+        reserve(db, item_id, "cid")
+    clock.advance(1)
+    call(db, "change_item", items["full"], '{"max_waiting": 0}')
+    for sku in ("later", "paused before it opens"):
+        call(db, "change_item", items[sku], f'{{"opens_at": "{clock.at(60).isoformat()}"}}')
+    for sku in ("closed and paused", "paused before it opens"):
+        call(db, "pause_item", items[sku])
+    for sku in ("closed", "closed and paused"):
+        call(db, "close_item", items[sku])
+    settle(db)
+
+    def issued() -> int:
+        return int(value(db, "select sum(issued) from flashsale.item_status"))
+
+    def asked(one: bool, request: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The answer, and what was written; of a new order nothing that its ticket decides."""
+        before = issued()
+        with db.transaction(force_rollback=True):
+            if one:
+                row = call(db, "reserve", *request)
+            else:
+                query = "array[%s], array[%s], array[%s], array[%s]"
+                (row,) = rows(db, f"select * from flashsale.reserve_many({query})", *request)
+            written = [
+                value(db, f"select count(*) from {table}")
+                for table in (
+                    "flashsale_data.orders",
+                    "flashsale_data.order_keys",
+                    "pgmq.q_payments",
+                )
+            ]
+        if row.outcome in ("reserved", "waiting"):
+            row = row._replace(order_id=None, ticket=None, position=None, payment_id=None)
+        return row, written, issued() - before
+
+    outcomes = set()
+    for overdue in (False, True):
+        if overdue:
+            clock.advance(100)
+        for request in product(
+            items.values(), ("ann", "bob", "cid", "eve"), (None, "known", "old"), (True, False)
+        ):
+            answer = asked(True, request)
+            assert answer == asked(False, request), request
+            outcomes.add(answer[0].outcome)
+    assert outcomes == {
+        *("reserved", "waiting", "existing", "sold_out", "closed", "paused", "not_open")
+    }
 
 
 def test_a_sale_opens_and_closes_by_the_clock(db: Connection, clock) -> None:
