@@ -42,8 +42,7 @@ begin
     ), left_out as (
       update flashsale_data.orders o
       set status = 'unserved', ended_at = v_now
-      from leaving l
-      where o.order_id = l.order_id and o.status = 'waiting'
+      where o.order_id = any (array(select l.order_id from leaving l)) and o.status = 'waiting'
       returning o.order_id
     )
     select array_agg(l.order_id order by l.order_id) into v_order_ids from left_out l;
@@ -68,8 +67,7 @@ begin
     ), forfeited as (
       update flashsale_data.orders o
       set recycled = true
-      from passed p
-      where o.order_id = p.order_id and not o.recycled
+      where o.order_id = any (array(select p.order_id from passed p)) and not o.recycled
       returning o.reserved_at is null as gap
     ), counted as (
       select count(*)::integer as forfeits, count(*) filter (where f.gap)::integer as gaps
@@ -110,8 +108,7 @@ begin
       status = 'reserved',
       reserved_at = v_now,
       expires_at = v_now + v_item.hold_seconds * interval '1 second'
-    from entitled e
-    where o.order_id = e.order_id and o.status = 'waiting'
+    where o.order_id = any (array(select e.order_id from entitled e)) and o.status = 'waiting'
     returning o.order_id
   )
   select array_agg(g.order_id order by g.order_id) into v_order_ids from granted g;
