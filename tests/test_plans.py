@@ -14,8 +14,8 @@ CROWD = 2_000
 READ = (
     "select coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)::int "
     "from pg_stat_user_tables "
-    "where schemaname = 'flashsale_data' "
-    "and relname in ('items', 'orders', 'payments', 'order_keys', 'payment_events')"
+    "where schemaname in ('flashsale_data', 'pgmq') and relname in ("
+    "'items', 'orders', 'payments', 'order_keys', 'payment_events', 'q_payments', 'q_notifications')"
 )
 
 
@@ -57,6 +57,16 @@ VERBS: dict[str, Callable[[Connection, Any], Any]] = {
     "take_notifications": lambda conn, order: (
         call(conn, "cancel", order.order_id),
         rows(conn, "select * from flashsale.take_notifications(5, 30)"),
+    ),
+    "finish_notifications": lambda conn, order: rows(
+        conn, "select flashsale.finish_notifications(array[%s], array[1])", order.ticket
+    ),
+    "retry_job": lambda conn, order: call(conn, "retry_job", "payments", order.ticket, 0, "down"),
+    "orders_by_id": lambda conn, order: rows(
+        conn, "select * from flashsale.orders_by_id(array[%s])", order.order_id
+    ),
+    "explain_order": lambda conn, order: rows(
+        conn, "select * from flashsale.explain_order(%s)", order.order_id
     ),
     "request_payment": lambda conn, order: call(conn, "request_payment", order.order_id),
     "order_status": lambda conn, order: status(conn, order.order_id),
