@@ -113,36 +113,38 @@ def _database(postgres: EmbeddedPostgres, orders: int) -> str:
 
 
 def many_items(report: Report, postgres: EmbeddedPostgres, seconds: float) -> None:
-    seen: dict[str, list[float]] = {}
-    sizes = (10, 1_000, 10_000)
-    for size in sizes:
-        _items_up_to(postgres, size)
-        script = sql.single("flashsale", f"\\set i random(1, {size})\n")
-        costs = [
-            _microseconds(postgres, script, postgres.url(), seconds) for _ in range(report.rounds)
-        ]
-        seen[f"{size:,}"] = costs
-    script = sql.single("flashsale", "\\set i random(1, 10)\n")
-    again = [_microseconds(postgres, script, postgres.url(), seconds) for _ in range(report.rounds)]
+    few, *_, many = sizes = (10, 1_000, 10_000)
+    sql.query(
+        postgres,
+        "select count(flashsale.create_item('i' || n, 'i', 1000, 'EUR', %s, 600)) "
+        "from generate_series(1, %s) n",
+        sql.STOCK,
+        many,
+    )
+    seen = report.take_turns(
+        {
+            f"{size:,}": partial(
+                _microseconds,
+                postgres,
+                sql.single("flashsale", f"\\set i random(1, {size})\n"),
+                postgres.url(),
+                seconds,
+            )
+            for size in sizes
+        }
+    )
     report.raw["SQL, µs of reserve by number of items"] = seen
     report.ratio(
-        "SQL, cost of reserve over 10,000 items / over 10 of them", "<= 1.2", seen["10,000"], again
+        f"SQL, cost of reserve over {many:,} items / over {few} of them",
+        "<= 1.2",
+        seen[f"{many:,}"],
+        seen[f"{few:,}"],
     )
     with psycopg.connect(postgres.url(), autocommit=True) as conn:
         for _ in range(100):  # five rounds: until all that happened above is settled
             conn.execute("select flashsale.sweep()")
         idle = [_seconds(conn, "select flashsale.sweep()") * 1000 for _ in range(5 * report.rounds)]
     report.figure("SQL, an idle sweep with 10,000 open items, ms", "<= 20", idle)
-
-
-def _items_up_to(postgres: EmbeddedPostgres, size: int) -> None:
-    sql.query(
-        postgres,
-        "select count(flashsale.create_item('i' || n, 'i', 1000, 'EUR', %s, 600)) from "
-        "generate_series((select count(*) + 1 from flashsale_data.items), %s) n",
-        sql.STOCK,
-        size,
-    )
 
 
 def long_line(report: Report, postgres: EmbeddedPostgres, seconds: float, share: int) -> None:
