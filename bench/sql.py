@@ -215,18 +215,32 @@ def latency(
     clients: int,
     seconds: float,
     rate: int | None = None,
+    first: str | None = None,
 ) -> float:
-    """Mean µs of a transaction; rate: a second in all, if not as many as there can be."""
+    """Mean µs of a transaction; rate: a second in all, if not as many as there can be.
+
+    first: a query that each session asks once, before the clock starts.
+    """
     more = [f"--rate={rate}"] if rate else []
-    seen = _pgbench(postgres, text, url, clients, seconds, *more)
+    warm = 0.0
+    if first:
+        text = f"\\if :begun = 0\n{first};\n\\set begun 1\n\\endif\n{text}"
+        more, warm = [*more, "--define=begun=0"], 4.0
+    seen = _pgbench(postgres, text, url, clients, seconds, *more, warm=warm)
     return statistics.mean(ms for _, ms in seen) * 1000
 
 
 def _pgbench(
-    postgres: EmbeddedPostgres, text: str, url: str, clients: int, seconds: float, *more: str
+    postgres: EmbeddedPostgres,
+    text: str,
+    url: str,
+    clients: int,
+    seconds: float,
+    *more: str,
+    warm: float = 0.0,
 ) -> list[tuple[float, float]]:
     """Transactions a second and their ms, second by second, once every session has its plans."""
-    warm = 1 + clients // 32
+    warm += 1 + clients // 32
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(text)
         file.flush()
