@@ -384,9 +384,8 @@ MUTANTS = [
     Mutant(
         "promote: grants the last first",
         "promote",
-        "    order by o.order_id\n    limit p_limit\n    for update skip locked\n  ), granted as (",
-        "    order by o.order_id desc\n    limit p_limit\n    for update skip locked\n"
-        "  ), granted as (",
+        "    order by o.order_id\n    limit p_limit\n    for update skip locked\n  ) e;",
+        "    order by o.order_id desc\n    limit p_limit\n    for update skip locked\n  ) e;",
         "found",
     ),
     Mutant(
@@ -404,6 +403,20 @@ MUTANTS = [
         "      expires_at = v_now + v_item.hold_seconds",
         "      expires_at = o.created_at + v_item.hold_seconds",
         "expire",
+    ),
+    Mutant(
+        "promote: the clock is from before the locks",
+        "promote",
+        "  v_now := flashsale.clock(); -- some may",
+        "  -- some may",
+        "promote",
+    ),
+    Mutant(
+        "promote: grants though the sale has closed meanwhile",
+        "promote",
+        "      and (v_item.closes_at <= v_now) is not true\n",
+        "",
+        "promote",
     ),
     Mutant(
         "promote: serves a paused line",

@@ -33,6 +33,7 @@ from prove.service import STARTS_WITHIN_SECONDS, Parts, Service
 from prove.storm import Fault, trial
 
 LOAD = Size(customers=1000, per_second=80)
+LONGER_LOAD = Size(customers=1600, per_second=80)  # for half of LOAD the volume is full
 SNAPSHOT_SECONDS, SHORT_SNAPSHOT_SECONDS = 120.0, 15.0
 FULL_SECONDS = 8.0
 CLOCKLESS = (
@@ -70,7 +71,7 @@ def disks(full: bool) -> list[Row]:
             rows.append(Row(name, skipped="only root mounts a tmpfs"))
             continue
         make = partial(SmallVolume, folder)
-        rows.append(trial(name, LOAD, SmallVolume.fill, times, make=make))
+        rows.append(trial(name, LONGER_LOAD, SmallVolume.fill, times, make=make))
     return rows
 
 

@@ -94,7 +94,8 @@ begin
   if v_item.paused or v_item.closes_at <= v_now or v_item.opens_at > v_now then
     return;
   end if;
-  with entitled as (
+  select array_agg(e.order_id) into v_order_ids
+  from (
     select o.order_id
     from flashsale_data.orders o
     where o.order_id between v_first and v_first + v_item.now_serving
@@ -102,13 +103,17 @@ begin
     order by o.order_id
     limit p_limit
     for update skip locked
-  ), granted as (
+  ) e;
+  v_now := flashsale.clock(); -- some may have asked since it was read
+  with granted as (
     update flashsale_data.orders o
     set
       status = 'reserved',
       reserved_at = v_now,
       expires_at = v_now + v_item.hold_seconds * interval '1 second'
-    where o.order_id = any (array(select e.order_id from entitled e)) and o.status = 'waiting'
+    where o.order_id = any (v_order_ids)
+      and o.status = 'waiting'
+      and (v_item.closes_at <= v_now) is not true
     returning o.order_id
   )
   select array_agg(g.order_id order by g.order_id) into v_order_ids from granted g;

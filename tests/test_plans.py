@@ -14,8 +14,8 @@ CROWD = 2_000
 READ = (
     "select coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)::int "
     "from pg_stat_user_tables "
-    "where schemaname in ('flashsale_data', 'pgmq') and relname in ("
-    "'items', 'orders', 'payments', 'order_keys', 'payment_events', 'q_payments', 'q_notifications')"
+    "where schemaname in ('flashsale_data', 'pgmq') and relname in ('items', 'orders', 'payments', "
+    "'order_keys', 'payment_events', 'q_payments', 'q_notifications')"
 )
 
 

@@ -9,6 +9,7 @@ from support import (
     item_status,
     many,
     pay,
+    reserve,
     rows,
     settle,
     status,
@@ -161,3 +162,49 @@ def test_more_items_than_a_round_are_examined_in_turn(db: Connection) -> None:
     settle(db)
     settle(db)
     assert statuses(db, last) == {"ann": "reserved"}
+
+
+def test_nobody_is_served_before_he_asked(db: Connection, clock) -> None:
+    """An order that is committed just after promote has looked at the clock: here, by the clock."""
+    shoe = item(db)
+    db.execute(
+        """
+        create or replace function flashsale.clock() returns timestamptz
+        language plpgsql volatile security definer as $$
+        declare
+          v_at timestamptz := (select at from flashsale_data.test_clock);
+        begin
+          if not exists (select from flashsale_data.orders) then
+            insert into flashsale_data.orders (
+              order_id, item_id, ticket, customer_id, status, created_at)
+            select
+              flashsale.order_id_of(i.item_id, t.ticket), i.item_id, t.ticket, 'late', 'waiting',
+              v_at + interval '1 ms'
+            from flashsale_data.items i, lateral (select nextval(i.line)::int as ticket) t;
+            update flashsale_data.test_clock set at = v_at + interval '1 ms';
+          end if;
+          return v_at;
+        end $$
+        """
+    )
+    assert call(db, "promote", shoe).promoted == 1
+    (order,) = rows(db, "select * from flashsale.orders_of('late')")
+    assert order.status == "reserved"
+    assert order.created_at <= order.reserved_at
+
+
+def test_nobody_is_served_if_the_sale_closes_meanwhile(db: Connection, clock) -> None:
+    shoe = item(db, stock=0, closes_at=clock.at(5))
+    reserve(db, shoe, "ann")
+    call(db, "restock", shoe, 1)
+    db.execute(
+        """
+        create or replace function flashsale.clock() returns timestamptz
+        language sql volatile security definer as $$
+          update flashsale_data.test_clock set at = at + interval '10 s'
+          returning at - interval '10 s'
+        $$
+        """
+    )
+    assert call(db, "promote", shoe).promoted == 0
+    assert call(db, "promote", shoe).unserved == 1
