@@ -241,10 +241,9 @@ def expire_and_promote(report: Report, count: int) -> None:
                 conn.execute("vacuum analyze flashsale_data.orders")
                 _make_due(conn, item)
                 began = time.monotonic()
-                while conn.execute("select more from flashsale.sweep('bench')").fetchone() == (
-                    True,
-                ):
-                    pass
+                more = True
+                while more:
+                    [(more,)] = conn.execute("select more from flashsale.sweep('bench')").fetchall()
                 took.append(time.monotonic() - began)
                 [(wrong,)] = conn.execute(
                     "select count(*) from flashsale_data.orders where item_id = %s "

@@ -208,6 +208,9 @@ def pgbench(
     return round(statistics.mean(rate for rate, _ in seen) * each)
 
 
+_FIRST_SECONDS = 4.0  # all sessions ask at once
+
+
 def latency(
     postgres: EmbeddedPostgres,
     text: str,
@@ -225,7 +228,7 @@ def latency(
     warm = 0.0
     if first:
         text = f"\\if :begun = 0\n{first};\n\\set begun 1\n\\endif\n{text}"
-        more, warm = [*more, "--define=begun=0"], 4.0
+        more, warm = [*more, "--define=begun=0"], _FIRST_SECONDS
     seen = _pgbench(postgres, text, url, clients, seconds, *more, warm=warm)
     return statistics.mean(ms for _, ms in seen) * 1000
 

@@ -1,6 +1,7 @@
 -- Moving the line. promote recycles forfeits, which moves now_serving, and grants holds to those
 -- it has reached; fill finds the tickets that nobody holds. Both take the item's row with skip
--- locked: one sweeper an item, and nobody waits.
+-- locked: one sweeper an item, and nobody waits. Orders that were locked are updated by their ids:
+-- joined, they may be looked for by reading all orders, and a session keeps such a plan.
 create function flashsale.promote(
   p_item_id integer,
   p_limit integer default 10000,

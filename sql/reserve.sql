@@ -317,7 +317,7 @@ language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := flashsale.clock();
-  v_verdict text; -- as in reserve_many; null: a ticket, or no such item
+  v_verdict text; -- as in reserve_many, and unkeyed: a new key; null: a ticket, or no such item
   v_taken boolean; -- whether a duplicate of this request has claimed the key
   v_line regclass;
   v_ticket integer;
