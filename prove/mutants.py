@@ -157,8 +157,8 @@ MUTANTS = [
     Mutant(
         "keep_if_free: although the item is paused",
         "pay",
-        "  if p_item.paused or p_item.closes_at",
-        "  if p_item.closes_at",
+        "p_item.closes_at, p_item.paused, p_now)",
+        "p_item.closes_at, false, p_now)",
         "pay",
     ),
     Mutant(
@@ -269,16 +269,9 @@ MUTANTS = [
     Mutant(
         "reserve: the line is one longer than max_waiting",
         "reserve",
-        "      else i.now_serving + i.gaps + i.max_waiting\n    end as last_ticket\n",
-        "      else i.now_serving + i.gaps + i.max_waiting + 1\n    end as last_ticket\n",
+        "    else p_now_serving + p_gaps + p_max_waiting\n",
+        "    else p_now_serving + p_gaps + p_max_waiting + 1\n",
         "reserve model",
-    ),
-    Mutant(
-        "reserve_many: the line is one longer than max_waiting",
-        "reserve",
-        "          else i.now_serving + i.gaps + i.max_waiting\n        end",
-        "          else i.now_serving + i.gaps + i.max_waiting + 1\n        end",
-        "reserve",
     ),
     Mutant(
         "reserve_many: a refusal takes a ticket",
@@ -335,22 +328,22 @@ MUTANTS = [
     Mutant(
         "reserve: sells while paused",
         "reserve",
-        "      when i.paused then 'paused'\n      when",
-        "      when",
+        "    when p_paused then 'paused'\n",
+        "",
         "reserve",
     ),
     Mutant(
         "reserve: sells after the close",
         "reserve",
-        "\n      when i.closes_at <= v_now then 'closed'",
-        "",
+        "    when p_closes_at <= p_now then 'closed'\n    when p_paused then 'paused'\n    when",
+        "    when p_paused then 'paused'\n    when",
         "reserve",
     ),
     Mutant(
         "reserve: a refusal takes a ticket",
         "reserve",
-        "      when coalesce(pg_sequence_last_value(i.line), 0) >= l.last_ticket then 'sold_out'\n",
-        "",
+        "coalesce(pg_sequence_last_value(i.line), 0) >= l.last_ticket then 'sold_out'",
+        "false then 'sold_out'",
         "reserve",
     ),
     Mutant(
@@ -421,8 +414,8 @@ MUTANTS = [
     Mutant(
         "promote: serves a paused line",
         "promote",
-        "  if v_item.paused or v_item.closes_at",
-        "  if v_item.closes_at",
+        "v_item.closes_at, v_item.paused, v_now)",
+        "v_item.closes_at, false, v_now)",
         "promote",
     ),
     Mutant(

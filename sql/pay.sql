@@ -153,7 +153,7 @@ declare
   v_order_id bigint;
   v_row flashsale.order_row;
 begin
-  if p_item.paused or p_item.closes_at <= p_now or p_item.opens_at > p_now
+  if flashsale.shut_by(p_item.opens_at, p_item.closes_at, p_item.paused, p_now) is not null
     or pg_sequence_last_value(p_item.line) >= p_item.now_serving
     or exists (
       select from flashsale_data.orders o

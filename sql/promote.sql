@@ -92,7 +92,7 @@ begin
     end if;
   end loop;
 
-  if v_item.paused or v_item.closes_at <= v_now or v_item.opens_at > v_now then
+  if flashsale.shut_by(v_item.opens_at, v_item.closes_at, v_item.paused, v_now) is not null then
     return;
   end if;
   select array_agg(e.order_id) into v_order_ids

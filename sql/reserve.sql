@@ -2,6 +2,38 @@
 -- the item's sequence, and one INSERT makes the order. Nothing that another customer needs is
 -- locked. What is read of the item may be a moment old: now_serving only grows, so an old value
 -- can make somebody wait a moment, never oversell.
+create function flashsale.last_ticket_for(
+  p_wait boolean, p_now_serving integer, p_gaps integer, p_max_waiting integer)
+returns integer
+language sql immutable parallel safe
+as $$
+  select case
+    when p_wait is false then p_now_serving
+    when p_max_waiting is null then 2147483647
+    else p_now_serving + p_gaps + p_max_waiting
+  end
+$$;
+
+comment on function flashsale.last_ticket_for(boolean, integer, integer, integer) is
+$$The last ticket of an item that may be given out
+To who would rather not wait (p_wait false) none beyond now_serving.$$;
+
+create function flashsale.shut_by(
+  p_opens_at timestamptz, p_closes_at timestamptz, p_paused boolean, p_now timestamptz)
+returns text
+language sql immutable parallel safe
+as $$
+  select case
+    when p_closes_at <= p_now then 'closed'
+    when p_paused then 'paused'
+    when p_opens_at > p_now then 'not_open'
+  end
+$$;
+
+comment on function flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz) is
+$$Why an item takes no orders at p_now; null: it does
+closed, paused or not_open.$$;
+
 -- enable_seqscan = off, here and in every function that callers call: a session keeps its plans,
 -- and one made while a table was empty would read all of it for each customer of the storm.
 create function flashsale.reserve_many(
@@ -47,11 +79,7 @@ begin
           when r.outcome is null then coalesce(k.order_id, o.order_id)
           else r.order_id
         end as order_id,
-        case
-          when not coalesce(r.wait, true) then i.now_serving
-          when i.max_waiting is null then 2147483647
-          else i.now_serving + i.gaps + i.max_waiting
-        end as last_ticket, -- that may be given out
+        flashsale.last_ticket_for(r.wait, i.now_serving, i.gaps, i.max_waiting) as last_ticket,
         case
           when r.outcome is not null then r.outcome
           when r.item_id is null
@@ -61,9 +89,7 @@ begin
           when k.order_id is not null then 'existing'
           when o.status = 'reserved' and o.expires_at <= v_now then 'overdue'
           when o.order_id is not null then 'existing'
-          when i.closes_at <= v_now then 'closed'
-          when i.paused then 'paused'
-          when i.opens_at > v_now then 'not_open'
+          else flashsale.shut_by(i.opens_at, i.closes_at, i.paused, v_now)
         end as verdict
       from rows from (
         unnest(p_item_ids), unnest(p_customer_ids), unnest(p_idempotency_keys), unnest(p_waits),
@@ -321,7 +347,7 @@ declare
   v_taken boolean; -- whether a duplicate of this request has claimed the key
   v_line regclass;
   v_ticket integer;
-  v_last_ticket integer; -- that may be given out
+  v_last_ticket integer;
   v_now_serving integer;
   v_hold_seconds integer;
   v_price bigint;
@@ -349,21 +375,18 @@ begin
       when o.status = 'reserved' and o.expires_at <= v_now then 'overdue'
       when o.order_id is not null and p_idempotency_key is not null then 'unkeyed'
       when o.order_id is not null then 'existing'
-      when i.closes_at <= v_now then 'closed'
-      when i.paused then 'paused'
-      when i.opens_at > v_now then 'not_open'
-      when coalesce(pg_sequence_last_value(i.line), 0) >= l.last_ticket then 'sold_out'
+      else coalesce(
+        flashsale.shut_by(i.opens_at, i.closes_at, i.paused, v_now),
+        case
+          when coalesce(pg_sequence_last_value(i.line), 0) >= l.last_ticket then 'sold_out'
+        end)
     end
   into
     v_line, v_now_serving, v_hold_seconds, v_price, v_currency, v_opens_at, v_last_ticket,
     v_order_id, v_verdict
   from flashsale_data.items i
   cross join lateral (
-    select case
-      when p_wait is false then i.now_serving
-      when i.max_waiting is null then 2147483647
-      else i.now_serving + i.gaps + i.max_waiting
-    end as last_ticket
+    select flashsale.last_ticket_for(p_wait, i.now_serving, i.gaps, i.max_waiting) as last_ticket
   ) l
   left join flashsale_data.orders o
     on o.item_id = i.item_id and o.customer_id = p_customer_id and o.ended_at is null
