@@ -148,28 +148,29 @@ class Databases:
 SCHEMA = """
 select md5(string_agg(t.thing, ' ' order by t.thing))
 from (
-  select p.oid::regprocedure::text || p.prosrc || coalesce(p.proconfig::text || p.proacl::text, '')
+  select concat(p.oid::regprocedure, p.prosrc, p.proconfig, p.proacl)
   from pg_proc p
   where p.pronamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
   union all
-  select c.oid::regclass::text || coalesce(c.relacl::text || c.reloptions::text, '')
+  select concat(c.oid::regclass, c.relacl, c.reloptions)
   from pg_class c
   where c.relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
     and c.relkind in ('r', 'v', 'S', 'i')
   union all
   select t.tgname from pg_trigger t
   union all
-  select n.nspname || coalesce(n.nspacl::text, obj_description(n.oid))
+  select concat(n.nspname, n.nspacl, obj_description(n.oid, 'pg_namespace'))
   from pg_namespace n
   where n.nspname !~ '^pg_(toast_)?temp'
   union all
-  select d.datname || d.datconnlimit || coalesce(d.datacl::text, '') || s.setconfig::text
+  select concat(d.datname, d.datconnlimit, d.datacl, s.setconfig)
   from pg_database d
   left join pg_db_role_setting s on s.setdatabase = d.oid
   where d.datname = current_database()
 ) t (thing)
 """
-"""Everything that a test might leave changed: functions, relations, grants, settings."""
+"""Everything that a test might leave changed: functions, relations, grants, settings, the version.
+concat: what is null hides nothing."""
 
 AS_NEW = """
 do $$
