@@ -12,7 +12,7 @@ import sys
 import msgspec
 from litestar import Litestar, Response, post
 
-from flashsale import examples
+from flashsale.api import examples
 from flashsale.cli import run_granian
 from flashsale.models import Ask, CustomerId, IdempotencyKey, ItemId, Order
 from flashsale.settings import Settings

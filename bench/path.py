@@ -19,9 +19,9 @@ import uvloop
 from litestar import Litestar
 
 from bench.empty import empty
-from flashsale import examples
-from flashsale.app import create_app
-from flashsale.gather import Wish
+from flashsale.api import examples
+from flashsale.api.app import create_app
+from flashsale.api.intake import Wish
 from flashsale.models import Reservation
 from flashsale.settings import Settings
 

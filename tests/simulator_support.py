@@ -15,9 +15,9 @@ from granian.constants import Interfaces
 from granian.server.embed import Server
 
 from flashsale import signature
-from flashsale.embedded import free_port
-from flashsale.provider import create_app
+from flashsale.dev.postgres import free_port
 from flashsale.settings import Settings
+from flashsale.simulator.app import create_app
 
 SECRET = "a secret of the tests"
 DEADLINE_SECONDS = 30

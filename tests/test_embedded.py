@@ -16,13 +16,13 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
-from flashsale import embedded
-from flashsale.embedded import EmbeddedError, EmbeddedPostgres, wheel_binaries
+from flashsale.dev import postgres as embedded
+from flashsale.dev.postgres import EmbeddedError, EmbeddedPostgres, wheel_binaries
 from support import cluster_folder, connect, eventually, put_cluster, server_folder, value
 
 RUN_AND_HANG = """
 import sys, time
-from flashsale.embedded import EmbeddedPostgres
+from flashsale.dev.postgres import EmbeddedPostgres
 server = EmbeddedPostgres(sys.argv[1]).start()
 print(server.pid, server.url(), flush=True)
 time.sleep(600)

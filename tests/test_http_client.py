@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from flashsale.embedded import free_port
-from flashsale.post import Answer, Client, NoAnswer, NobodyListens
-from provider_support import until
+from flashsale.dev.postgres import free_port
+from flashsale.http_client import Answer, Client, NoAnswer, NobodyListens
+from simulator_support import until
 
 Turn = Callable[[int, bytes], bytes | None]
 

@@ -14,10 +14,10 @@ import asyncpg
 import httpx
 import pytest
 
-from flashsale import database
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.errors import CODES, GRANTED
-from flashsale.migrate import migrate
+from flashsale.api.problems import CODES, GRANTED
+from flashsale.database import calls as database
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 from http_support import (
     NEW_ITEM,
     Api,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flashsale import express
+from flashsale.api import express
 from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
 
 JSON = {"Content-Type": "application/json"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from flashsale.errors import CODES
+from flashsale.api.problems import CODES
 from flashsale.models import Item, Order, Payment
 from http_support import Api, api_fixture, serving, settings  # noqa: F401
 from support import Connection, rows

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from flashsale.database import Database
-from flashsale.errors import Overloaded, Unavailable
-from flashsale.gather import Gather, Wish
+from flashsale.api.intake import Gather, Wish
+from flashsale.api.problems import Overloaded, Unavailable
+from flashsale.database.calls import Database
 from flashsale.models import Reservation
 from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
 from support import Connection, connect, eventually, item, reserve, rows, value

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from flashsale import migrate as migrate_module
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import VERSION_QUERY, MigrateError, expected_version, migrate
+from flashsale.database import migrate as migrate_module
+from flashsale.database.migrate import VERSION_QUERY, MigrateError, expected_version, migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 from support import Call, call, connect, eventually, item, reserve, rows, value
 
 
@@ -49,7 +49,7 @@ def version(url: str) -> str:
 def test_twenty_at_once_all_succeed(empty_url: str) -> None:
     """Forks of one process that has imported all there is: that takes longer than to migrate."""
     processes = get_context("forkserver")
-    processes.set_forkserver_preload(["flashsale.migrate"])
+    processes.set_forkserver_preload(["flashsale.database.migrate"])
     with processes.Pool(20) as pool:
         reports = pool.map(migrate, [empty_url] * 20, chunksize=1)
     assert sorted(len(report.applied) for report in reports) == [0] * 19 + [7]
@@ -181,7 +181,7 @@ def test_what_is_wrong_is_said_in_a_line_without_the_password(
 
 
 def test_migrations_and_sql_define_nothing_twice() -> None:
-    from flashsale.migrate import _folder, _sql_files
+    from flashsale.database.migrate import _folder, _sql_files
 
     tables = "\n".join(p.read_text() for p in _folder("migrations").glob("*.sql"))
     functions = "\n".join(text for _name, text in _sql_files())

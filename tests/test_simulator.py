@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from flashsale import signature
-from flashsale.provider import Faults, Ledger, LedgerError, Provider, Trouble, create_app
 from flashsale.settings import SettingsError
-from provider_support import SECRET, Stage, staged, until
+from flashsale.simulator.app import Faults, Ledger, LedgerError, Provider, Trouble, create_app
+from simulator_support import SECRET, Stage, staged, until
 
 
 @pytest.fixture

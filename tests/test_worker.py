@@ -16,9 +16,11 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from flashsale import worker
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.gateway import (
+from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.settings import Settings
+from flashsale.worker import run as worker
+from flashsale.worker.mail import Mail
+from flashsale.worker.provider import (
     Captured,
     ProviderRefused,
     ProviderUnavailable,
@@ -26,9 +28,7 @@ from flashsale.gateway import (
     Session,
     Voided,
 )
-from flashsale.mail import Mail
-from flashsale.settings import Settings
-from provider_support import staged
+from simulator_support import staged
 from support import Connection, call, item, many, pay, reserve, rows, status, value
 
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import pytest
 
-from flashsale.embedded import free_port
-from flashsale.gateway import (
+from flashsale.dev.postgres import free_port
+from flashsale.worker.provider import (
     Captured,
     HttpProvider,
     PaymentProvider,
@@ -22,7 +22,7 @@ from flashsale.gateway import (
     Session,
     Voided,
 )
-from provider_support import Stage, staged
+from simulator_support import Stage, staged
 
 T = TypeVar("T")
 EXPIRES_AT = datetime(2030, 1, 1, tzinfo=UTC)

@@ -19,8 +19,8 @@ from typing import Any
 import psycopg
 from litestar import Litestar
 
-from flashsale.embedded import EmbeddedError, die_with_parent, wheel_binaries
-from flashsale.migrate import MigrateError, migrate, sql_folder
+from flashsale.database.migrate import MigrateError, migrate, sql_folder
+from flashsale.dev.postgres import EmbeddedError, die_with_parent, wheel_binaries
 from flashsale.settings import Settings, SettingsError
 
 AUDIENCES = ("api", "worker", "tool", "operator")
@@ -145,13 +145,13 @@ def _count(text: str) -> int:
 
 
 def _dev(data_dir: Path, **flags: Any) -> int:
-    from flashsale import dev
+    from flashsale.dev import stack as dev
 
     return dev.run(Settings.from_env(**flags), data_dir)
 
 
 def _demo(**options: Any) -> int:
-    from flashsale import demo
+    from flashsale.dev import demo
 
     return demo.run(**options)
 
@@ -211,7 +211,7 @@ def run_granian(
 
 def api() -> Litestar:
     """The API's application, made in granian's process for it."""
-    from flashsale.app import create_app
+    from flashsale.api.app import create_app
 
     die_with_parent(signal.SIGTERM)
     _log()
@@ -226,7 +226,7 @@ def api() -> Litestar:
 
 def provider() -> Litestar:
     """The simulated provider's application, made in granian's process for it."""
-    from flashsale.provider import create_app
+    from flashsale.simulator.app import create_app
 
     die_with_parent(signal.SIGTERM)
     _log()
@@ -242,7 +242,7 @@ def _log() -> None:
 
 
 def _worker(**flags: Any) -> int:
-    from flashsale import worker
+    from flashsale.worker import run as worker
 
     settings = Settings.from_env(**flags)
     settings.need_database_url()
@@ -260,7 +260,7 @@ def _migrate(force: bool, **flags: Any) -> int:
 
 
 def _psql(audience: str, data_dir: Path, arguments: list[str]) -> int:
-    from flashsale.dev import URL_FILE
+    from flashsale.dev.stack import URL_FILE
 
     url = Settings.from_env().database_url
     if not url:

@@ -1,4 +1,4 @@
-"""The HTTP service: `granian --interface asgi --factory flashsale.app:create_app`."""
+"""The HTTP service: `granian --interface asgi --factory flashsale.api.app:create_app`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from litestar.openapi.spec import OpenAPI
 
-from flashsale import express
-from flashsale.database import Database
-from flashsale.errors import CODES, PROBLEM_JSON, answer, problem
-from flashsale.metrics import Metrics
+from flashsale.api import express
+from flashsale.api.metrics import Metrics
+from flashsale.api.problems import CODES, PROBLEM_JSON, answer, problem
+from flashsale.api.routes import HANDLERS, JsonRequest, Parts
+from flashsale.api.streams import Watcher, on_termination
+from flashsale.database.calls import Database
 from flashsale.models import Ask, ItemChanges, NewItem
-from flashsale.routes import HANDLERS, JsonRequest, Parts
 from flashsale.settings import Settings
-from flashsale.watch import Watcher, on_termination
 
 
 def create_app(settings: Settings | None = None) -> Litestar:

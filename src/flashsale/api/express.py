@@ -19,10 +19,18 @@ from litestar import Request
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from flashsale.errors import GRANTED, PROBLEM_JSON, Overloaded, Refused, answer, refusal, refused
-from flashsale.gather import Wish
+from flashsale.api.intake import Wish
+from flashsale.api.problems import (
+    GRANTED,
+    PROBLEM_JSON,
+    Overloaded,
+    Refused,
+    answer,
+    refusal,
+    refused,
+)
+from flashsale.api.routes import Parts
 from flashsale.models import Ask
-from flashsale.routes import Parts
 
 ROUTE = "/items/{item_id}/orders"
 _PATH = re.compile(r"/items/([1-9][0-9]{0,8})/orders").fullmatch

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from flashsale.admission import Gate, Lag
-from flashsale.errors import Overloaded, Refused
+from flashsale.api.problems import Overloaded, Refused
+from flashsale.database.admission import Gate, Lag
 from flashsale.models import Reservation
 from flashsale.settings import Settings
 

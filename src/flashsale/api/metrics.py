@@ -23,9 +23,9 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from flashsale.database import Database, Gauges
+from flashsale.api.streams import Watcher
+from flashsale.database.calls import Database, Gauges
 from flashsale.settings import Settings
-from flashsale.watch import Watcher
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)

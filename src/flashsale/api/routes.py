@@ -17,12 +17,14 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, SkipValidation
 from litestar.response import Stream
 
-from flashsale import examples, signature
-from flashsale.database import Database
-from flashsale.errors import Refused, answers, granted
-from flashsale.gather import Wish
-from flashsale.metrics import CONTENT_TYPE, Metrics
-from flashsale.migrate import expected_version
+from flashsale import signature
+from flashsale.api import examples
+from flashsale.api.intake import Wish
+from flashsale.api.metrics import CONTENT_TYPE, Metrics
+from flashsale.api.problems import Refused, answers, granted
+from flashsale.api.streams import Watcher
+from flashsale.database.calls import Database
+from flashsale.database.migrate import expected_version
 from flashsale.models import (
     After,
     Ask,
@@ -42,7 +44,6 @@ from flashsale.models import (
     Receipt,
 )
 from flashsale.settings import Settings
-from flashsale.watch import Watcher
 
 
 class Parts(NamedTuple):

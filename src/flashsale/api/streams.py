@@ -17,8 +17,8 @@ from types import FrameType
 
 import msgspec
 
-from flashsale.database import Database
-from flashsale.errors import Refused
+from flashsale.api.problems import Refused
+from flashsale.database.calls import Database
 from flashsale.models import Order
 from flashsale.settings import Settings
 

@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 
-from flashsale.errors import Overloaded
+from flashsale.api.problems import Overloaded
 
 _SMOOTHING = 1 / 8  # weight of the latest call in the average
 _TICK_SECONDS = 0.005

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 
-from flashsale.admission import Lag
-from flashsale.connections import Connections, Use
-from flashsale.errors import Refused
-from flashsale.gather import Gather, Wish
-from flashsale.migrate import VERSION_QUERY
+from flashsale.api.intake import Gather, Wish
+from flashsale.api.problems import Refused
+from flashsale.database.admission import Lag
+from flashsale.database.connections import Connections, Use
+from flashsale.database.migrate import VERSION_QUERY
 from flashsale.models import (
     Item,
     ItemChanges,
@@ -192,7 +192,7 @@ class Database:
     # The service itself
 
     async def version(self) -> str:
-        """What is installed, as flashsale.migrate.expected_version() says it."""
+        """What is installed, as flashsale.database.version.expected_version() says it."""
         return str((await self._pay.one(VERSION_QUERY))[0])
 
     async def sweep_lag_seconds(self) -> float | None:

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from flashsale.admission import Gate
-from flashsale.errors import Overloaded, Refused, Unavailable
+from flashsale.api.problems import Overloaded, Refused, Unavailable
+from flashsale.database.admission import Gate
 from flashsale.settings import Settings
 
 log = logging.getLogger("flashsale.api")

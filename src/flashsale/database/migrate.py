@@ -193,8 +193,9 @@ def _folder(name: str) -> Path:
     """sql or migrations: inside the package if it was built, else at the top of the repo."""
     if name == "sql" and (elsewhere := os.environ.get("FLASHSALE_SQL_DIR")):
         return Path(elsewhere)  # prove/mutants.py breaks a copy
-    inside = Path(__file__).parent / name
-    return inside if inside.is_dir() else Path(__file__).parents[2] / name
+    package = Path(__file__).parents[1]
+    inside = package / name
+    return inside if inside.is_dir() else package.parents[1] / name
 
 
 @cache

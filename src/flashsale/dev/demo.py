@@ -31,8 +31,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from flashsale.dev import Stack
-from flashsale.embedded import free_port
+from flashsale.dev.postgres import free_port
+from flashsale.dev.stack import Stack
 from flashsale.settings import Settings
 
 FINAL = ("paid", "expired", "cancelled", "unserved")

@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 import psycopg
 
-from flashsale.embedded import EmbeddedError, EmbeddedPostgres, die_with_parent
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedError, EmbeddedPostgres, die_with_parent
 from flashsale.settings import Settings, SettingsError, variable, without_password
 
 URL_FILE = "database.url"

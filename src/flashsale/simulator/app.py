@@ -35,7 +35,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from flashsale import signature
-from flashsale.post import Client, NoAnswer, NobodyListens
+from flashsale.http_client import Client, NoAnswer, NobodyListens
 from flashsale.settings import Settings, SettingsError
 
 log = logging.getLogger("flashsale.provider")

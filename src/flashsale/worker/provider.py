@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from flashsale.post import Answer, Client, NoAnswer
+from flashsale.http_client import Answer, Client, NoAnswer
 
 T = TypeVar("T")
 

@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import datetime
@@ -23,15 +22,15 @@ from typing import Any, ClassVar, NamedTuple
 import asyncpg
 import msgspec
 
-from flashsale.gateway import (
+from flashsale.settings import Settings
+from flashsale.worker.mail import LogSender, Notification, Sender, compose
+from flashsale.worker.provider import (
     Captured,
     HttpProvider,
     PaymentProvider,
     ProviderRefused,
     ProviderUnavailable,
 )
-from flashsale.mail import LogSender, Notification, Sender, compose
-from flashsale.settings import Settings
 
 log = logging.getLogger("flashsale.worker")
 
@@ -489,17 +488,3 @@ def _set_by_signals(stop: asyncio.Event) -> Iterator[None]:
     finally:
         for signum in signals:
             loop.remove_signal_handler(signum)
-
-
-def _main() -> int:
-    try:
-        if asyncio.run(healthy(Settings.from_env())):
-            return 0
-        print("no worker on this machine has swept lately", file=sys.stderr)
-    except Exception as error:
-        print(_in_short(error), file=sys.stderr)
-    return 1
-
-
-if __name__ == "__main__":
-    sys.exit(_main())
