@@ -22,7 +22,8 @@ import psutil
 import psycopg
 
 from flashsale.database.migrate import migrate
-from flashsale.dev.postgres import EmbeddedPostgres, free_port
+from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.processes import free_port
 from prove.proxy import Proxy
 
 STARTS_WITHIN_SECONDS = 60.0

@@ -15,7 +15,7 @@ from granian.constants import Interfaces
 from granian.server.embed import Server
 
 from flashsale import signature
-from flashsale.dev.postgres import free_port
+from flashsale.processes import free_port
 from flashsale.settings import Settings
 from flashsale.simulator.app import create_app
 

@@ -19,7 +19,8 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 from flashsale.dev import postgres as embedded
-from flashsale.dev.postgres import EmbeddedPostgres, wheel_binaries
+from flashsale.dev.binaries import wheel_binaries
+from flashsale.dev.postgres import EmbeddedPostgres
 
 # psycopg's own type is generic in the row; a row here is a namedtuple made at run time.
 Connection = psycopg.Connection[Any]

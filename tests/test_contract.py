@@ -218,7 +218,7 @@ def test_the_service_calls_what_its_role_may_call_and_no_more() -> None:
 
 def test_the_worker_calls_what_its_role_may_call() -> None:
     parts_of_sweep = {"expire", "fill", "promote"}
-    assert functions_called("worker/run.py") | parts_of_sweep == set(
+    assert functions_called("database/jobs.py") | parts_of_sweep == set(
         EXPECTED_GRANTS["flashsale_worker"].split()
     )
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from flashsale.dev.postgres import free_port
-from flashsale.http_client import Answer, Client, NoAnswer, NobodyListens
+from flashsale.http_client import HttpAnswer, HttpClient, NoAnswer, NobodyListens
+from flashsale.processes import free_port
 from simulator_support import until
 
 Turn = Callable[[int, bytes], bytes | None]
@@ -47,10 +47,10 @@ class Server:
 @asynccontextmanager
 async def serving(
     turn: Turn | bytes, timeout_seconds: float = 5
-) -> AsyncIterator[tuple[Server, Client]]:
+) -> AsyncIterator[tuple[Server, HttpClient]]:
     server = Server(turn if callable(turn) else lambda n, request: turn)
     listener = await asyncio.start_server(server.serve, "127.0.0.1", server.port)
-    client = Client(server.url + "/base/", timeout_seconds=timeout_seconds)
+    client = HttpClient(server.url + "/base/", timeout_seconds=timeout_seconds)
     try:
         yield server, client
     finally:
@@ -65,7 +65,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
 async def test_request_says_what_it_should() -> None:
     async with serving(OK) as (server, client):
-        assert await client.post("/x", b"{}", {"Key": "k"}) == Answer(200, b"hi")
+        assert await client.post("/x", b"{}", {"Key": "k"}) == HttpAnswer(200, b"hi")
     assert server.requests == [
         b"POST /base/x HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
         b"Content-Length: 2\r\nKey: k\r\n\r\n{}" % server.port
@@ -82,27 +82,27 @@ async def test_connection_is_used_again() -> None:
 async def test_calls_at_once_have_a_connection_each() -> None:
     async with serving(OK) as (server, client):
         answers = await asyncio.gather(*(client.post("/x", b"", {}) for _ in range(20)))
-    assert answers == [Answer(200, b"hi")] * 20
+    assert answers == [HttpAnswer(200, b"hi")] * 20
     assert len(server.connections) == 20
 
 
 @pytest.mark.parametrize(
     ("said", "answer"),
     [
-        (b"HTTP/1.1 404 Not Found\r\ncontent-length:0\r\n\r\n", Answer(404, b"")),
-        (b"HTTP/1.1 307 X\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", Answer(307, b"")),
-        (b"HTTP/1.1 204 No Content\r\n\r\n", Answer(204, b"")),
-        (b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nhi", Answer(200, b"hi")),
-        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, Answer(200, b"hi")),
-        (b"HTTP/1.0 200 OK\r\n\r\nuntil the end", Answer(200, b"until the end")),
+        (b"HTTP/1.1 404 Not Found\r\ncontent-length:0\r\n\r\n", HttpAnswer(404, b"")),
+        (b"HTTP/1.1 307 X\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", HttpAnswer(307, b"")),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", HttpAnswer(204, b"")),
+        (b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nhi", HttpAnswer(200, b"hi")),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, HttpAnswer(200, b"hi")),
+        (b"HTTP/1.0 200 OK\r\n\r\nuntil the end", HttpAnswer(200, b"until the end")),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
             b"1;x=y\r\nh\r\n1\r\ni\r\n0\r\nTrailer: x\r\n\r\n",
-            Answer(200, b"hi"),
+            HttpAnswer(200, b"hi"),
         ),
     ],
 )
-async def test_answer_is_understood(said: bytes, answer: Answer) -> None:
+async def test_answer_is_understood(said: bytes, answer: HttpAnswer) -> None:
     async with serving(said) as (_, client):
         for _ in range(2):  # what is left of the first would be read by the second
             assert await client.post("/x", b"", {}) == answer
@@ -145,7 +145,7 @@ async def test_connection_closed_while_idle_is_replaced() -> None:
     async with serving(lambda n, request: None if n == 2 else OK) as (server, client):
         await client.post("/x", b"", {})
         # when it is used again, then the call goes out on a new one
-        assert await client.post("/x", b"2", {}) == Answer(200, b"hi")
+        assert await client.post("/x", b"2", {}) == HttpAnswer(200, b"hi")
     assert [r[-1:] for r in server.requests[1:]] == [b"2", b"2"]
     assert len(server.connections) == 2
 
@@ -164,12 +164,12 @@ async def test_cancelled_call_leaves_no_connection_behind() -> None:
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert await client.post("/x", b"", {}) == Answer(200, b"hi")
+        assert await client.post("/x", b"", {}) == HttpAnswer(200, b"hi")
     assert len(server.connections) == 2
 
 
 async def test_nobody_listening_is_told_apart() -> None:
-    client = Client(f"http://127.0.0.1:{free_port()}", timeout_seconds=5)
+    client = HttpClient(f"http://127.0.0.1:{free_port()}", timeout_seconds=5)
     with pytest.raises(NobodyListens):
         await client.post("/x", b"", {})
 
@@ -179,10 +179,10 @@ async def test_nobody_listening_is_told_apart() -> None:
 )
 def test_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"URL|[Pp]ort"):
-        Client(url, timeout_seconds=1)
+        HttpClient(url, timeout_seconds=1)
 
 
 @pytest.mark.parametrize("path", ["/x\r\nEvil: 1", "/é", "/x\n"])
 async def test_path_can_smuggle_no_header(path: str) -> None:
     with pytest.raises(ValueError, match="printable"):
-        await Client("http://localhost", timeout_seconds=1).post(path, b"", {})
+        await HttpClient("http://localhost", timeout_seconds=1).post(path, b"", {})

@@ -19,8 +19,8 @@ import pytest
 from flashsale.api import examples
 from flashsale.api.streams import Watcher
 from flashsale.database.calls import Database
-from flashsale.dev.postgres import free_port
 from flashsale.models import Order
+from flashsale.processes import free_port
 from http_support import NEW_ITEM, SECRET, Api, settings, success
 from support import Connection, sweep
 

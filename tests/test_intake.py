@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from flashsale.api.intake import Gather, Wish
-from flashsale.api.problems import Overloaded, Unavailable
+from flashsale.api.intake import Intake
 from flashsale.database.calls import Database
-from flashsale.models import Reservation
+from flashsale.models import UnitAnswer, UnitRequest
+from flashsale.refusals import Overloaded, Unavailable
 from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
 from support import Connection, connect, eventually, item, reserve, rows, value
 
@@ -21,28 +21,32 @@ class Calls:
     """A database that answers when it is told to."""
 
     def __init__(self) -> None:
-        self.made: list[list[Wish]] = []
+        self.made: list[list[UnitRequest]] = []
         self.may_answer = asyncio.Event()
 
-    async def one(self, wish: Wish, _deadline: float) -> Reservation:
-        return (await self.many([wish], _deadline))[0]
+    async def reserve(self, request: UnitRequest, deadline: float) -> UnitAnswer:
+        return (await self.reserve_many([request], deadline))[0]
 
-    async def many(self, wishes: Sequence[Wish], _deadline: float) -> list[Reservation]:
-        self.made.append(list(wishes))
+    async def reserve_many(
+        self, requests: Sequence[UnitRequest], deadline: float
+    ) -> list[UnitAnswer]:
+        self.made.append(list(requests))
         await self.may_answer.wait()
-        return [Reservation(wish.customer_id, None, None) for wish in wishes]
+        return [UnitAnswer(request.customer_id, None, None) for request in requests]
 
-    def gather(self, **changes: Any) -> Gather:
-        wanted = settings("postgresql://nowhere", **changes)
-        return Gather(self.one, self.many, lambda row: row, wanted)
+    def unit_answer(self, row: UnitAnswer) -> UnitAnswer:
+        return row
 
-
-def wishes(count: int, first: int = 0) -> list[Wish]:
-    return [Wish(1, f"c{n}") for n in range(first, first + count)]
+    def intake(self, **changes: Any) -> Intake:
+        return Intake(self, settings("postgresql://nowhere", **changes))
 
 
-def ask(gather: Gather, asked: Sequence[Wish]) -> list[asyncio.Task[Reservation]]:
-    return [asyncio.create_task(gather.reserve(wish)) for wish in asked]
+def requests(count: int, first: int = 0) -> list[UnitRequest]:
+    return [UnitRequest(1, f"c{n}") for n in range(first, first + count)]
+
+
+def ask(intake: Intake, asked: Sequence[UnitRequest]) -> list[asyncio.Task[UnitAnswer]]:
+    return [asyncio.create_task(intake.reserve(request)) for request in asked]
 
 
 async def turns(count: int = 5) -> None:
@@ -52,34 +56,34 @@ async def turns(count: int = 5) -> None:
 
 async def test_a_request_alone_goes_at_once() -> None:
     calls = Calls()
-    (task,) = ask(calls.gather(), wishes(1))
+    (task,) = ask(calls.intake(), requests(1))
     await turns()  # no timer: nothing but turns of the loop
-    assert calls.made == [wishes(1)]
+    assert calls.made == [requests(1)]
     calls.may_answer.set()
     assert (await task).outcome == "c0"
 
 
 async def test_while_a_batch_is_in_flight_the_next_gathers_in_order_and_bounded() -> None:
     calls = Calls()
-    gather = calls.gather(batch_size=10)
-    tasks = ask(gather, wishes(1))
+    intake = calls.intake(batch_size=10)
+    tasks = ask(intake, requests(1))
     await turns()
-    tasks += ask(gather, wishes(25, 1))
+    tasks += ask(intake, requests(25, 1))
     await turns()
     assert len(calls.made) == 1
-    assert gather.waiting == 25
+    assert intake.waiting == 25
     calls.may_answer.set()
-    assert [r.outcome for r in await asyncio.gather(*tasks)] == [w[1] for w in wishes(26)]
+    assert [r.outcome for r in await asyncio.gather(*tasks)] == [w[1] for w in requests(26)]
     assert [len(made) for made in calls.made] == [1, 10, 10, 5]
-    assert [wish for made in calls.made for wish in made] == wishes(26)
+    assert [request for made in calls.made for request in made] == requests(26)
 
 
 async def test_who_has_gone_is_not_asked_for_and_disturbs_nobody() -> None:
     calls = Calls()
-    gather = calls.gather()
-    tasks = ask(gather, wishes(1))
+    intake = calls.intake()
+    tasks = ask(intake, requests(1))
     await turns()
-    tasks += ask(gather, wishes(3, 1))
+    tasks += ask(intake, requests(3, 1))
     await turns()
     tasks[0].cancel()  # in flight
     tasks[2].cancel()  # waits
@@ -87,22 +91,22 @@ async def test_who_has_gone_is_not_asked_for_and_disturbs_nobody() -> None:
     done = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(d) for d in done] == [
         asyncio.CancelledError,
-        Reservation,
+        UnitAnswer,
         asyncio.CancelledError,
-        Reservation,
+        UnitAnswer,
     ]
-    assert calls.made[1] == [Wish(1, "c1"), Wish(1, "c3")]
+    assert calls.made[1] == [UnitRequest(1, "c1"), UnitRequest(1, "c3")]
 
 
 async def test_what_would_wait_too_long_is_refused_at_once() -> None:
     calls = Calls()
-    gather = calls.gather(batch_size=1, reserve_wait_ms=1000, reserve_deadline_ms=60_000)
-    gather._gate.called(8 * 0.6)  # lately a call took 0.6 s
-    tasks = ask(gather, wishes(1))
+    intake = calls.intake(batch_size=1, reserve_wait_ms=1000, reserve_deadline_ms=60_000)
+    intake._gate.called(8 * 0.6)  # lately a call took 0.6 s
+    tasks = ask(intake, requests(1))
     await turns()
-    tasks += ask(gather, wishes(2))
+    tasks += ask(intake, requests(2))
     await turns()
-    (refused,) = await asyncio.gather(*ask(gather, wishes(1)), return_exceptions=True)
+    (refused,) = await asyncio.gather(*ask(intake, requests(1)), return_exceptions=True)
     assert isinstance(refused, Overloaded) and refused.retry_seconds == 2
     calls.may_answer.set()
     await asyncio.gather(*tasks)
@@ -110,10 +114,10 @@ async def test_what_would_wait_too_long_is_refused_at_once() -> None:
 
 async def test_who_could_not_be_answered_by_the_deadline_is_not_sent() -> None:
     calls = Calls()
-    gather = calls.gather(reserve_deadline_ms=100)
-    tasks = ask(gather, wishes(1))
+    intake = calls.intake(reserve_deadline_ms=100)
+    tasks = ask(intake, requests(1))
     await turns()
-    tasks += ask(gather, wishes(2, 1))
+    tasks += ask(intake, requests(2, 1))
     await asyncio.sleep(0.06)
     calls.may_answer.set()
     _, *late = await asyncio.gather(*tasks, return_exceptions=True)
@@ -124,38 +128,43 @@ async def test_who_could_not_be_answered_by_the_deadline_is_not_sent() -> None:
 # On the database
 
 
+class Counting(Database):
+    """The service's database; counts the requests of each call."""
+
+    sizes: list[int]
+
+    async def reserve(self, request: UnitRequest, deadline: float) -> Any:
+        self.sizes.append(1)
+        return await super().reserve(request, deadline)
+
+    async def reserve_many(self, requests: Sequence[UnitRequest], deadline: float) -> Any:
+        self.sizes.append(len(requests))
+        return await super().reserve_many(requests, deadline)
+
+
 @asynccontextmanager
-async def counted(url: str, **changes: Any) -> AsyncIterator[tuple[Database, list[int]]]:
-    """The service's database, and the sizes of the calls that it made."""
-    database = Database(settings(url, **changes))
-    sizes: list[int] = []
-    gather = database._gather
-    one, many = gather._one, gather._many
-
-    async def count_one(wish: Wish, deadline: float) -> Reservation:
-        sizes.append(1)
-        return await one(wish, deadline)
-
-    async def count_many(asked: Sequence[Wish], deadline: float) -> Sequence[Reservation]:
-        sizes.append(len(asked))
-        return await many(asked, deadline)
-
-    gather._one, gather._many = count_one, count_many
+async def counted(url: str, **changes: Any) -> AsyncIterator[tuple[Intake, list[int]]]:
+    """An intake in front of the service's database, and the sizes of the calls that it made."""
+    wanted = settings(url, **changes)
+    database = Counting(wanted)
+    database.sizes = []
     await database.open()
-    try:
-        yield database, sizes
-    finally:
-        await database.close()
+    intake = Intake(database, wanted)
+    with intake.measured():
+        try:
+            yield intake, database.sizes
+        finally:
+            await database.close()
 
 
-async def together(database: Database, asked: Sequence[Wish]) -> list[Any]:
-    return await asyncio.gather(*map(database.reserve, asked), return_exceptions=True)
+async def together(intake: Intake, asked: Sequence[UnitRequest]) -> list[Any]:
+    return await asyncio.gather(*map(intake.reserve, asked), return_exceptions=True)
 
 
 async def test_a_hundred_at_once_are_few_calls_in_order(db: Connection, database_url: str) -> None:
     shoe = item(db, stock=50)
-    async with counted(database_url) as (database, sizes):
-        answers = await together(database, [Wish(shoe, f"c{n}") for n in range(100)])
+    async with counted(database_url) as (intake, sizes):
+        answers = await together(intake, [UnitRequest(shoe, f"c{n}") for n in range(100)])
     assert [a.order.ticket for a in answers] == list(range(1, 101))
     assert [a.outcome for a in answers] == ["reserved"] * 50 + ["waiting"] * 50
     assert len(sizes) <= 2
@@ -166,15 +175,15 @@ async def test_a_bad_request_among_good_ones_is_alone_in_its_trouble(
 ) -> None:
     shoe = item(db, stock=9)
     bad = [
-        Wish(shoe + 1, "bob"),  # no such item
-        Wish(shoe, "x" * 129),  # refused by the row
-        Wish(shoe, "a\0b"),  # refused by Postgres, and with it the batch
-        Wish(2**40, "dan"),  # refused by asyncpg
+        UnitRequest(shoe + 1, "bob"),  # no such item
+        UnitRequest(shoe, "x" * 129),  # refused by the row
+        UnitRequest(shoe, "a\0b"),  # refused by Postgres, and with it the batch
+        UnitRequest(2**40, "dan"),  # refused by asyncpg
     ]
-    async with counted(database_url) as (database, _):
-        for n, wish in enumerate(bad):
+    async with counted(database_url) as (intake, _):
+        for n, request in enumerate(bad):
             ann, wrong, cid = await together(
-                database, [Wish(shoe, f"ann{n}"), wish, Wish(shoe, f"cid{n}")]
+                intake, [UnitRequest(shoe, f"ann{n}"), request, UnitRequest(shoe, f"cid{n}")]
             )
             assert (ann.outcome, cid.outcome) == ("reserved", "reserved")
             assert isinstance(wrong, Exception) or wrong.outcome in ("unknown_item", "invalid")
@@ -187,16 +196,16 @@ async def test_a_twin_that_is_held_delays_its_customer_only(
 ) -> None:
     shoe = item(db, stock=500)
     async with counted(database_url, reserve_connections=connections, reserve_wait_ms=10) as (
-        database,
+        intake,
         _,
     ):
         with connect(database_url, autocommit=False) as tool:
             held = reserve(tool, shoe, "held")
-            twin = asyncio.create_task(database.reserve(Wish(shoe, "held")))
+            twin = asyncio.create_task(intake.reserve(UnitRequest(shoe, "held")))
             async with asyncio.timeout(1.5):  # the twin alone would take 2 s
                 for batch in range(3):
-                    asked = [Wish(shoe, f"c{batch}.{n}") for n in range(30)]
-                    answers = await together(database, asked)
+                    asked = [UnitRequest(shoe, f"c{batch}.{n}") for n in range(30)]
+                    answers = await together(intake, asked)
                     assert {a.outcome for a in answers} == {"reserved"}
                     assert not twin.done()
                     await asyncio.sleep(0.03)  # so that some meet the twin's attempts
@@ -313,11 +322,12 @@ def blocked(conn: Connection) -> int:
 
 def test_an_unavailable_database_is_told_to_all() -> None:
     async def run() -> None:
-        async def broken(*_: object) -> Any:
-            raise Unavailable
+        class Broken(Calls):
+            async def reserve_many(self, requests: Sequence[UnitRequest], deadline: float) -> Any:
+                raise Unavailable
 
-        gather = Gather(broken, broken, lambda row: row, settings("postgresql://nowhere"))
-        answers = await asyncio.gather(*ask(gather, wishes(3)), return_exceptions=True)
+        intake = Broken().intake()
+        answers = await asyncio.gather(*ask(intake, requests(3)), return_exceptions=True)
         assert [type(a) for a in answers] == [Unavailable] * 3
 
     asyncio.run(run())

@@ -16,7 +16,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from flashsale.database import migrate as migrate_module
-from flashsale.database.migrate import VERSION_QUERY, MigrateError, expected_version, migrate
+from flashsale.database.migrate import MigrateError, migrate
+from flashsale.database.version import VERSION_QUERY, expected_version, migrations_folder, sql_files
 from flashsale.dev.postgres import EmbeddedPostgres
 from support import Call, call, connect, eventually, item, reserve, rows, value
 
@@ -122,10 +123,7 @@ def test_payments_from_when_each_hold_wrote_one_at_once_go_on(
     for file in migrations[:5]:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     with monkeypatch.context() as then:
-        inside = migrate_module._folder
-        then.setattr(
-            migrate_module, "_folder", lambda n: tmp_path if n == "migrations" else inside(n)
-        )
+        then.setattr(migrate_module, "migrations_folder", lambda: tmp_path)
         migrate(empty_url)
     with connect(empty_url) as conn:
         shoe = item(conn, stock=2)
@@ -181,10 +179,8 @@ def test_what_is_wrong_is_said_in_a_line_without_the_password(
 
 
 def test_migrations_and_sql_define_nothing_twice() -> None:
-    from flashsale.database.migrate import _folder, _sql_files
-
-    tables = "\n".join(p.read_text() for p in _folder("migrations").glob("*.sql"))
-    functions = "\n".join(text for _name, text in _sql_files())
+    tables = "\n".join(p.read_text() for p in migrations_folder().glob("*.sql"))
+    functions = "\n".join(text for _name, text in sql_files())
     assert "create function" not in tables
     assert "create table" not in functions
 

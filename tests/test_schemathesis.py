@@ -14,7 +14,7 @@ from dev_support import Dev
 from flashsale.api.app import create_app
 from flashsale.settings import Settings
 
-EXAMPLES = int(os.environ.get("FLASHSALE_SCHEMA_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("FLASHSALE_TEST_SCHEMA_EXAMPLES", "5"))
 
 
 DOCUMENT = create_app(

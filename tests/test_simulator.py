@@ -18,7 +18,11 @@ import pytest
 
 from flashsale import signature
 from flashsale.settings import SettingsError
-from flashsale.simulator.app import Faults, Ledger, LedgerError, Provider, Trouble, create_app
+from flashsale.simulator.app import create_app
+from flashsale.simulator.faults import FaultDice
+from flashsale.simulator.ledger import Ledger, LedgerError
+from flashsale.simulator.messages import Faults
+from flashsale.simulator.sessions import SimulatedProvider
 from simulator_support import SECRET, Stage, staged, until
 
 
@@ -261,12 +265,12 @@ async def test_torn_last_line_is_cut_off(stage: Stage) -> None:
 async def test_damaged_ledger_is_not_guessed_at(stage: Stage) -> None:
     stage.ledger.write_bytes(b'{"kind":"moved"\n{"kind":"delivered","event_id":"e"}\n')
     with pytest.raises(LedgerError, match=r"ledger\.jsonl:1"):
-        Provider(stage.settings(), Trouble(Faults(), seed=0))
+        SimulatedProvider(stage.settings(), FaultDice(Faults(), seed=0))
 
 
 async def test_ledger_has_one_provider_at_a_time(provider: Stage) -> None:
     with pytest.raises(LedgerError, match="another provider is using this ledger"):
-        Provider(provider.settings(), Trouble(Faults(), seed=0))
+        SimulatedProvider(provider.settings(), FaultDice(Faults(), seed=0))
 
 
 async def test_nobody_hears_of_what_could_not_be_written(

@@ -11,16 +11,16 @@ from typing import TypeVar
 
 import pytest
 
-from flashsale.dev.postgres import free_port
+from flashsale.processes import free_port
 from flashsale.worker.provider import (
-    Captured,
+    CheckoutSession,
     HttpProvider,
     PaymentProvider,
     ProviderRefused,
     ProviderUnavailable,
-    Refunded,
-    Session,
-    Voided,
+    SessionCaptured,
+    SessionRefunded,
+    SessionVoided,
 )
 from simulator_support import Stage, staged
 
@@ -40,13 +40,13 @@ async def provider(stage: Stage) -> AsyncIterator[PaymentProvider]:
         yield provider
 
 
-async def opened(provider: PaymentProvider, payment_id: str = "7") -> Session:
+async def opened(provider: PaymentProvider, payment_id: str = "7") -> CheckoutSession:
     return await provider.open_session(
         payment_id, "8", 1000, "EUR", EXPIRES_AT, f"payment-{payment_id}-open"
     )
 
 
-async def pay(stage: Stage, session: Session) -> None:
+async def pay(stage: Stage, session: CheckoutSession) -> None:
     response = await stage.post(f"/sessions/{session.session_id}/complete", {"outcome": "succeed"})
     assert response.status_code == 200
 
@@ -66,7 +66,7 @@ async def test_session_is_opened_with_what_it_is_for(
 async def test_open_session_is_voided(provider: PaymentProvider) -> None:
     session = await opened(provider)
     for _ in range(2):
-        assert await provider.void_session(session.session_id, "payment-7-void") == Voided()
+        assert await provider.void_session(session.session_id, "payment-7-void") == SessionVoided()
 
 
 async def test_captured_session_says_what_came_instead_of_being_voided(
@@ -75,13 +75,13 @@ async def test_captured_session_says_what_came_instead_of_being_voided(
     session = await opened(provider)
     await pay(stage, session)
     voided = await provider.void_session(session.session_id, "payment-7-void")
-    assert voided == Captured(1000, "EUR")
+    assert voided == SessionCaptured(1000, "EUR")
 
 
 async def test_failed_session_counts_as_voided(stage: Stage, provider: PaymentProvider) -> None:
     session = await opened(provider)
     await stage.post(f"/sessions/{session.session_id}/complete", {"outcome": "fail"})
-    assert await provider.void_session(session.session_id, "payment-7-void") == Voided()
+    assert await provider.void_session(session.session_id, "payment-7-void") == SessionVoided()
 
 
 async def test_captured_session_is_refunded_once(stage: Stage, provider: PaymentProvider) -> None:
@@ -91,7 +91,7 @@ async def test_captured_session_is_refunded_once(stage: Stage, provider: Payment
         refunded = await provider.refund_session(
             session.session_id, 1000, "EUR", "payment-7-refund"
         )
-        assert refunded == Refunded()
+        assert refunded == SessionRefunded()
     assert stage.moves() == [("captured", "7"), ("refunded", "7")]
 
 
@@ -123,10 +123,12 @@ async def test_call_that_may_have_failed_is_safe_to_repeat(
 
     session = await insist(lambda: opened(provider, "7"))
     other = await insist(lambda: opened(provider, "8"))
-    assert await insist(lambda: provider.void_session(other.session_id, "void-8")) == Voided()
+    assert (
+        await insist(lambda: provider.void_session(other.session_id, "void-8")) == SessionVoided()
+    )
     await pay(stage, session)
     refund = partial(provider.refund_session, session.session_id, 1000, "EUR", "refund-7")
-    assert await insist(refund) == Refunded()
+    assert await insist(refund) == SessionRefunded()
     assert stage.moves() == [("voided", "8"), ("captured", "7"), ("refunded", "7")]
     assert (await stage.totals())["sessions"] == 2
 

@@ -25,12 +25,14 @@ class NobodyListens(NoAnswer):
     """There was no connection, so no effect either."""
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
+    """The status of a response and its body, read to the end."""
+
     status: int
     body: bytes
 
 
-class Client:
+class HttpClient:
     """Posts to one server, on as many connections as there are calls at once.
 
     Only for calls that are safe to repeat: that the server has closed an idle connection may show
@@ -51,7 +53,7 @@ class Client:
         self._timeout_seconds = timeout_seconds
         self._idle: list[_Connection] = []
 
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
         """The answer, whatever its status; redirects are not followed. Errors: NoAnswer."""
         fields = {
             "Host": self._authority,
@@ -76,7 +78,7 @@ class Client:
         while self._idle:
             self._idle.pop()[1].close()
 
-    async def _send(self, request: bytes) -> Answer:
+    async def _send(self, request: bytes) -> HttpAnswer:
         while self._idle:
             connection = self._idle.pop()
             if connection[0].at_eof():
@@ -93,7 +95,7 @@ class Client:
         except _ClosedWhileIdle as error:
             raise NoAnswer("the connection was closed without an answer") from error
 
-    async def _exchange(self, connection: _Connection, request: bytes) -> Answer:
+    async def _exchange(self, connection: _Connection, request: bytes) -> HttpAnswer:
         reader, writer = connection
         reusable = False
         try:
@@ -115,7 +117,7 @@ class _ClosedWhileIdle(Exception):  # noqa: N818
     """Not a byte came back."""
 
 
-async def _read(reader: asyncio.StreamReader) -> tuple[Answer, bool]:
+async def _read(reader: asyncio.StreamReader) -> tuple[HttpAnswer, bool]:
     """An answer, and whether its connection can take another call."""
     try:
         first = await reader.readexactly(1)
@@ -141,7 +143,7 @@ async def _read(reader: asyncio.StreamReader) -> tuple[Answer, bool]:
     else:
         body = await reader.read(MAX_ANSWER_BYTES)
         keeps = False
-    return Answer(status, body), keeps
+    return HttpAnswer(status, body), keeps
 
 
 async def _read_chunks(reader: asyncio.StreamReader) -> bytes:

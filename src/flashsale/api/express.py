@@ -1,4 +1,4 @@
-"""The way of nearly all requests for units past the framework: plain ASGI, for what is well-formed.
+"""The express way: well-formed requests for units go past the framework, as plain ASGI.
 
 Litestar's routing, dependencies, validation and responses take several times as long as all the
 rest of a reservation does in this process (docs/performance.md). What is in any way unusual goes to
@@ -19,18 +19,11 @@ from litestar import Request
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from flashsale.api.intake import Wish
-from flashsale.api.problems import (
-    GRANTED,
-    PROBLEM_JSON,
-    Overloaded,
-    Refused,
-    answer,
-    refusal,
-    refused,
-)
-from flashsale.api.routes import Parts
-from flashsale.models import Ask
+from flashsale.api.parts import ServiceParts
+from flashsale.api.problems import PROBLEM_JSON, answer, refused
+from flashsale.api.unit_answers import GRANTED, refusal
+from flashsale.models import UnitRequest, UnitRequestBody
+from flashsale.refusals import Overloaded, Refused
 
 ROUTE = "/items/{item_id}/orders"
 _PATH = re.compile(r"/items/([1-9][0-9]{0,8})/orders").fullmatch
@@ -38,12 +31,12 @@ _CUSTOMER = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,128}").fullmatch
 _KEY = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,255}").fullmatch
 _SMALL = re.compile(rb"[0-9]{1,3}").fullmatch  # length of a body that need not be bounded further
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Ask | None).decode
+_decode = msgspec.json.Decoder(UnitRequestBody | None).decode
 
 
-def around(app: ASGIApp, service: Parts) -> ASGIApp:
+def around(app: ASGIApp, service: ServiceParts) -> ASGIApp:
     """The app, with the express way to it."""
-    database, metrics = service.database, service.metrics
+    intake, metrics = service.intake, service.metrics
     body_seconds = service.settings.request_deadline_seconds
 
     async def express(scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,29 +46,29 @@ def around(app: ASGIApp, service: Parts) -> ASGIApp:
             return
         began = time.perf_counter()
         # Before anything else is looked at: what a refusal costs is taken from who can be served.
-        if (seconds := database.retry_after()) is not None:
+        if (seconds := intake.retry_after()) is not None:
             start, body = _overloaded(seconds)
             metrics.observe("POST", ROUTE, 503, time.perf_counter() - began)
             await send(start)
             await send(body)
             return
-        wish, has_body = _wish(int(path[1]), scope["headers"])
-        if wish is None:
+        request, has_body = unit_request(int(path[1]), scope["headers"])
+        if request is None:
             await app(scope, receive, send)
             return
         try:
             if has_body:
-                ask = _decode(await _body(receive, body_seconds))
-                wish = wish._replace(wait=ask is None or ask.wait)
-            reservation = await database.reserve(wish)
-            metrics.reserved(reservation.outcome)
-            if reservation.order is None:
-                raise refusal(reservation)
-            status = GRANTED[reservation.outcome]
-            content = _encode(reservation.order)
+                given = _decode(await _body(receive, body_seconds))
+                request = request._replace(wait=given is None or given.wait)
+            unit = await intake.reserve(request)
+            metrics.reserved(unit.outcome)
+            if unit.order is None:
+                raise refusal(unit)
+            status = GRANTED[unit.outcome]
+            content = _encode(unit.order)
             fields = [
                 (b"content-type", b"application/json"),
-                (b"location", b"/orders/" + reservation.order.order_id.encode()),
+                (b"location", b"/orders/" + unit.order.order_id.encode()),
             ]
         except Refused as error:
             status, fields, content = _refused(error)
@@ -127,7 +120,9 @@ def _path(scope: Scope) -> re.Match[str] | None:
     return _PATH(scope["path"])
 
 
-def _wish(item_id: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Wish | None, bool]:
+def unit_request(
+    item_id: int, headers: Iterable[tuple[bytes, bytes]]
+) -> tuple[UnitRequest | None, bool]:
     """What is asked for, or None if that is for Litestar to find out; and if it has a body."""
     customer = key = None
     has_body = False
@@ -148,7 +143,7 @@ def _wish(item_id: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Wish | 
             name == b"content-type" and value != b"application/json"
         ):
             return None, False
-    return None if customer is None else Wish(item_id, customer, key), has_body
+    return None if customer is None else UnitRequest(item_id, customer, key), has_body
 
 
 async def _body(receive: Receive, seconds: float) -> bytes:

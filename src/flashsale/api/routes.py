@@ -2,60 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from functools import cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
-import msgspec
-from litestar import MediaType, Request, Response, delete, get, patch, post
-from litestar.connection import ASGIConnection
-from litestar.di import NamedDependency
-from litestar.exceptions import InternalServerException
-from litestar.handlers import BaseRouteHandler
+from litestar import MediaType, Response, delete, get, patch, post
 from litestar.openapi.spec import Example
-from litestar.params import Body, SkipValidation
+from litestar.params import Body
 from litestar.response import Stream
 
-from flashsale import signature
 from flashsale.api import examples
-from flashsale.api.intake import Wish
-from flashsale.api.metrics import CONTENT_TYPE, Metrics
-from flashsale.api.problems import Refused, answers, granted
-from flashsale.api.streams import Watcher
-from flashsale.database.calls import Database
-from flashsale.database.migrate import expected_version
-from flashsale.models import (
+from flashsale.api.health import live, ready
+from flashsale.api.metrics import CONTENT_TYPE
+from flashsale.api.openapi import answers
+from flashsale.api.parameters import (
     After,
-    Ask,
     Before,
-    Check,
     CustomerId,
-    Health,
     IdempotencyKey,
-    Item,
-    ItemChanges,
     ItemId,
     Limit,
+    OrderId,
+)
+from flashsale.api.parts import Service
+from flashsale.api.requests import signed
+from flashsale.api.unit_answers import granted
+from flashsale.models import (
+    Item,
+    ItemChanges,
     NewItem,
     Order,
-    OrderId,
     PaymentEvent,
     Receipt,
+    UnitRequest,
+    UnitRequestBody,
 )
-from flashsale.settings import Settings
-
-
-class Parts(NamedTuple):
-    """What handlers work with; one dependency, because Litestar resolves several in tasks."""
-
-    settings: Settings
-    database: Database
-    watcher: Watcher
-    metrics: Metrics
-
-
-Service = NamedDependency[SkipValidation[Parts]]
 
 _BODY = (
     "malformed_body",
@@ -70,38 +49,6 @@ _ORDER = ("customer_required", "unknown_order", *_BUSY)
 
 def _body(example: object) -> Any:
     return Body(examples=[Example(value=example)])
-
-
-class JsonRequest(Request[Any, Any, Any]):
-    """A request whose body is decoded once, strictly, into what its handler wants.
-
-    Litestar's own way goes through loose values and takes "5" for a 5.
-    """
-
-    async def body(self) -> bytes:
-        settings: Settings = self.app.state.service.settings
-        try:
-            async with asyncio.timeout(settings.request_deadline_seconds):
-                return await super().body()
-        except TimeoutError as error:
-            raise Refused("body_timeout") from error
-        except InternalServerException as error:  # the client went away
-            raise Refused("malformed_body", "The body ended early.") from error
-
-    async def json(self) -> Any:
-        kind = (self.headers.get("content-type") or "application/json").partition(";")[0].strip()
-        if kind.lower() != "application/json":
-            raise Refused(
-                "unsupported_media_type",
-                hint="Send the header Content-Type: application/json.",
-            )
-        wanted = self.route_handler.parsed_fn_signature.parameters["data"].annotation
-        return _decoder(wanted).decode(await self.body())
-
-
-@cache
-def _decoder(wanted: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(wanted)
 
 
 # Items
@@ -189,13 +136,13 @@ async def reserve(
     customer: CustomerId,
     service: Service,
     idempotency_key: IdempotencyKey = None,
-    data: Annotated[Ask | None, _body({"wait": True})] = None,
+    data: Annotated[UnitRequestBody | None, _body({"wait": True})] = None,
 ) -> Response[Order]:
     """Asks for a unit: a reservation, or a place in the line."""
     wait = data is None or data.wait
-    reservation = await service.database.reserve(Wish(item_id, customer, idempotency_key, wait))
-    service.metrics.reserved(reservation.outcome)
-    return granted(reservation)
+    answer = await service.intake.reserve(UnitRequest(item_id, customer, idempotency_key, wait))
+    service.metrics.reserved(answer.outcome)
+    return granted(answer)
 
 
 @get(
@@ -277,22 +224,6 @@ async def watch_order(order_id: OrderId, customer: CustomerId, service: Service)
 # Money
 
 
-async def signed(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Lets in who has the webhook's secret, before anything of the body is believed."""
-    assert isinstance(connection, Request)
-    settings: Settings = connection.app.state.service.settings
-    try:
-        signature.verify(
-            settings.webhook_secret,
-            connection.headers.get(signature.HEADER),
-            await connection.body(),
-            time.time(),
-            settings.webhook_tolerance_seconds,
-        )
-    except signature.BadSignature as error:
-        raise Refused("bad_signature", str(error)) from error
-
-
 @post(
     "/webhooks/payments",
     status_code=200,
@@ -316,49 +247,6 @@ async def record_payment_event(
 
 
 # The service itself
-
-
-@get(
-    "/health/live",
-    tags=["service"],
-    responses=answers({200: (Health, Health("live"), "The process runs")}),
-)
-async def live() -> Health:
-    """Whether the process runs."""
-    return Health("live")
-
-
-@get(
-    "/health/ready",
-    tags=["service"],
-    responses=answers({200: (Health, examples.HEALTH, "Ready to serve")}, "not_ready"),
-)
-async def ready(service: Service) -> Health:
-    """Whether the service can serve: database reached, migrations current, sweeps running."""
-    checks = await _checks(service.database, service.settings)
-    if not all(check.ok for check in checks):
-        failed = ", ".join(check.name for check in checks if not check.ok)
-        raise Refused("not_ready", f"Not well: {failed}.", checks=checks)
-    return Health("ready", checks)
-
-
-async def _checks(database: Database, settings: Settings) -> list[Check]:
-    version = sweep = "not known"
-    reached = migrated = swept = False
-    try:
-        async with asyncio.timeout(settings.readiness_timeout_seconds):
-            version = await database.version()
-            reached, migrated = True, version == expected_version()
-            lag = await database.sweep_lag_seconds() if migrated else None
-            swept = lag is not None and lag <= settings.readiness_sweep_lag_seconds
-            sweep = "nobody has swept" if lag is None else f"{lag:.1f} s ago"
-    except Exception as error:  # whatever it is, we are not ready
-        version = version if reached else type(error).__name__
-    return [
-        Check("database", reached, "reached" if reached else "not reached"),
-        Check("migrations", migrated, "current" if migrated else f"found: {version}"),
-        Check("sweep", swept, sweep),
-    ]
 
 
 @get(

@@ -1,4 +1,4 @@
-"""Orders as they change, for any number of streams: one poller a process asks for all of them.
+"""Streams of orders as they change: one poller per process asks for all that are watched.
 
 No LISTEN/NOTIFY: a NOTIFY takes a global lock at commit, in the path that a sale is made of. A
 poll costs the same whether ten customers watch an order or one.
@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import islice
-from types import FrameType
 
 import msgspec
 
-from flashsale.api.problems import Refused
 from flashsale.database.calls import Database
 from flashsale.models import Order
+from flashsale.refusals import Refused
 from flashsale.settings import Settings
 
 log = logging.getLogger("flashsale.api")
@@ -30,7 +28,7 @@ _AT_ONCE = 500  # orders: more would hold a connection, and then the event loop,
 
 
 class _Watched:
-    """An order that somebody watches. Whoever waits for `changed` takes the new one next time."""
+    """An order that is watched. A stream that waits for `changed` takes the new one next time."""
 
     __slots__ = ("changed", "event", "order", "streams")
 
@@ -52,7 +50,10 @@ class _Watched:
 
 
 class Watcher:
+    """The orders that are watched, their poller and their streams."""
+
     def __init__(self, database: Database, settings: Settings) -> None:
+        """Asks nothing before start()."""
         self._database = database
         self._poll_seconds = settings.sse_poll_seconds
         self._heartbeat_seconds = settings.sse_heartbeat_seconds
@@ -62,9 +63,11 @@ class Watcher:
 
     @property
     def streams(self) -> int:
+        """How many streams are open."""
         return sum(w.streams for w in self._watched.values())
 
     def start(self) -> None:
+        """Begins to poll."""
         self._poller = asyncio.create_task(self._poll(), name="watcher")
 
     def end_streams(self) -> None:
@@ -74,6 +77,7 @@ class Watcher:
             watched.wake()
 
     async def close(self) -> None:
+        """Ends the streams and the polling."""
         self.end_streams()
         if self._poller is not None:
             self._poller.cancel()
@@ -140,32 +144,3 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
             return await event.wait()
     except TimeoutError:
         return False
-
-
-@contextmanager
-def on_termination(callback: Callable[[], None]) -> Iterator[None]:
-    """Calls back on SIGTERM and SIGINT, besides what the server does then.
-
-    A server waits for its open responses before it ends the lifespan, and a stream would wait for
-    the end of the lifespan. Handlers of the event loop hear of a signal anyway; the one that we
-    replace, if it is a function, is called too.
-    """
-    loop = asyncio.get_running_loop()
-    replaced: dict[int, Callable[[int, FrameType | None], object]] = {}
-
-    def heard(signum: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(callback)
-        replaced[signum](signum, frame)
-
-    with suppress(ValueError):  # not in the main thread: nobody sends us signals
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            before = signal.getsignal(signum)
-            if callable(before) and before is not signal.default_int_handler:
-                replaced[signum] = before
-                signal.signal(signum, heard)
-    try:
-        yield
-    finally:
-        for number, handler in replaced.items():
-            if signal.getsignal(number) is heard:
-                signal.signal(number, handler)

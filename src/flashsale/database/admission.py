@@ -1,4 +1,4 @@
-"""What would have to wait too long is refused at once, while refusing is still cheap.
+"""Admission: a call that would have to wait too long is refused at once, while that is cheap.
 
 A queue is bounded by time, not by count: how many calls fit into it depends on how fast the
 database is just now. What the bound promises is in docs/performance.md.
@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 
-from flashsale.api.problems import Overloaded
+from flashsale.refusals import Overloaded
 
 _SMOOTHING = 1 / 8  # weight of the latest call in the average
 _TICK_SECONDS = 0.005
@@ -24,20 +24,24 @@ class Lag:
     """
 
     def __init__(self) -> None:
+        """Measures nothing until start()."""
         self._turned_at = math.inf
         self._turn_seconds = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
+        """Begins to measure the running event loop."""
         self._turned_at = time.monotonic()
         self._tick()
 
     def stop(self) -> None:
+        """Ends the measuring."""
         if self._timer is not None:
             self._timer.cancel()
 
     @property
     def seconds(self) -> float:
+        """The lag, in seconds."""
         return max(self._turn_seconds, time.monotonic() - self._turned_at) - _TICK_SECONDS
 
     def _tick(self) -> None:
@@ -54,14 +58,14 @@ class Gate:
     """
 
     def __init__(self, wait_ms: int, lanes: int, lag: Lag | None = None) -> None:
+        """wait_ms: the bound. lag: what callers have waited for already, which counts too."""
         self._wait_seconds = wait_ms / 1000
         self._lanes = lanes
         self._lag = lag
         self._call_seconds = 0.0
 
     def retry_after(self, calls_ahead: int) -> int | None:
-        """None: come in. Else queueing behind these calls would take longer than the bound, and
-        this is in how many seconds they will be done."""
+        """In how many seconds these calls will be done, if that is beyond the bound; else None."""
         if calls_ahead == 0:
             return None
         expected = calls_ahead * self._call_seconds / self._lanes

@@ -1,7 +1,8 @@
-"""Connections to the database for one kind of work, so that no storm of another kind takes them.
+"""Connections to the database: what they act as, and how they outlive its absence.
 
-They open without the database and recover by themselves when it goes away and comes back; until
-then callers get Unavailable. Every wait is bounded: for a connection (Overloaded, nothing was
+Connections, the class, is for one kind of work of the API, so that no storm of another kind takes
+them. They open without the database and recover by themselves when it goes away and comes back;
+until then callers get Unavailable. Every wait is bounded: for a connection (Overloaded, nothing was
 written), in Postgres (statement_timeout: rolled back), and last by the deadline, after which
 nobody can tell what happened, so the connection is dropped. Nobody can either after a cancelled
 wait for a synchronous standby: Unavailable too, and a retry with the same key finds out.
@@ -11,36 +12,89 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 import asyncpg
 
-from flashsale.api.problems import Overloaded, Refused, Unavailable
 from flashsale.database.admission import Gate
+from flashsale.database.sqlstates import is_full, is_outdated
+from flashsale.refusals import Overloaded, Refused, Unavailable
 from flashsale.settings import Settings
 
 log = logging.getLogger("flashsale.api")
 
-ROLE = "flashsale_api"
+API_ROLE = "flashsale_api"
+WORKER_ROLE = "flashsale_worker"
+NO_ROLE = "none"
+"""As database_role: connections act as the login, and send no start-up parameters but their name,
+because a pooler in between may take no others."""
+
 _WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
 """The function in Postgres that warns when a commit's wait for the standby was cancelled. Such a
 commit is reported as a success; whether the standby has it, nobody knows. By the function, because
 the message is translated and its SQLSTATE is that of any warning."""
 
 
+def acting_role(settings: Settings, own: str) -> str:
+    """The role that connections act as: `own`, unless the settings name another, or NO_ROLE."""
+    return settings.database_role or own
+
+
+def connection_arguments(
+    settings: Settings,
+    *,
+    own_role: str,
+    application_name: str,
+    bounds: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Arguments of asyncpg.connect and asyncpg.create_pool. bounds: parameters of the server.
+
+    Errors: SettingsError without a database_url.
+    """
+    options = {"application_name": application_name}
+    role = acting_role(settings, own_role)
+    if role != NO_ROLE:
+        options |= {"role": role} | dict(bounds or {})
+    return {
+        "dsn": settings.need_database_url(),
+        "timeout": settings.acquire_timeout_seconds,
+        "statement_cache_size": settings.statement_cache_size,
+        "server_settings": options,
+    }
+
+
+async def create_pool(size: int, arguments: Mapping[str, Any], **more: Any) -> asyncpg.Pool:
+    """A pool of up to size connections, which does not need the database to be there yet."""
+    return await asyncpg.create_pool(
+        **arguments, **more, min_size=0, max_size=size, reset=_keep_as_it_is
+    )
+
+
+async def close_pool(pool: asyncpg.Pool, timeout_seconds: float) -> None:
+    """Waits for the calls under way; after the timeout their connections are dropped."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
+
+
+_BROKE = "The connection to the database broke."
+_ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
 class Use(NamedTuple):
+    """Who uses connections: how many there are, how many are idle, how many calls wait for one."""
+
     size: int
     idle: int
     waiting: int
 
 
 class Connections:
-    """size connections; wait_ms: at most so long for one of them; deadline_ms: in all.
-
-    A statement may take half of the deadline. lock_ms: and wait so long for another's lock.
-    """
+    """Connections for one kind of work, called by name."""
 
     def __init__(
         self,
@@ -52,47 +106,44 @@ class Connections:
         deadline_ms: int,
         lock_ms: int | None = None,
     ) -> None:
+        """wait_ms bounds the wait for one of the size connections, deadline_ms a call in all.
+
+        A statement may take half of the deadline. lock_ms: how long it may wait for a lock.
+        """
         self.name = name
-        self._settings = settings
         self._size = size
         self._wait_seconds = wait_ms / 1000
         self._deadline_seconds = deadline_ms / 1000
-        self._options = {"application_name": f"flashsale-api {name}"}
-        role = settings.database_role or ROLE
-        if role != "none":  # a pooler in between may take no other start-up parameters
-            self._options["role"] = role
-            self._options["statement_timeout"] = f"{max(1, deadline_ms // 2)}"
-            if lock_ms is not None:
-                self._options["lock_timeout"] = f"{lock_ms}"
+        self._connect_seconds = settings.acquire_timeout_seconds
+        bounds = {"statement_timeout": f"{max(1, deadline_ms // 2)}"}
+        if lock_ms is not None:
+            bounds["lock_timeout"] = f"{lock_ms}"
+        self._arguments = connection_arguments(
+            settings,
+            own_role=API_ROLE,
+            application_name=f"flashsale-api {name}",
+            bounds=bounds,
+        )
         self._gate = Gate(wait_ms, size)
         self._pool: asyncpg.Pool | None = None
         self._waiting = 0
         self._lost = False
 
     async def open(self) -> None:
-        self._pool = await asyncpg.create_pool(
-            self._settings.database_url,
-            min_size=0,  # opening must not need the database
-            max_size=self._size,
-            max_inactive_connection_lifetime=0,
-            timeout=self._settings.acquire_timeout_seconds,
-            statement_cache_size=self._settings.statement_cache_size,
-            server_settings=self._options,
-            reset=_keep,
+        """Opens the pool, and connects if the database is there."""
+        self._pool = await create_pool(
+            self._size, self._arguments, max_inactive_connection_lifetime=0
         )
         await self._warm(self._pool)
 
     async def close(self) -> None:
-        if self._pool is None:
-            return
-        try:
-            async with asyncio.timeout(self._deadline_seconds):
-                await self._pool.close()
-        except TimeoutError:
-            self._pool.terminate()
+        """Closes the pool; calls under way have until their deadline."""
+        if self._pool is not None:
+            await close_pool(self._pool, self._deadline_seconds)
 
     @property
     def use(self) -> Use:
+        """Who uses the connections, now."""
         if self._pool is None:
             return Use(0, 0, 0)
         return Use(self._pool.get_size(), self._pool.get_idle_size(), self._waiting)
@@ -111,6 +162,10 @@ class Connections:
 
     @asynccontextmanager
     async def connection(self, deadline: float | None = None) -> AsyncIterator[Any]:
+        """A connection for as long as the context lasts. deadline: as of all().
+
+        Errors: Overloaded, Unavailable, Refused; what our SQL raises as asyncpg.PostgresError.
+        """
         loop = asyncio.get_running_loop()
         if deadline is None:
             deadline = loop.time() + self._deadline_seconds
@@ -129,23 +184,11 @@ class Connections:
                 yield connection
             if doubts:
                 raise Unavailable("It is not certain that this would survive a failover.")
-        except TimeoutError as error:
-            connection.terminate()
-            raise Unavailable("The database did not answer in time.") from error
-        except asyncpg.PostgresError as error:
-            if not _outdated(error):
+        except Exception as error:
+            refusal = _refusal(connection, error)
+            if refusal is None:
                 raise
-            connection.terminate()
-            raise Unavailable("The database was just updated.") from error
-        except (OSError, asyncpg.InternalClientError) as error:
-            connection.terminate()
-            raise Unavailable("The connection to the database broke.") from error
-        except asyncpg.InterfaceError as error:
-            if isinstance(error, ValueError):  # an argument that its SQL type can't hold
-                raise Refused("bad_value") from error
-            if not connection.is_closed():
-                raise
-            raise Unavailable("The connection to the database broke.") from error
+            raise refusal from error
         finally:
             self._gate.called(loop.time() - began)
             with suppress(Exception):  # the pool drops what it can't take back
@@ -160,18 +203,12 @@ class Connections:
         self._waiting += 1
         wait_seconds = self._wait_seconds
         if pool.get_size() < self._size:  # may have to connect, which is not queueing
-            wait_seconds = max(wait_seconds, self._settings.acquire_timeout_seconds)
+            wait_seconds = max(wait_seconds, self._connect_seconds)
         try:
             connection = await pool.acquire(timeout=wait_seconds)
-        except TimeoutError as error:
-            if pool.get_idle_size() == 0 and pool.get_size() >= pool.get_max_size():
+        except (OSError, *_ASYNCPG_ERRORS) as error:
+            if _is_busy(pool, error):
                 raise Overloaded from error
-            raise self._unavailable(error) from error
-        except asyncpg.PostgresError as error:  # it refuses to be connected to
-            if (error.sqlstate or "").startswith("53"):
-                raise Overloaded from error
-            raise self._unavailable(error) from error
-        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             raise self._unavailable(error) from error
         finally:
             self._waiting -= 1
@@ -194,16 +231,34 @@ class Connections:
                 await pool.release(connection)
 
 
-async def _keep(_connection: object) -> None:
+def _is_busy(pool: asyncpg.Pool, error: Exception) -> bool:
+    """Whether there was no connection because all are in use, not because the database is away."""
+    if isinstance(error, TimeoutError):
+        return bool(pool.get_idle_size() == 0 and pool.get_size() >= pool.get_max_size())
+    return isinstance(error, asyncpg.PostgresError) and is_full(error)
+
+
+def _refusal(connection: Any, error: Exception) -> Refused | None:
+    """What callers are told of an error on a connection; None: the error itself.
+
+    Drops the connection if nobody knows its state.
+    """
+    if isinstance(error, asyncpg.InterfaceError):
+        if isinstance(error, ValueError):  # an argument that its SQL type can't hold
+            return Refused("bad_value")
+        return Unavailable(_BROKE) if connection.is_closed() else None
+    match error:
+        case TimeoutError():  # before OSError, of which it is a kind
+            refusal = Unavailable("The database did not answer in time.")
+        case asyncpg.PostgresError() if is_outdated(error):
+            refusal = Unavailable("The database was just updated.")
+        case OSError() | asyncpg.InternalClientError():
+            refusal = Unavailable(_BROKE)
+        case _:
+            return None
+    connection.terminate()
+    return refusal
+
+
+async def _keep_as_it_is(_connection: object) -> None:
     """A connection goes back to the pool as it is: no call of ours leaves anything behind."""
-
-
-def _outdated(error: asyncpg.PostgresError) -> bool:
-    """Whether the connection's plans are of functions that migrate has replaced since."""
-    return (
-        error.sqlstate in ("0A000", "26000")  # result type changed; prepared statement gone
-        or (
-            error.sqlstate == "XX000"
-            and str(error).startswith(("cache lookup failed", "could not open relation"))
-        )
-    )

@@ -7,15 +7,10 @@ are one transaction each.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
-import os
-import re
 import time
 import urllib.parse
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,20 +18,26 @@ import psycopg
 import yoyo
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 
+from flashsale.database.version import (
+    VERSION_QUERY,
+    expected_version,
+    migrations_folder,
+    sql_files,
+)
+from flashsale.refusals import CommandError
 from flashsale.settings import without_password
 
 OLDEST_SERVER = 150000
 _REPLAY_LOCK_SECONDS = 2
 _REPLAY_TRIES = 15
 _LOCK = 7_209_001  # one number for all of flashsale; a session lock, held only while migrating
-_INCLUDE = re.compile(r"^\\ir\s+(\S+)\s*$", re.MULTILINE)
 
 
-class MigrateError(RuntimeError):
+class MigrateError(CommandError):
     """The database could not be brought up to date; the message says what to do."""
 
 
-class Report(msgspec.Struct, frozen=True):
+class MigrateReport(msgspec.Struct, frozen=True):
     """What a migrate did."""
 
     applied: list[str]
@@ -45,7 +46,7 @@ class Report(msgspec.Struct, frozen=True):
     """Whether sql/ was replayed."""
 
 
-def migrate(database_url: str, *, force: bool = False) -> Report:
+def migrate(database_url: str, *, force: bool = False) -> MigrateReport:
     """Brings the database up to date. force: replay sql/ even if it has not changed.
 
     Errors: MigrateError for an unreachable database, a server before 15, missing rights, or a
@@ -66,7 +67,7 @@ def migrate(database_url: str, *, force: bool = False) -> Report:
                 )
             conn.execute("set lock_timeout = 0")
             conn.execute("select pg_advisory_lock(%s)", [_LOCK])
-            return Report(
+            return MigrateReport(
                 applied=_install_tables(conn, database_url), replayed=_install_api(conn, force)
             )
     except psycopg.OperationalError as error:
@@ -80,17 +81,6 @@ def migrate(database_url: str, *, force: bool = False) -> Report:
         ) from error
 
 
-def expected_version() -> str:
-    """What `current_version` returns for a database that is up to date."""
-    return f"{len(_migrations())} migrations, sql {_sql_hash()}"
-
-
-VERSION_QUERY = (
-    "select coalesce(obj_description(to_regnamespace('flashsale'), 'pg_namespace'), 'nothing')"
-)
-"""One cheap query that any role may make; its answer is expected_version() if all is up to date."""
-
-
 def _install_tables(conn: psycopg.Connection[Any], database_url: str) -> list[str]:
     _install_extensions(conn)
     conn.execute("create schema if not exists flashsale_data")
@@ -100,7 +90,7 @@ def _install_tables(conn: psycopg.Connection[Any], database_url: str) -> list[st
         backend.init_database()
         # yoyo's own lock is a row that a kill leaves behind. Ours is held: nobody can be in there.
         backend.break_lock()
-        new = backend.to_apply(yoyo.read_migrations(str(_folder("migrations"))))
+        new = backend.to_apply(yoyo.read_migrations(str(migrations_folder())))
         with backend.lock(), backend.transaction():
             backend.apply_migrations(new)
     finally:
@@ -109,8 +99,11 @@ def _install_tables(conn: psycopg.Connection[Any], database_url: str) -> list[st
 
 
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
-    """yoyo runs a migration on a second connection and marks it as applied on the first, so that a
-    kill in between leaves it applied and not marked. On one connection both are one transaction."""
+    """One connection for all that yoyo does.
+
+    It would run a migration on a second connection and mark it as applied on the first, so that a
+    kill in between leaves it applied and not marked. On one connection both are one transaction.
+    """
 
     def copy(self) -> AbstractContextManager[_Backend]:
         return nullcontext(self)
@@ -124,7 +117,7 @@ def _applied(conn: psycopg.Connection[Any]) -> list[str]:
 
 
 def _install_extensions(conn: psycopg.Connection[Any]) -> None:
-    """pgmq by extension where the server has it, else by its SQL; pg_cron where it can be."""
+    """Installs pgmq as an extension where the server has it, else by its SQL; and pg_cron."""
     available = {
         row[0] for row in conn.execute("select name from pg_available_extensions").fetchall()
     }
@@ -179,45 +172,9 @@ def _replay(conn: psycopg.Connection[Any]) -> None:
     # A reader of a view holds us up, and we hold up everybody behind us: so give way, and retry.
     conn.execute(f"set local lock_timeout = '{_REPLAY_LOCK_SECONDS}s'")
     conn.execute("set local client_min_messages = warning")
-    for _name, text in _sql_files():
+    for _name, text in sql_files():
         conn.execute(text.encode())
     conn.execute(f"comment on schema flashsale is '{expected_version()}'")
-
-
-def sql_folder() -> Path:
-    """Where sql/ is."""
-    return _folder("sql")
-
-
-def _folder(name: str) -> Path:
-    """sql or migrations: inside the package if it was built, else at the top of the repo."""
-    if name == "sql" and (elsewhere := os.environ.get("FLASHSALE_SQL_DIR")):
-        return Path(elsewhere)  # prove/mutants.py breaks a copy
-    package = Path(__file__).parents[1]
-    inside = package / name
-    return inside if inside.is_dir() else package.parents[1] / name
-
-
-@cache
-def _migrations() -> list[Path]:
-    return sorted(_folder("migrations").glob("*.sql"))
-
-
-@cache
-def _sql_files() -> list[tuple[str, str]]:
-    """install.sql without its list, then the files that it lists, in that order."""
-    folder = _folder("sql")
-    contents = (folder / "install.sql").read_text()
-    files = [("install.sql", _INCLUDE.sub("", contents))]
-    return files + [(name, (folder / name).read_text()) for name in _INCLUDE.findall(contents)]
-
-
-@cache
-def _sql_hash() -> str:
-    digest = hashlib.sha256()
-    for name, text in _sql_files():
-        digest.update(f"{name}\0{text}\0".encode())
-    return digest.hexdigest()[:16]
 
 
 def _yoyo_url(database_url: str) -> str:

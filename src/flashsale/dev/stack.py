@@ -18,7 +18,9 @@ import msgspec
 import psycopg
 
 from flashsale.database.migrate import migrate
-from flashsale.dev.postgres import EmbeddedError, EmbeddedPostgres, die_with_parent
+from flashsale.dev.binaries import EmbeddedError
+from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.processes import die_with_parent
 from flashsale.settings import Settings, SettingsError, variable, without_password
 
 URL_FILE = "database.url"
@@ -35,6 +37,7 @@ class Backoff:
         self._again_at = 0.0
 
     def started(self) -> None:
+        """Notes that it has been started."""
         self._started_at = time.monotonic()
 
     def died(self) -> float:
@@ -47,6 +50,7 @@ class Backoff:
         return delay
 
     def is_due(self) -> bool:
+        """Whether it is time to start it again."""
         return time.monotonic() >= self._again_at
 
 
@@ -64,9 +68,11 @@ class Child:
 
     @property
     def pid(self) -> int:
+        """The process id; 0 while it does not run."""
         return self._process.pid if self._process else 0
 
     def start(self) -> None:
+        """Starts it."""
         self._backoff.started()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -90,6 +96,7 @@ class Child:
             self._process = None
 
     def stop(self, timeout_seconds: float) -> None:
+        """Asks it to end, and kills it after the timeout."""
         if self._process is None:
             return
         self._process.terminate()
@@ -128,10 +135,12 @@ class Stack:
 
     @property
     def api_url(self) -> str:
+        """Where the API is reached."""
         return f"http://{_reachable(self.settings.host)}:{self.settings.port}"
 
     @property
     def provider_url(self) -> str:
+        """Where the simulated provider is reached."""
         return self.settings.provider_url
 
     def is_ready(self) -> bool:

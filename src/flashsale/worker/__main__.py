@@ -7,6 +7,7 @@ import sys
 
 from flashsale.settings import Settings
 from flashsale.worker.run import healthy
+from flashsale.worker.trouble import in_short
 
 
 def main() -> int:
@@ -16,7 +17,7 @@ def main() -> int:
             return 0
         print("no worker on this machine has swept lately", file=sys.stderr)
     except Exception as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(in_short(error), file=sys.stderr)
     return 1
 
 

@@ -36,19 +36,19 @@ class YourTurn(_About, frozen=True, tag="your_turn"):
 
 
 class Paid(_About, frozen=True, tag="paid"):
-    pass
+    """The money has come; the unit is sold."""
 
 
 class Expired(_About, frozen=True, tag="expired"):
-    pass
+    """The reservation was not paid in time."""
 
 
 class Cancelled(_About, frozen=True, tag="cancelled"):
-    pass
+    """The customer has given the order up."""
 
 
 class Refunded(_About, frozen=True, tag="refunded"):
-    pass
+    """Money that could not be used has gone back."""
 
 
 class Unserved(_About, frozen=True, tag="unserved"):
@@ -59,6 +59,8 @@ Notification = Reserved | YourTurn | Paid | Expired | Cancelled | Refunded | Uns
 
 
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
+    """A mail to a customer."""
+
     message_id: str
     """The same for every delivery of one message."""
     to: str
@@ -68,6 +70,8 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sender(Protocol):
+    """What hands mails over. A real one fits in here."""
+
     async def send(self, mail: Mail) -> None:
         """Hands a mail over for good. Any error means that it is tried again later."""
 
@@ -76,6 +80,7 @@ class LogSender:
     """The simulation: a mail is a line in the log."""
 
     async def send(self, mail: Mail) -> None:
+        """Writes the mail into the log."""
         # !r: a name with a line break in it must not look like another line.
         log.info(
             "mail: to=%r id=%s subject=%r text=%r",

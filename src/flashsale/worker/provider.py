@@ -1,4 +1,4 @@
-"""The payment provider as the service sees it: the interface that a real one fits, and HTTP to it.
+"""The payment provider as the worker sees it: the interface that a real one fits, and HTTP to it.
 
 Every call is safe to repeat with the same idempotency key: after ProviderUnavailable nobody knows
 whether it took effect, and repeating it finds out.
@@ -14,30 +14,30 @@ from urllib.parse import quote
 
 import msgspec
 
-from flashsale.http_client import Answer, Client, NoAnswer
+from flashsale.http_client import HttpAnswer, HttpClient, NoAnswer
 
 T = TypeVar("T")
 
 
-class Session(msgspec.Struct, frozen=True):
+class CheckoutSession(msgspec.Struct, frozen=True):
     """A payment that the customer can make at checkout_url."""
 
     session_id: str
     checkout_url: str
 
 
-class Voided(msgspec.Struct, frozen=True):
+class SessionVoided(msgspec.Struct, frozen=True):
     """The session is closed: no money has come, and none will."""
 
 
-class Captured(msgspec.Struct, frozen=True):
+class SessionCaptured(msgspec.Struct, frozen=True):
     """Too late to void: the money has come. amount is in minor units of currency."""
 
     amount: int
     currency: str
 
 
-class Refunded(msgspec.Struct, frozen=True):
+class SessionRefunded(msgspec.Struct, frozen=True):
     """The money of the session has gone back, all of it, once."""
 
 
@@ -64,13 +64,21 @@ class PaymentProvider(Protocol):
         currency: str,
         expires_at: datetime,
         idempotency_key: str,
-    ) -> Session: ...
+    ) -> CheckoutSession:
+        """Opens a session. amount is in minor units of currency."""
+        ...
 
-    async def void_session(self, session_id: str, idempotency_key: str) -> Voided | Captured: ...
+    async def void_session(
+        self, session_id: str, idempotency_key: str
+    ) -> SessionVoided | SessionCaptured:
+        """Closes a session, so that no money can come; or says that it has come."""
+        ...
 
     async def refund_session(
         self, session_id: str, amount: int, currency: str, idempotency_key: str
-    ) -> Refunded: ...
+    ) -> SessionRefunded:
+        """Sends all the money back."""
+        ...
 
 
 class HttpProvider:
@@ -78,7 +86,7 @@ class HttpProvider:
 
     def __init__(self, url: str, *, timeout_seconds: float, connections: int = 20) -> None:
         """timeout_seconds bounds a call, once it is one of the `connections` under way at once."""
-        self._client = Client(url, timeout_seconds=timeout_seconds)
+        self._client = HttpClient(url, timeout_seconds=timeout_seconds)
         self._slots = asyncio.Semaphore(connections)
 
     async def __aenter__(self) -> Self:
@@ -100,7 +108,8 @@ class HttpProvider:
         currency: str,
         expires_at: datetime,
         idempotency_key: str,
-    ) -> Session:
+    ) -> CheckoutSession:
+        """As of PaymentProvider."""
         body = {
             "payment_id": payment_id,
             "order_id": order_id,
@@ -108,25 +117,29 @@ class HttpProvider:
             "currency": currency,
             "expires_at": expires_at,
         }
-        return _session(await self._call("/sessions", body, idempotency_key), Session)
+        return _session(await self._call("/sessions", body, idempotency_key), CheckoutSession)
 
-    async def void_session(self, session_id: str, idempotency_key: str) -> Voided | Captured:
+    async def void_session(
+        self, session_id: str, idempotency_key: str
+    ) -> SessionVoided | SessionCaptured:
+        """As of PaymentProvider."""
         answer = await self._call(_path(session_id, "void"), {}, idempotency_key)
         if answer.status == 409:
             refusal = _decoded(answer, _Refusal)
             if refusal.code == "already_captured" and refusal.session is not None:
                 return refusal.session
         _session(answer, _Ended)
-        return Voided()
+        return SessionVoided()
 
     async def refund_session(
         self, session_id: str, amount: int, currency: str, idempotency_key: str
-    ) -> Refunded:
+    ) -> SessionRefunded:
+        """As of PaymentProvider."""
         body = {"amount": amount, "currency": currency}
         _session(await self._call(_path(session_id, "refund"), body, idempotency_key), _Ended)
-        return Refunded()
+        return SessionRefunded()
 
-    async def _call(self, path: str, body: object, idempotency_key: str) -> Answer:
+    async def _call(self, path: str, body: object, idempotency_key: str) -> HttpAnswer:
         headers = {"Idempotency-Key": idempotency_key}
         try:
             async with self._slots:
@@ -145,14 +158,14 @@ class _Ended(msgspec.Struct, frozen=True):
 class _Refusal(msgspec.Struct, frozen=True):
     code: str = "refused"
     detail: str = ""
-    session: Captured | None = None
+    session: SessionCaptured | None = None
 
 
 def _path(session_id: str, verb: str) -> str:
     return f"/sessions/{quote(session_id, safe='')}/{verb}"
 
 
-def _session(answer: Answer, kind: type[T]) -> T:
+def _session(answer: HttpAnswer, kind: type[T]) -> T:
     if not 200 <= answer.status < 300:
         try:
             refusal = msgspec.json.decode(answer.body, type=_Refusal)
@@ -162,7 +175,7 @@ def _session(answer: Answer, kind: type[T]) -> T:
     return _decoded(answer, kind)
 
 
-def _decoded(answer: Answer, kind: type[T]) -> T:
+def _decoded(answer: HttpAnswer, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.body, type=kind)
     except (msgspec.DecodeError, UnicodeError) as error:
