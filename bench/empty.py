@@ -12,9 +12,10 @@ import sys
 import msgspec
 from litestar import Litestar, Response, post
 
-from flashsale import examples
-from flashsale.cli import run_granian
-from flashsale.models import Ask, CustomerId, IdempotencyKey, ItemId, Order
+from flashsale.api import examples
+from flashsale.api.parameters import CustomerId, IdempotencyKey, ItemId
+from flashsale.models import Order, UnitRequestBody
+from flashsale.server import run_granian
 from flashsale.settings import Settings
 
 
@@ -23,7 +24,7 @@ async def empty(
     item_id: ItemId,
     customer: CustomerId,
     idempotency_key: IdempotencyKey = None,
-    data: Ask | None = None,
+    data: UnitRequestBody | None = None,
 ) -> Response[Order]:
     order = msgspec.structs.replace(examples.RESERVED, item_id=item_id, customer_id=customer)
     return Response(order, status_code=201)

@@ -14,7 +14,7 @@ from functools import partial
 
 from bench import sql, web
 from bench.report import HERE, Report
-from flashsale.embedded import free_port
+from flashsale.processes import free_port
 
 NODE = HERE / "rivals" / "node"
 POLICIES = ("always", "everysec")

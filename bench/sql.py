@@ -16,8 +16,8 @@ from typing import Any
 import psycopg
 
 from bench.report import HERE, Report
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 
 STOCK = 10_000_000
 ITEMS = 1_000

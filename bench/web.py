@@ -24,7 +24,8 @@ from bench import sql
 from bench.load import Answers, Result, Stream, load, request, reserve
 from bench.report import HERE, Report
 from flashsale import signature
-from flashsale.embedded import EmbeddedPostgres, free_port
+from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.processes import free_port
 
 SECRET = "a secret of the bench"
 GRANTED = (200, 201, 202)

@@ -16,7 +16,7 @@ import psutil
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from flashsale.embedded import EmbeddedPostgres
+from flashsale.dev.postgres import EmbeddedPostgres
 
 Connection = psycopg.Connection[Any]
 

@@ -25,8 +25,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 from prove.checker import NEXT
 from prove.cluster import Connection, admin, copy, folder, kill
 from prove.report import Row

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 from prove.cluster import Connection, admin, connect, folder, kill, standby
 from prove.report import Row
 from prove.sale import call, honours, put_on_sale, sell_out

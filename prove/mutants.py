@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
 from conftest import FAST  # noqa: E402
-from flashsale.embedded import EmbeddedPostgres  # noqa: E402
+from flashsale.dev.postgres import EmbeddedPostgres  # noqa: E402
 from support import cluster_folder  # noqa: E402
 
 SQL = Path(os.environ.get("FLASHSALE_SQL_DIR", ROOT / "sql"))

@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 
-from flashsale.embedded import EmbeddedPostgres, free_port
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.processes import free_port
 from prove.proxy import Proxy
 
 STARTS_WITHIN_SECONDS = 60.0

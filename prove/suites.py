@@ -24,7 +24,7 @@ WORKERS = "2"
 def model(full: bool) -> list[Row]:
     """Random calls against the Python model of the line: half of the examples by HTTP."""
     examples = 10_000 if full else 250
-    found, failures = _pytest("tests/test_model.py", FLASHSALE_MODEL_EXAMPLES=str(examples))
+    found, failures = _pytest("tests/test_model.py", FLASHSALE_TEST_MODEL_EXAMPLES=str(examples))
     return [
         Row(
             "sequences of calls against the model, by SQL and by HTTP",

@@ -17,8 +17,8 @@ import pytest
 from pytest_postgresql.janitor import DatabaseJanitor
 
 from dev_support import Dev, running
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 from support import (
     Connection,
     cluster_folder,

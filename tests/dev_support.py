@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import psutil
 
-from flashsale.embedded import free_port
+from flashsale.processes import free_port
 from support import eventually
 
 

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from flashsale import signature
-from flashsale.app import create_app
-from flashsale.errors import PROBLEM_JSON
+from flashsale.api.app import create_app
+from flashsale.api.problems import PROBLEM_JSON
 from flashsale.settings import Settings
 
 SECRET = "a secret of the tests"

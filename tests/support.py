@@ -18,8 +18,9 @@ from typing import Any
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from flashsale import embedded
-from flashsale.embedded import EmbeddedPostgres, wheel_binaries
+from flashsale.dev import postgres as embedded
+from flashsale.dev.binaries import wheel_binaries
+from flashsale.dev.postgres import EmbeddedPostgres
 
 # psycopg's own type is generic in the row; a row here is a namedtuple made at run time.
 Connection = psycopg.Connection[Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from flashsale.admission import Gate, Lag
+from flashsale.database.admission import Gate, Lag
 
 
 def test_the_bound_is_one_of_time_not_of_count() -> None:

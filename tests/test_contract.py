@@ -211,14 +211,14 @@ def functions_called(source: str) -> set[str]:
 
 def test_the_service_calls_what_its_role_may_call_and_no_more() -> None:
     # reserve_many is for batches, of internal tools that log in as the service does.
-    assert functions_called("database.py") | {"reserve_many"} == set(
+    assert functions_called("database/calls.py") | {"reserve_many"} == set(
         EXPECTED_GRANTS["flashsale_api"].split()
     )
 
 
 def test_the_worker_calls_what_its_role_may_call() -> None:
     parts_of_sweep = {"expire", "fill", "promote"}
-    assert functions_called("worker.py") | parts_of_sweep == set(
+    assert functions_called("database/jobs.py") | parts_of_sweep == set(
         EXPECTED_GRANTS["flashsale_worker"].split()
     )
 

@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 from support import (
     Call,
     call,

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from dev_support import running
-from flashsale.dev import Stack
+from flashsale.dev.stack import Stack
 from flashsale.settings import Settings
 from support import eventually, put_cluster, server_folder
 

@@ -16,13 +16,14 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
-from flashsale import embedded
-from flashsale.embedded import EmbeddedError, EmbeddedPostgres, wheel_binaries
+from flashsale.dev import binaries, postgres
+from flashsale.dev.binaries import EmbeddedError, wheel_binaries
+from flashsale.dev.postgres import EmbeddedPostgres
 from support import cluster_folder, connect, eventually, put_cluster, server_folder, value
 
 RUN_AND_HANG = """
 import sys, time
-from flashsale.embedded import EmbeddedPostgres
+from flashsale.dev.postgres import EmbeddedPostgres
 server = EmbeddedPostgres(sys.argv[1]).start()
 print(server.pid, server.url(), flush=True)
 time.sleep(600)
@@ -239,7 +240,7 @@ def closed_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with server_folder() as folder:
         home = folder / "home"
         home.mkdir(mode=0o700)
-        monkeypatch.setattr(embedded, "_AWAY", folder / "away")
+        monkeypatch.setattr(postgres, "_AWAY", folder / "away")
         yield home
 
 
@@ -279,16 +280,16 @@ def test_data_removed_from_a_closed_home_does_not_come_back(closed_home: Path) -
 def test_binaries_in_a_closed_home_are_copied_once(
     closed_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    user = embedded._unprivileged_user()
+    user = binaries.unprivileged_user()
     assert user is not None
     open_folder = closed_home.parent
     with monkeypatch.context() as patched:
         patched.setattr(tempfile, "tempdir", str(open_folder))
-        patched.setattr(embedded, "_can_run", lambda *_: False)
+        patched.setattr(binaries, "can_run", lambda *_: False)
         copy = wheel_binaries(user)
         assert copy.is_relative_to(open_folder)
         assert wheel_binaries(user) == copy
-    assert embedded._can_run(copy / "postgres", user)
+    assert binaries.can_run(copy / "postgres", user)
 
 
 def use_up(url: str, opened: contextlib.ExitStack) -> NoReturn:

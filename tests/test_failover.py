@@ -12,8 +12,8 @@ import pytest
 from prove import failover
 from prove.cluster import freeze, kill
 
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 from http_support import Api, problem, serving, settings
 from support import Connection, connect, eventually, rows, server_folder, value
 

@@ -14,10 +14,11 @@ import asyncpg
 import httpx
 import pytest
 
-from flashsale import database
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.errors import CODES, GRANTED
-from flashsale.migrate import migrate
+from flashsale.api.unit_answers import GRANTED
+from flashsale.database.calls import Database
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.refusals import CODES
 from http_support import (
     NEW_ITEM,
     Api,
@@ -149,7 +150,7 @@ async def test_a_bad_body_is_refused(api: Api, body: str | bytes, status: int, c
 
 
 @pytest.mark.parametrize("body", ["[]", '{"wait": 1}', '{"wait": null}', '{"x": 1}', '"x"', "{"])
-async def test_a_bad_wish_is_refused(api: Api, body: str) -> None:
+async def test_a_bad_body_is_refused(api: Api, body: str) -> None:
     item = await api.item()
     response = await api.order(item, "ann", content=body, headers=JSON)
     code = "malformed_body" if body == "{" else "bad_value"
@@ -462,7 +463,7 @@ async def test_the_unexpected_is_logged_and_told_nobody(
     async def broken(*_: object) -> None:
         raise RuntimeError("the reason")
 
-    monkeypatch.setattr(database.Database, "items", broken)
+    monkeypatch.setattr(Database, "items", broken)
     response = await api("GET", "/items")
     problem(response, 500, "internal_error")
     assert "reason" not in response.text

@@ -16,11 +16,11 @@ import httpx
 import msgspec
 import pytest
 
-from flashsale import examples
-from flashsale.database import Database
-from flashsale.embedded import free_port
+from flashsale.api import examples
+from flashsale.api.streams import Watcher
+from flashsale.database.calls import Database
 from flashsale.models import Order
-from flashsale.watch import Watcher
+from flashsale.processes import free_port
 from http_support import NEW_ITEM, SECRET, Api, settings, success
 from support import Connection, sweep
 
@@ -33,7 +33,7 @@ def granian(database_url: str, **env: str) -> Iterator[tuple[subprocess.Popen[by
         [
             *(sys.executable, "-m", "granian", "--interface", "asgi", "--factory"),
             *("--loop", "uvloop", "--workers-kill-timeout", "30", "--port", str(port)),
-            "flashsale.app:create_app",
+            "flashsale.api.app:create_app",
         ],
         env=os.environ
         | {

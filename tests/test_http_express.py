@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flashsale import express
+from flashsale.api import express
 from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
 
 JSON = {"Content-Type": "application/json"}
@@ -75,9 +75,9 @@ async def test_both_ways_give_the_same_answer(
     database_url: str, monkeypatch: pytest.MonkeyPatch, terms: dict[str, Any]
 ) -> None:
     answers: list[dict[str, Any]] = []
-    wish = express._wish
-    for way in (wish, lambda *_: (None, False)):
-        monkeypatch.setattr(express, "_wish", way)
+    express_way = express.unit_request
+    for way in (express_way, lambda *_: (None, False)):
+        monkeypatch.setattr(express, "unit_request", way)
         async with serving(settings(database_url)) as api:
             item = await api.item(sku=f"shoe {len(answers)}", **{"stock": 5, **terms})
             answers.append(seen := {})
@@ -109,8 +109,8 @@ async def test_both_ways_give_the_same_answer(
     ],
 )
 def test_what_is_well_formed_takes_the_express_way(headers: list[tuple[bytes, bytes]]) -> None:
-    wish, _ = express._wish(7, [(b"x-customer-id", b"ann"), *headers])
-    assert wish is not None and wish[:2] == (7, "ann")
+    request, _ = express.unit_request(7, [(b"x-customer-id", b"ann"), *headers])
+    assert request is not None and request[:2] == (7, "ann")
 
 
 async def test_overload_is_refused_before_anything_else_and_says_when_to_ask_again(
@@ -119,7 +119,7 @@ async def test_overload_is_refused_before_anything_else_and_says_when_to_ask_aga
     item = await api.item()
     app = api.client._transport.app  # type: ignore[attr-defined]
     with monkeypatch.context() as busy:
-        busy.setattr(app.state.service.database, "retry_after", lambda: 7)
+        busy.setattr(app.state.service.intake, "retry_after", lambda: 7)
         for customer in ("ann", " "):
             refused = await api.order(item, customer)
             problem(refused, 503, "overloaded")

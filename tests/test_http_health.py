@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flashsale.app import create_app
+from flashsale.api.app import create_app
 from flashsale.settings import Settings, SettingsError
 from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
 from support import Connection, sweep

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from flashsale.errors import CODES
 from flashsale.models import Item, Order, Payment
+from flashsale.refusals import CODES
 from http_support import Api, api_fixture, serving, settings  # noqa: F401
 from support import Connection, rows
 

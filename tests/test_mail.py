@@ -5,7 +5,7 @@ import logging
 import msgspec
 import pytest
 
-from flashsale.mail import LogSender, Notification, compose
+from flashsale.worker.mail import LogSender, Notification, compose
 from support import Connection, call, item, reserve, rows, sweep, value
 
 MESSAGE = {

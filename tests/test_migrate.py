@@ -15,9 +15,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from flashsale import migrate as migrate_module
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import VERSION_QUERY, MigrateError, expected_version, migrate
+from flashsale.database import migrate as migrate_module
+from flashsale.database.migrate import MigrateError, migrate
+from flashsale.database.version import VERSION_QUERY, expected_version, migrations_folder, sql_files
+from flashsale.dev.postgres import EmbeddedPostgres
 from support import Call, call, connect, eventually, item, reserve, rows, value
 
 
@@ -49,7 +50,7 @@ def version(url: str) -> str:
 def test_twenty_at_once_all_succeed(empty_url: str) -> None:
     """Forks of one process that has imported all there is: that takes longer than to migrate."""
     processes = get_context("forkserver")
-    processes.set_forkserver_preload(["flashsale.migrate"])
+    processes.set_forkserver_preload(["flashsale.database.migrate"])
     with processes.Pool(20) as pool:
         reports = pool.map(migrate, [empty_url] * 20, chunksize=1)
     assert sorted(len(report.applied) for report in reports) == [0] * 19 + [7]
@@ -122,10 +123,7 @@ def test_payments_from_when_each_hold_wrote_one_at_once_go_on(
     for file in migrations[:5]:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     with monkeypatch.context() as then:
-        inside = migrate_module._folder
-        then.setattr(
-            migrate_module, "_folder", lambda n: tmp_path if n == "migrations" else inside(n)
-        )
+        then.setattr(migrate_module, "migrations_folder", lambda: tmp_path)
         migrate(empty_url)
     with connect(empty_url) as conn:
         shoe = item(conn, stock=2)
@@ -181,10 +179,8 @@ def test_what_is_wrong_is_said_in_a_line_without_the_password(
 
 
 def test_migrations_and_sql_define_nothing_twice() -> None:
-    from flashsale.migrate import _folder, _sql_files
-
-    tables = "\n".join(p.read_text() for p in _folder("migrations").glob("*.sql"))
-    functions = "\n".join(text for _name, text in _sql_files())
+    tables = "\n".join(p.read_text() for p in migrations_folder().glob("*.sql"))
+    functions = "\n".join(text for _name, text in sql_files())
     assert "create function" not in tables
     assert "create table" not in functions
 

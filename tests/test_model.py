@@ -1,6 +1,6 @@
 """Any sequence of calls, by SQL or by HTTP, does to the database what it does to the model.
 
-FLASHSALE_MODEL_EXAMPLES: how many sequences to try, of each.
+FLASHSALE_TEST_MODEL_EXAMPLES: how many sequences to try, of each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from flashsale.models import Order
 from http_support import Api
 from support import Connection, call, item, rows, settle, value
 
-EXAMPLES = os.environ.get("FLASHSALE_MODEL_EXAMPLES")
+EXAMPLES = os.environ.get("FLASHSALE_TEST_MODEL_EXAMPLES")
 
 CUSTOMERS = st.sampled_from(["ann", "bob", "cid", "dan", "eve", "fay"])
 KEYS = st.sampled_from([None, None, "k1", "k2"])

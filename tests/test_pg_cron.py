@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flashsale import worker
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.settings import Settings
+from flashsale.worker import run as worker
 from support import (
     Connection,
     cluster_folder,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flashsale.embedded import EmbeddedPostgres
+from flashsale.dev.postgres import EmbeddedPostgres
 from support import Connection, call, connect, item, many, pay, reserve, rows, status, sweep, value
 
 CROWD = 2_000

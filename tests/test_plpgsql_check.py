@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 from support import Connection, cluster_folder, connect, rows
 
 BIN_DIR = "/usr/lib/postgresql/15/bin"

@@ -9,7 +9,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from flashsale.errors import CODES
+from flashsale.refusals import CODES
 from support import put_cluster, server_folder
 from test_dev import running
 

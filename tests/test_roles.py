@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 from support import Connection, connect, item, many, rows, value
 
 AUDIENCES = ("api", "worker", "tool", "operator")

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from dev_support import Dev
-from flashsale.app import create_app
+from flashsale.api.app import create_app
 from flashsale.settings import Settings
 
-EXAMPLES = int(os.environ.get("FLASHSALE_SCHEMA_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("FLASHSALE_TEST_SCHEMA_EXAMPLES", "5"))
 
 
 DOCUMENT = create_app(

@@ -16,19 +16,21 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from flashsale import worker
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.gateway import (
-    Captured,
+from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.settings import Settings
+from flashsale.worker import queue as worker_queue
+from flashsale.worker import run as worker
+from flashsale.worker import trouble
+from flashsale.worker.mail import Mail
+from flashsale.worker.provider import (
+    CheckoutSession,
     ProviderRefused,
     ProviderUnavailable,
-    Refunded,
-    Session,
-    Voided,
+    SessionCaptured,
+    SessionRefunded,
+    SessionVoided,
 )
-from flashsale.mail import Mail
-from flashsale.settings import Settings
-from provider_support import staged
+from simulator_support import staged
 from support import Connection, call, item, many, pay, reserve, rows, status, value
 
 T = TypeVar("T")
@@ -39,8 +41,8 @@ class FakeProvider:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.sessions: dict[str, Session] = {}
-        self.captured: dict[str, Captured] = {}
+        self.sessions: dict[str, CheckoutSession] = {}
+        self.captured: dict[str, SessionCaptured] = {}
         self.done: Counter[str] = Counter()
         self.under_way = 0
         self.fault: Callable[[str], Any] = nothing
@@ -54,23 +56,27 @@ class FakeProvider:
         currency: str,
         expires_at: datetime,
         idempotency_key: str,
-    ) -> Session:
-        def effect() -> Session:
+    ) -> CheckoutSession:
+        def effect() -> CheckoutSession:
             name = f"s{payment_id}"
-            return self.sessions.setdefault(idempotency_key, Session(name, f"http://pay/{name}"))
+            return self.sessions.setdefault(
+                idempotency_key, CheckoutSession(name, f"http://pay/{name}")
+            )
 
         return await self._serve(idempotency_key, effect)
 
-    async def void_session(self, session_id: str, idempotency_key: str) -> Voided | Captured:
-        def effect() -> Voided | Captured:
-            return self.captured.get(session_id) or Voided()
+    async def void_session(
+        self, session_id: str, idempotency_key: str
+    ) -> SessionVoided | SessionCaptured:
+        def effect() -> SessionVoided | SessionCaptured:
+            return self.captured.get(session_id) or SessionVoided()
 
         return await self._serve(idempotency_key, effect)
 
     async def refund_session(
         self, session_id: str, amount: int, currency: str, idempotency_key: str
-    ) -> Refunded:
-        return await self._serve(idempotency_key, Refunded)
+    ) -> SessionRefunded:
+        return await self._serve(idempotency_key, SessionRefunded)
 
     async def _serve(self, key: str, effect: Callable[[], T]) -> T:
         self.calls.append(key)
@@ -214,7 +220,7 @@ async def test_money_that_came_before_the_void_is_refunded_once(
     provider, box = FakeProvider(), Box()
     async with working(database_url, provider, box):
         await until(lambda: payment(db, order) == "open")
-        provider.captured[f"s{order.payment_id}"] = Captured(1000, "EUR")
+        provider.captured[f"s{order.payment_id}"] = SessionCaptured(1000, "EUR")
         call(db, "cancel", order.order_id)
         await until(lambda: payment(db, order) == "refunded")
         await until(lambda: idle(db))
@@ -405,7 +411,7 @@ async def test_what_the_provider_refuses_ends_in_the_dead_letters_and_can_be_tri
         end_leases(db)
         (letter,) = await until(lambda: rows(db, "select * from flashsale.dead_letter"))
         assert letter.error.startswith("ProviderRefused: wrong_amount: x y zzz")
-        assert len(letter.error) == worker.ERROR_LENGTH
+        assert len(letter.error) == trouble.ERROR_LENGTH
         provider.fault = nothing
         value(db, "select flashsale.retry_dead_letter(%s)", letter.dead_letter_id)
         await until(lambda: payment(db, late) == "refunded")
@@ -444,7 +450,7 @@ async def test_what_the_database_refuses_to_learn_is_tried_again_and_buried(
     provider = FakeProvider()
     for order in (ann, bob):
         key = f"payment-{order.payment_id}-open"
-        provider.sessions[key] = Session("same", "http://pay/same")
+        provider.sessions[key] = CheckoutSession("same", "http://pay/same")
     db.execute("update pgmq.q_payments set read_ct = 9")
     async with working(database_url, provider):
         (letter,) = await until(lambda: rows(db, "select * from flashsale.dead_letter"))
@@ -458,7 +464,7 @@ async def test_a_provider_that_is_down_is_probed_and_its_return_noticed(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(worker, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(worker_queue, "PROBE_SECONDS", 0.05)
     orders = many(db, item(db, stock=100), [f"c{n}" for n in range(100)])
     provider = FakeProvider()
 

@@ -1,3 +1,5 @@
+"""`python -m flashsale` is the command `flashsale`."""
+
 from flashsale.cli import main
 
 raise SystemExit(main())

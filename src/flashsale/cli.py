@@ -1,26 +1,21 @@
-"""The command line: `flashsale dev`, and the parts that it is made of."""
+"""The command line: `flashsale dev`, and the parts that it is made of.
+
+Each command imports what it needs when it runs: so `--version` and `--help` need none of it, and no
+process loads what another one is for.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import gc
-import logging
 import os
 import shutil
-import signal
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psycopg
-from litestar import Litestar
-
-from flashsale.embedded import EmbeddedError, die_with_parent, wheel_binaries
-from flashsale.migrate import MigrateError, migrate, sql_folder
+from flashsale.refusals import CommandError
 from flashsale.settings import Settings, SettingsError
 
 AUDIENCES = ("api", "worker", "tool", "operator")
@@ -38,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = options.pop("run")
     try:
         return int(command(**options))
-    except (SettingsError, MigrateError, EmbeddedError, PermissionError) as error:
+    except (SettingsError, CommandError, PermissionError) as error:
         print(f"flashsale: {error}", file=sys.stderr)
         return 2 if isinstance(error, SettingsError) else 1
 
@@ -145,30 +140,37 @@ def _count(text: str) -> int:
 
 
 def _dev(data_dir: Path, **flags: Any) -> int:
-    from flashsale import dev
+    from flashsale.dev import stack
 
-    return dev.run(Settings.from_env(**flags), data_dir)
+    return stack.run(Settings.from_env(**flags), data_dir)
 
 
 def _demo(**options: Any) -> int:
-    from flashsale import demo
+    from flashsale.dev.extra import needed
+
+    with needed("flashsale demo"):
+        from flashsale.dev import demo
 
     return demo.run(**options)
 
 
 def _serve(**flags: Any) -> int:
+    from flashsale.server import run_granian
+
     settings = Settings.from_env(**flags)
     settings.need_database_url()
     settings.need_webhook_secret()
-    return run_granian("flashsale.cli:api", settings.host, settings.port, settings, flags)
+    return run_granian("flashsale.server:api", settings.host, settings.port, settings, flags)
 
 
 def _provider(host: str | None, port: int | None, faults: str | None) -> int:
+    from flashsale.server import run_granian
+
     flags: dict[str, Any] = {"provider_host": host, "provider_port": port, "faults": faults}
     settings = Settings.from_env(**flags)
     settings.need_webhook_secret()
     return run_granian(
-        "flashsale.cli:provider",
+        "flashsale.simulator.app:in_process",
         settings.provider_host,
         settings.provider_port,
         settings,
@@ -176,82 +178,22 @@ def _provider(host: str | None, port: int | None, faults: str | None) -> int:
     )
 
 
-def run_granian(
-    target: str, host: str, port: int, settings: Settings, flags: Mapping[str, Any]
-) -> int:
-    """Runs an application on granian until SIGTERM; one process, uvloop.
-
-    granian starts a process of its own for the application, which reads the environment: so flags
-    go there.
-    """
-    from granian import Granian
-    from granian.constants import Interfaces, Loops
-
-    from flashsale.settings import variable
-
-    for name, given in flags.items():
-        if given is not None:
-            os.environ[variable(name)] = str(given)
-    Granian(
-        target,
-        factory=True,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGI,
-        loop=Loops.uvloop,
-        workers=1,
-        backlog=settings.max_connections,
-        backpressure=settings.max_connections,  # event streams count: at the bound all else waits
-        workers_kill_timeout=settings.shutdown_seconds,  # or an open event stream blocks the end
-        log_access=False,
-        respawn_failed_workers=True,
-    ).serve()
-    return 0
-
-
-def api() -> Litestar:
-    """The API's application, made in granian's process for it."""
-    from flashsale.app import create_app
-
-    die_with_parent(signal.SIGTERM)
-    _log()
-    app = create_app(Settings.from_env())
-    # What is there now stays, so no collection needs to look at it; and requests leave few cycles
-    # behind, so looking for them can wait. A fifth of the throughput of a storm.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 50)
-    return app
-
-
-def provider() -> Litestar:
-    """The simulated provider's application, made in granian's process for it."""
-    from flashsale.provider import create_app
-
-    die_with_parent(signal.SIGTERM)
-    _log()
-    return create_app(Settings.from_env())
-
-
-def _log() -> None:
-    """One line an event on standard error, times in UTC."""
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)sZ %(levelname)s %(name)s %(message)s"
-    )
-
-
 def _worker(**flags: Any) -> int:
-    from flashsale import worker
+    import asyncio
+
+    from flashsale.server import start_log
+    from flashsale.worker.run import run
 
     settings = Settings.from_env(**flags)
     settings.need_database_url()
-    _log()
-    asyncio.run(worker.run(settings))
+    start_log()
+    asyncio.run(run(settings))
     return 0
 
 
 def _migrate(force: bool, **flags: Any) -> int:
+    from flashsale.database.migrate import migrate
+
     report = migrate(Settings.from_env(**flags).need_database_url(), force=force)
     for name in report.applied:
         print(f"applied  {name}")
@@ -260,7 +202,11 @@ def _migrate(force: bool, **flags: Any) -> int:
 
 
 def _psql(audience: str, data_dir: Path, arguments: list[str]) -> int:
-    from flashsale.dev import URL_FILE
+    import psycopg
+
+    from flashsale.database.version import sql_folder
+    from flashsale.dev.binaries import wheel_binaries
+    from flashsale.dev.stack import URL_FILE
 
     url = Settings.from_env().database_url
     if not url:

@@ -1,20 +1,17 @@
-"""What goes over the wire: requests with their bounds, responses as DESIGN §7 has them.
+"""What goes over the wire: requests with the bounds of their fields, and responses.
 
 Money is in integer minor units of a currency, times are RFC 3339 in UTC. Ids of orders and payments
-are opaque strings: they do not fit into a JavaScript number.
+are opaque strings, because they do not fit into a JavaScript number. The parameters of paths,
+headers and queries are in api/parameters.py.
 """
 
 from datetime import datetime
 from typing import Annotated, Literal, NamedTuple
 
-from litestar.params import HeaderParameter, PathParameter, QueryParameter
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 # No control characters, no line separators, and something to see.
 _TEXT = r"^(?=.*\S)[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$(?!\n)"
-# Headers are ASCII: what else a gateway sends would arrive differently read by every hop.
-_HEADER = r"^(?=.*\S)[\u0020-\u007e]+$(?!\n)"
-_MAX_INT = 2**31 - 1
 _MAX_BIGINT = 2**63 - 1
 
 Sku = Annotated[str, Meta(min_length=1, max_length=64, pattern=_TEXT, examples=["sneaker-42"])]
@@ -32,36 +29,6 @@ LatePayment = Literal["refund", "keep_if_free"]
 OrderStatus = Literal["waiting", "reserved", "paid", "expired", "cancelled", "unserved"]
 ItemState = Literal["not_open", "open", "paused", "closed"]
 Short = Annotated[str, Meta(min_length=1, max_length=255, pattern=_TEXT)]
-
-ItemId = Annotated[int, PathParameter(ge=1, le=_MAX_INT, description="As in Item")]
-OrderId = Annotated[str, PathParameter(max_length=64, description="As in Order; opaque")]
-CustomerId = Annotated[
-    str,
-    HeaderParameter(
-        name="X-Customer-Id",
-        min_length=1,
-        max_length=128,
-        pattern=_HEADER,
-        description="Who asks, as the gateway has authenticated them; printable ASCII",
-    ),
-]
-IdempotencyKey = Annotated[
-    str | None,
-    HeaderParameter(
-        name="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        pattern=_HEADER,
-        description="The same customer, item and key always get the same order; printable ASCII",
-    ),
-]
-Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="So many at most")]
-After = Annotated[
-    int, QueryParameter(name="after", ge=0, le=_MAX_INT, description="item_id, exclusive")
-]
-Before = Annotated[
-    str | None, QueryParameter(name="before", max_length=64, description="order_id, exclusive")
-]
 
 
 def _check_years(*times: datetime | UnsetType | None) -> None:
@@ -103,9 +70,18 @@ class ItemChanges(Struct, frozen=True, forbid_unknown_fields=True):
         _check_years(self.opens_at, self.closes_at)
 
 
-class Ask(Struct, frozen=True, forbid_unknown_fields=True):
+class UnitRequestBody(Struct, frozen=True, forbid_unknown_fields=True):
     """How to ask for a unit. wait: join the line if there is none free."""
 
+    wait: bool = True
+
+
+class UnitRequest(NamedTuple):
+    """A request for a unit: the arguments of flashsale.reserve."""
+
+    item_id: int
+    customer_id: str
+    idempotency_key: str | None = None
     wait: bool = True
 
 
@@ -183,11 +159,15 @@ class Order(Struct, frozen=True):
 
     @property
     def is_final(self) -> bool:
+        """Whether the order has ended: its status will not change any more."""
         return self.status not in ("waiting", "reserved")
 
 
-class Reservation(NamedTuple):
-    """What came of asking for a unit: an order, or a refusal."""
+class UnitAnswer(NamedTuple):
+    """What came of a request for a unit: an order, or a refusal.
+
+    outcome: as flashsale.reserve says it. retry_at: when asking again may have another outcome.
+    """
 
     outcome: str
     order: Order | None

@@ -16,7 +16,10 @@ class SettingsError(ValueError):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The name of a field in capitals, after FLASHSALE_, is its environment variable."""
+    """Every setting of every process.
+
+    The name of a field in capitals, after FLASHSALE_, is its environment variable.
+    """
 
     # Where things are
     database_url: str = ""
@@ -41,7 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     acquire_timeout_seconds: float = 2.0
     """How long connecting to the database may take."""
     reserve_connections: int = 2
-    """For requests for units: batches, and, if there are two or more, one for who must wait."""
+    """For requests for units: batches, and, if there are two or more, one for requests that must
+    wait for a lock."""
     pay_connections: int = 4
     """For payments, cancellations and readiness."""
     read_connections: int = 2
@@ -60,13 +64,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     read_deadline_ms: int = 4_000
     """The same for everything else."""
     reserve_lock_ms: int = 50
-    """A batch that meets a lock for so long is taken apart, so that only who is held waits."""
+    """A batch that meets a lock for so long is taken apart, so that only the request that is held
+    waits."""
     batch_size: int = 256
     """Requests for units that travel to the database together; at most 1000."""
     request_deadline_seconds: float = 10.0
     """How long the body of a request may take to arrive."""
     statement_cache_size: int = 100
-    """Prepared statements a connection keeps; 0 behind PgBouncer before 1.21."""
+    """Prepared statements that a connection keeps; 0 behind PgBouncer before 1.21."""
     max_connections: int = 16_384
     """Requests under way at once, event streams included; more wait without an answer."""
     max_body_bytes: int = 16_384
@@ -154,7 +159,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         environ = os.environ if environ is None else environ
         values: dict[str, Any] = {}
         for name, given in environ.items():
-            if not name.startswith("FLASHSALE_") or name in NOT_SETTINGS:
+            if not _is_setting(name):
                 continue
             field = name.removeprefix("FLASHSALE_").lower()
             if field not in _TYPES:
@@ -182,16 +187,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.webhook_secret
 
 
-NOT_SETTINGS = frozenset(
-    {
-        "FLASHSALE_TEST_PG_BIN",
-        "FLASHSALE_DATA_DIR",
-        "FLASHSALE_SQL_DIR",
-        "FLASHSALE_MODEL_EXAMPLES",
-        "FLASHSALE_SCHEMA_EXAMPLES",
-    }
-)
-"""Variables of ours that are not fields: of the tests and of `flashsale dev` itself."""
+_OTHER_VARIABLES = frozenset({"FLASHSALE_DATA_DIR", "FLASHSALE_SQL_DIR"})
+"""Variables of ours that are no settings: the first is the default of a flag, see `flashsale psql
+--help`; the second is for version.sql_folder()."""
+
+_FOR_TESTS = "FLASHSALE_TEST_"
+"""Variables that begin so are for tests; the service does not look at them."""
 
 _TYPES: dict[str, type] = {f.name: f.type for f in msgspec.structs.fields(Settings)}
 _OR_NONE = ("statement_cache_size", "read_connections")
@@ -200,6 +201,12 @@ _POSITIVE = [
     for name, kind in _TYPES.items()
     if kind in (int, float) and name not in (*_OR_NONE, "fault_seed")
 ]
+
+
+def _is_setting(name: str) -> bool:
+    if name in _OTHER_VARIABLES or name.startswith(_FOR_TESTS):
+        return False
+    return name.startswith("FLASHSALE_")
 
 
 def variable(name: str) -> str:

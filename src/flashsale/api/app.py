@@ -1,0 +1,65 @@
+"""The HTTP service: `granian --interface asgi --factory flashsale.api.app:create_app`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.di import Provide
+
+from flashsale.api import express, openapi
+from flashsale.api.intake import Intake
+from flashsale.api.metrics import Metrics
+from flashsale.api.parts import ServiceParts
+from flashsale.api.problems import answer
+from flashsale.api.requests import JsonRequest
+from flashsale.api.routes import HANDLERS
+from flashsale.api.streams import Watcher
+from flashsale.database.calls import Database
+from flashsale.processes import on_termination
+from flashsale.settings import Settings
+
+
+def create_app(settings: Settings | None = None, intake: Intake | None = None) -> Litestar:
+    """The service; starts without the database, and is not ready until that is there.
+
+    settings: None reads the environment. intake: what answers requests for units; None: the
+    database does. bench/path.py measures the rest with one that answers at once.
+    Errors: SettingsError.
+    """
+    settings = settings or Settings.from_env()
+    settings.need_database_url()
+    settings.need_webhook_secret()  # with an empty one anybody could sign
+    database = Database(settings)
+    intake = intake or Intake(database, settings)
+    watcher = Watcher(database, settings)
+    metrics = Metrics(database, intake, watcher, settings)
+    service = ServiceParts(settings, database, intake, watcher, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        await database.open()
+        with intake.measured(), on_termination(watcher.end_streams):
+            watcher.start()
+            try:
+                yield
+            finally:
+                await watcher.close()
+                await database.close()
+
+    app = Litestar(
+        HANDLERS,
+        request_class=JsonRequest,
+        request_max_body_size=settings.max_body_bytes,
+        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
+        exception_handlers={Exception: answer},
+        lifespan=[lifespan],
+        logging_config=None,
+        openapi_config=openapi.configuration(),
+        state=State({"service": service}),
+    )
+    app.asgi_handler = express.around(metrics.around(app.asgi_handler), service)
+    openapi.complete(app.openapi_schema)
+    return app

@@ -1,0 +1,161 @@
+"""The express way: well-formed requests for units go past the framework, as plain ASGI.
+
+Litestar's routing, dependencies, validation and responses take several times as long as all the
+rest of a reservation does in this process (docs/performance.md). What is in any way unusual goes to
+Litestar's handler, which alone knows all the rules, so both give the same answers; a test compares
+them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+import msgspec
+from litestar import Request
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from flashsale.api.parts import ServiceParts
+from flashsale.api.problems import PROBLEM_JSON, answer, refused
+from flashsale.api.unit_answers import GRANTED, refusal
+from flashsale.models import UnitRequest, UnitRequestBody
+from flashsale.refusals import Overloaded, Refused
+
+ROUTE = "/items/{item_id}/orders"
+_PATH = re.compile(r"/items/([1-9][0-9]{0,8})/orders").fullmatch
+_CUSTOMER = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,128}").fullmatch
+_KEY = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,255}").fullmatch
+_SMALL = re.compile(rb"[0-9]{1,3}").fullmatch  # length of a body that need not be bounded further
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(UnitRequestBody | None).decode
+
+
+def around(app: ASGIApp, service: ServiceParts) -> ASGIApp:
+    """The app, with the express way to it."""
+    intake, metrics = service.intake, service.metrics
+    body_seconds = service.settings.request_deadline_seconds
+
+    async def express(scope: Scope, receive: Receive, send: Send) -> None:
+        path = _path(scope)
+        if path is None:
+            await app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        # Before anything else is looked at: what a refusal costs is taken from who can be served.
+        if (seconds := intake.retry_after()) is not None:
+            start, body = _overloaded(seconds)
+            metrics.observe("POST", ROUTE, 503, time.perf_counter() - began)
+            await send(start)
+            await send(body)
+            return
+        request, has_body = unit_request(int(path[1]), scope["headers"])
+        if request is None:
+            await app(scope, receive, send)
+            return
+        try:
+            if has_body:
+                given = _decode(await _body(receive, body_seconds))
+                request = request._replace(wait=given is None or given.wait)
+            unit = await intake.reserve(request)
+            metrics.reserved(unit.outcome)
+            if unit.order is None:
+                raise refusal(unit)
+            status = GRANTED[unit.outcome]
+            content = _encode(unit.order)
+            fields = [
+                (b"content-type", b"application/json"),
+                (b"location", b"/orders/" + unit.order.order_id.encode()),
+            ]
+        except Refused as error:
+            status, fields, content = _refused(error)
+        except Exception as error:
+            scope["path_template"] = ROUTE
+            response = answer(Request(scope), error)
+            status, content = response.status_code or 500, _encode(response.content)
+            fields = _fields(response.headers)
+        metrics.observe("POST", ROUTE, status, time.perf_counter() - began)
+        fields = [*fields, (b"content-length", b"%d" % len(content))]
+        await send({"type": "http.response.start", "status": status, "headers": fields})
+        await send({"type": "http.response.body", "body": content, "more_body": False})
+
+    return express
+
+
+@lru_cache(maxsize=256)
+def _overloaded(retry_seconds: int) -> tuple[Message, Message]:
+    """The answer, ready to be sent."""
+    status, fields, content = _refused(Overloaded(retry_seconds))
+    fields = [*fields, (b"content-length", b"%d" % len(content))]
+    return (
+        {"type": "http.response.start", "status": status, "headers": fields},
+        {"type": "http.response.body", "body": content, "more_body": False},
+    )
+
+
+def _refused(error: Refused) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body. In a storm nearly all refusals are alike, so they are kept."""
+    return _problem(error.code, error.detail, error.hint, error.retry_seconds)
+
+
+@lru_cache(maxsize=256)
+def _problem(
+    code: str, detail: str, hint: str | None, retry_seconds: int | None
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    said, headers = refused(Refused(code, detail, hint=hint, retry_seconds=retry_seconds))
+    return said.status, _fields(headers), _encode(said)
+
+
+def _fields(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    fields = [(b"content-type", PROBLEM_JSON.encode())]
+    return fields + [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+def _path(scope: Scope) -> re.Match[str] | None:
+    if scope["type"] != ScopeType.HTTP or scope["method"] != "POST":
+        return None
+    return _PATH(scope["path"])
+
+
+def unit_request(
+    item_id: int, headers: Iterable[tuple[bytes, bytes]]
+) -> tuple[UnitRequest | None, bool]:
+    """What is asked for, or None if that is for Litestar to find out; and if it has a body."""
+    customer = key = None
+    has_body = False
+    for name, value in headers:
+        if name == b"x-customer-id":
+            if customer is not None or not _CUSTOMER(value):
+                return None, False
+            customer = value.decode()
+        elif name == b"idempotency-key":
+            if key is not None or not _KEY(value):
+                return None, False
+            key = value.decode()
+        elif name == b"content-length" and value != b"0":
+            if not _SMALL(value):
+                return None, False
+            has_body = True
+        elif name == b"transfer-encoding" or (
+            name == b"content-type" and value != b"application/json"
+        ):
+            return None, False
+    return None if customer is None else UnitRequest(item_id, customer, key), has_body
+
+
+async def _body(receive: Receive, seconds: float) -> bytes:
+    body, more = b"", True
+    try:
+        async with asyncio.timeout(seconds):
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":  # the client went away
+                    raise Refused("malformed_body", "The body ended early.")
+                body += message["body"]
+                more = message["more_body"]
+    except TimeoutError as error:
+        raise Refused("body_timeout") from error
+    return body

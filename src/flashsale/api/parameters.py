@@ -1,0 +1,41 @@
+"""The parameters of paths, headers and queries, with their bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from litestar.params import HeaderParameter, PathParameter, QueryParameter
+
+_MAX_INT = 2**31 - 1
+# Headers are ASCII: whatever else a gateway sends, every hop on the way may read differently.
+_HEADER = r"^(?=.*\S)[\u0020-\u007e]+$(?!\n)"
+
+ItemId = Annotated[int, PathParameter(ge=1, le=_MAX_INT, description="As in Item")]
+OrderId = Annotated[str, PathParameter(max_length=64, description="As in Order; opaque")]
+CustomerId = Annotated[
+    str,
+    HeaderParameter(
+        name="X-Customer-Id",
+        min_length=1,
+        max_length=128,
+        pattern=_HEADER,
+        description="Who asks, as the gateway has authenticated them; printable ASCII",
+    ),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=_HEADER,
+        description="The same customer, item and key always get the same order; printable ASCII",
+    ),
+]
+Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="So many at most")]
+After = Annotated[
+    int, QueryParameter(name="after", ge=0, le=_MAX_INT, description="item_id, exclusive")
+]
+Before = Annotated[
+    str | None, QueryParameter(name="before", max_length=64, description="order_id, exclusive")
+]

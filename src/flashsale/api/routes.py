@@ -1,0 +1,278 @@
+"""The HTTP contract: each call is one function of the SQL API, and one line that answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import MediaType, Response, delete, get, patch, post
+from litestar.openapi.spec import Example
+from litestar.params import Body
+from litestar.response import Stream
+
+from flashsale.api import examples
+from flashsale.api.health import live, ready
+from flashsale.api.metrics import CONTENT_TYPE
+from flashsale.api.openapi import answers
+from flashsale.api.parameters import (
+    After,
+    Before,
+    CustomerId,
+    IdempotencyKey,
+    ItemId,
+    Limit,
+    OrderId,
+)
+from flashsale.api.parts import Service
+from flashsale.api.requests import signed
+from flashsale.api.unit_answers import granted
+from flashsale.models import (
+    Item,
+    ItemChanges,
+    NewItem,
+    Order,
+    PaymentEvent,
+    Receipt,
+    UnitRequest,
+    UnitRequestBody,
+)
+
+_BODY = (
+    "malformed_body",
+    "body_timeout",
+    "body_too_large",
+    "unsupported_media_type",
+    "bad_value",
+)
+_BUSY = ("overloaded", "database_unavailable")
+_ORDER = ("customer_required", "unknown_order", *_BUSY)
+
+
+def _body(example: object) -> Any:
+    return Body(examples=[Example(value=example)])
+
+
+# Items
+
+
+@post(
+    "/items",
+    tags=["items"],
+    responses=answers(
+        {201: (Item, examples.ITEM, "The item, on sale")}, *_BODY, "sku_taken", *_BUSY
+    ),
+)
+async def create_item(
+    data: Annotated[NewItem, _body(examples.NEW_ITEM)], service: Service
+) -> Response[Item]:
+    """Puts an item on sale."""
+    item = await service.database.create_item(data)
+    return Response(item, headers={"Location": f"/items/{item.item_id}"})
+
+
+@get(
+    "/items",
+    tags=["items"],
+    responses=answers(
+        {200: (list[Item], [examples.ITEM], "Items by item_id")}, "bad_value", *_BUSY
+    ),
+)
+async def list_items(service: Service, limit: Limit = 100, after: After = 0) -> list[Item]:
+    """Lists items by item_id. The next page starts after the last one's."""
+    return await service.database.items(limit, after)
+
+
+@get(
+    "/items/{item_id:int}",
+    tags=["items"],
+    responses=answers({200: (Item, examples.ITEM, "The item")}, "unknown_item", *_BUSY),
+)
+async def get_item(item_id: ItemId, service: Service) -> Item:
+    """Shows an item and where its units are; counts are up to a second old (as_of)."""
+    return await service.database.item_status(item_id)
+
+
+@patch(
+    "/items/{item_id:int}",
+    tags=["items"],
+    responses=answers(
+        {200: (Item, examples.ITEM, "The item, changed")},
+        *_BODY,
+        "unknown_item",
+        "withdraw_too_much",
+        *_BUSY,
+    ),
+)
+async def change_item(
+    item_id: ItemId, data: Annotated[ItemChanges, _body(examples.CHANGES)], service: Service
+) -> Item:
+    """Changes an item's terms, all or nothing. Absent fields stay; null takes away a limit."""
+    return await service.database.change_item(item_id, data)
+
+
+# Orders
+
+
+@post(
+    "/items/{item_id:int}/orders",
+    tags=["orders"],
+    responses=answers(
+        {
+            201: (Order, examples.RESERVED, "A unit is held until expires_at"),
+            202: (Order, examples.WAITING, "In the line; position 1 is next"),
+            200: (Order, examples.RESERVED, "The order that the customer already has"),
+        },
+        *_BODY,
+        "customer_required",
+        "unknown_item",
+        "not_open",
+        "closed",
+        "paused",
+        "sold_out",
+        *_BUSY,
+    ),
+)
+async def reserve(
+    item_id: ItemId,
+    customer: CustomerId,
+    service: Service,
+    idempotency_key: IdempotencyKey = None,
+    data: Annotated[UnitRequestBody | None, _body({"wait": True})] = None,
+) -> Response[Order]:
+    """Asks for a unit: a reservation, or a place in the line."""
+    wait = data is None or data.wait
+    answer = await service.intake.reserve(UnitRequest(item_id, customer, idempotency_key, wait))
+    service.metrics.reserved(answer.outcome)
+    return granted(answer)
+
+
+@get(
+    "/orders",
+    tags=["orders"],
+    responses=answers(
+        {200: (list[Order], [examples.RESERVED], "The customer's orders, newest first")},
+        "customer_required",
+        "bad_value",
+        "unknown_order",
+        *_BUSY,
+    ),
+)
+async def list_orders(
+    customer: CustomerId, service: Service, limit: Limit = 100, before: Before = None
+) -> list[Order]:
+    """Lists the customer's orders, newest first. The next page is `before` the last order_id."""
+    return await service.database.orders_of(customer, limit, before)
+
+
+@get(
+    "/orders/{order_id:str}",
+    tags=["orders"],
+    responses=answers({200: (Order, examples.RESERVED, "The order")}, *_ORDER),
+)
+async def get_order(order_id: OrderId, customer: CustomerId, service: Service) -> Order:
+    """Shows an order."""
+    return await service.database.order_status(order_id, customer)
+
+
+@delete(
+    "/orders/{order_id:str}",
+    status_code=200,
+    tags=["orders"],
+    responses=answers(
+        {200: (Order, examples.CANCELLED, "The order, which has ended")}, "already_paid", *_ORDER
+    ),
+)
+async def cancel(order_id: OrderId, customer: CustomerId, service: Service) -> Order:
+    """Cancels a reservation or leaves the line. Again: the same answer."""
+    return await service.database.cancel(order_id, customer)
+
+
+@post(
+    "/orders/{order_id:str}/payment",
+    status_code=202,
+    tags=["orders"],
+    responses=answers(
+        {202: (Order, examples.RESERVED, "A payment session is being opened")},
+        "not_reserved",
+        *_ORDER,
+    ),
+)
+async def request_payment(order_id: OrderId, customer: CustomerId, service: Service) -> Order:
+    """Starts a new payment attempt after a failed one. The deadline stays."""
+    return await service.database.request_payment(order_id, customer)
+
+
+@get(
+    "/orders/{order_id:str}/events",
+    tags=["orders"],
+    media_type="text/event-stream",
+    responses={
+        **answers({}, *_ORDER),
+        200: examples.EVENT_STREAM,
+    },
+)
+async def watch_order(order_id: OrderId, customer: CustomerId, service: Service) -> Stream:
+    """Streams the order: at once, then at each change, until it is final."""
+    await service.database.order_status(order_id, customer)  # theirs, or unknown
+    (order,) = await service.database.orders_by_id([order_id])  # as the stream will see it
+    return Stream(
+        service.watcher.stream(order),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+# Money
+
+
+@post(
+    "/webhooks/payments",
+    status_code=200,
+    guards=[signed],
+    tags=["payments"],
+    responses=answers(
+        {200: (Receipt, Receipt("paid"), "The event is durable")},
+        *_BODY,
+        "bad_payment",
+        "bad_signature",
+        *_BUSY,
+    ),
+)
+async def record_payment_event(
+    data: Annotated[PaymentEvent, _body(examples.EVENT)], service: Service
+) -> Receipt:
+    """Takes an event of the payment provider, signed with Flashsale-Signature."""
+    outcome = await service.database.record_payment_event(data)
+    service.metrics.event_recorded(outcome)
+    return Receipt(outcome)
+
+
+# The service itself
+
+
+@get(
+    "/metrics",
+    media_type=MediaType.TEXT,
+    tags=["service"],
+    responses={**answers({}), 200: examples.METRICS},
+)
+async def scrape(service: Service) -> Response[bytes]:
+    """Metrics for Prometheus. Without the database, what the process itself knows."""
+    return Response(await service.metrics.scrape(), media_type=CONTENT_TYPE)
+
+
+HANDLERS = [
+    create_item,
+    list_items,
+    get_item,
+    change_item,
+    reserve,
+    list_orders,
+    get_order,
+    cancel,
+    request_payment,
+    watch_order,
+    record_payment_event,
+    live,
+    ready,
+    scrape,
+]

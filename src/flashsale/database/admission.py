@@ -1,0 +1,84 @@
+"""Admission: a call that would have to wait too long is refused at once, while that is cheap.
+
+A queue is bounded by time, not by count: how many calls fit into it depends on how fast the
+database is just now. What the bound promises is in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+
+from flashsale.refusals import Overloaded
+
+_SMOOTHING = 1 / 8  # weight of the latest call in the average
+_TICK_SECONDS = 0.005
+
+
+class Lag:
+    """How long whatever comes now has waited in the event loop already.
+
+    In a loop that is busier than it can be, that is a queue of its own, which nobody sees: its
+    turns grow long, and what came during one is served in the next.
+    """
+
+    def __init__(self) -> None:
+        """Measures nothing until start()."""
+        self._turned_at = math.inf
+        self._turn_seconds = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begins to measure the running event loop."""
+        self._turned_at = time.monotonic()
+        self._tick()
+
+    def stop(self) -> None:
+        """Ends the measuring."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    @property
+    def seconds(self) -> float:
+        """The lag, in seconds."""
+        return max(self._turn_seconds, time.monotonic() - self._turned_at) - _TICK_SECONDS
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._turn_seconds, self._turned_at = now - self._turned_at, now
+        self._timer = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._tick)
+
+
+class Gate:
+    """The way into one queue, which `lanes` calls at a time serve.
+
+    Whoever is next is always let in: their call is how the gate learns that the database is fast
+    again.
+    """
+
+    def __init__(self, wait_ms: int, lanes: int, lag: Lag | None = None) -> None:
+        """wait_ms: the bound. lag: what callers have waited for already, which counts too."""
+        self._wait_seconds = wait_ms / 1000
+        self._lanes = lanes
+        self._lag = lag
+        self._call_seconds = 0.0
+
+    def retry_after(self, calls_ahead: int) -> int | None:
+        """In how many seconds these calls will be done, if that is beyond the bound; else None."""
+        if calls_ahead == 0:
+            return None
+        expected = calls_ahead * self._call_seconds / self._lanes
+        lag = self._lag.seconds if self._lag is not None else 0.0
+        if expected + lag <= self._wait_seconds:
+            return None
+        return max(1, math.ceil(expected))
+
+    def enter(self, calls_ahead: int) -> None:
+        """Errors: Overloaded, if the calls ahead would take longer than the bound."""
+        if (seconds := self.retry_after(calls_ahead)) is not None:
+            raise Overloaded(seconds)
+
+    def called(self, seconds: float) -> None:
+        """Takes note of how long a call took."""
+        self._call_seconds += (seconds - self._call_seconds) * _SMOOTHING

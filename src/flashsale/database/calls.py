@@ -1,0 +1,290 @@
+"""The API's side of the SQL functions: one method per function, on connections of its kind.
+
+Reserving, paying and reading have connections of their own, so that none starves another. Columns
+are read by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import NamedTuple
+
+import asyncpg
+import msgspec
+
+from flashsale.database.connections import Connections, Use
+from flashsale.database.version import VERSION_QUERY
+from flashsale.models import (
+    Item,
+    ItemChanges,
+    NewItem,
+    Order,
+    Payment,
+    PaymentEvent,
+    UnitAnswer,
+    UnitRequest,
+)
+from flashsale.refusals import Refused
+from flashsale.settings import Settings
+
+_MAX_BIGINT = 2**63 - 1
+
+
+class QueueGauge(NamedTuple):
+    """The jobs of one queue: waiting ones, the age of the oldest, and those that were given up."""
+
+    name: str
+    depth: int
+    oldest_age_seconds: float
+    dead: int
+
+
+class Gauges(NamedTuple):
+    """What /metrics asks the database."""
+
+    sweep_lags: dict[str, float]
+    """Seconds since the last sweep, by who sweeps: pg_cron, worker or manual."""
+    queues: list[QueueGauge]
+    orders: dict[str, int]
+    """Number of orders by outcome."""
+
+
+class Database:
+    """The SQL functions, as methods. Errors of each: as of Connections.connection()."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connects only with open()."""
+        s = settings
+        self._reserve = Connections(
+            s,
+            "reserve",
+            size=s.reserve_connections,
+            # Calls queue in the intake, in front of this; a request that is held by a lock may
+            # have the only connection for as long as the lock takes.
+            wait_ms=s.reserve_wait_ms + s.reserve_lock_ms,
+            deadline_ms=s.reserve_deadline_ms,
+            lock_ms=s.reserve_lock_ms,
+        )
+        self._pay = Connections(
+            s,
+            "pay",
+            size=s.pay_connections,
+            wait_ms=s.pay_wait_ms,
+            deadline_ms=s.pay_deadline_ms,
+        )
+        self._read = self._reserve
+        if s.read_connections:
+            self._read = Connections(
+                s,
+                "read",
+                size=s.read_connections,
+                wait_ms=s.read_wait_ms,
+                deadline_ms=s.read_deadline_ms,
+            )
+        self._pools = {self._reserve, self._pay, self._read}
+
+    async def open(self) -> None:
+        """Connects, if the database is there."""
+        await asyncio.gather(*(pool.open() for pool in self._pools))
+
+    async def close(self) -> None:
+        """Waits for calls under way, at most until their deadlines."""
+        await asyncio.gather(*(pool.close() for pool in self._pools))
+
+    @property
+    def use(self) -> dict[str, Use]:
+        """Who uses the connections, by what they are for."""
+        return {pool.name: pool.use for pool in self._pools}
+
+    # Items
+
+    async def create_item(self, new: NewItem) -> Item:
+        """Puts an item on sale."""
+        row = await self._read.one(
+            "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            new.sku,
+            new.name,
+            new.price,
+            new.currency,
+            new.stock,
+            new.hold_seconds,
+            new.opens_at,
+            new.closes_at,
+            new.max_waiting,
+            new.late_payment,
+        )
+        return _item(row)
+
+    async def change_item(self, item_id: int, changes: ItemChanges) -> Item:
+        """Changes the terms of an item, all or nothing."""
+        row = await self._read.one(
+            "select * from flashsale.change_item($1, $2::jsonb)",
+            item_id,
+            msgspec.json.encode(changes).decode(),
+        )
+        return _item(row)
+
+    async def item_status(self, item_id: int) -> Item:
+        """An item and where its units are."""
+        return _item(await self._read.one("select * from flashsale.item_status($1::int)", item_id))
+
+    async def items(self, limit: int, after: int) -> list[Item]:
+        """A page of the items, by item_id; after: the last item_id of the page before."""
+        rows = await self._read.all("select * from flashsale.items($1, $2)", limit, after)
+        return [_item(row) for row in rows]
+
+    # Orders
+
+    async def reserve(self, request: UnitRequest, deadline: float) -> asyncpg.Record:
+        """The row of one request for a unit; unit_answer() reads it.
+
+        deadline: the loop's time by which the answer has to be back.
+        """
+        return await self._reserve.one(
+            "select * from flashsale.reserve($1, $2, $3, $4)", *request, deadline=deadline
+        )
+
+    async def reserve_many(
+        self, requests: Sequence[UnitRequest], deadline: float
+    ) -> list[asyncpg.Record]:
+        """The rows of several requests, in their order. deadline: as of reserve()."""
+        columns = zip(*requests, strict=True)
+        return await self._reserve.all(
+            "select * from flashsale.reserve_many($1, $2, $3, $4)", *columns, deadline=deadline
+        )
+
+    def unit_answer(self, row: asyncpg.Record) -> UnitAnswer:
+        """What a row of reserve() or reserve_many() says."""
+        order = None if row["order_id"] is None else _order(row)
+        return UnitAnswer(row["outcome"], order, row["retry_at"])
+
+    async def cancel(self, order_id: str, customer_id: str) -> Order:
+        """Ends a reservation, or a place in the line."""
+        row = await self._pay.one(
+            "select * from flashsale.cancel($1, $2)", _number(order_id), customer_id
+        )
+        return _order(row)
+
+    async def request_payment(self, order_id: str, customer_id: str) -> Order:
+        """Starts another attempt to pay."""
+        row = await self._pay.one(
+            "select * from flashsale.request_payment($1, $2)", _number(order_id), customer_id
+        )
+        return _order(row)
+
+    async def order_status(self, order_id: str, customer_id: str) -> Order:
+        """An order of this customer."""
+        row = await self._read.one(
+            "select * from flashsale.order_status($1, $2)", _number(order_id), customer_id
+        )
+        return _order(row)
+
+    async def orders_of(self, customer_id: str, limit: int, before: str | None) -> list[Order]:
+        """A page of the customer's orders, newest first; before: an order_id, exclusive."""
+        rows = await self._read.all(
+            "select * from flashsale.orders_of($1, $2, $3)",
+            customer_id,
+            limit,
+            None if before is None else _number(before),
+        )
+        return [_order(row) for row in rows]
+
+    async def orders_by_id(self, order_ids: Sequence[str]) -> list[Order]:
+        """Orders of any customers, as their event streams show them."""
+        rows = await self._read.all(
+            "select * from flashsale.orders_by_id($1::bigint[])", [int(o) for o in order_ids]
+        )
+        return [_order(row) for row in rows]
+
+    # Money
+
+    async def record_payment_event(self, event: PaymentEvent) -> str:
+        """Stores an event of the payment provider, and returns what it led to."""
+        row = await self._pay.one(
+            "select flashsale.record_payment_event($1, $2, $3, $4, $5, $6, $7) as outcome",
+            event.event_id,
+            event.type,
+            event.session_id,
+            event.payment_id,
+            event.amount,
+            event.currency,
+            event.occurred_at,
+        )
+        return str(row["outcome"])
+
+    # The service itself
+
+    async def version(self) -> str:
+        """What is installed, as version.expected_version() says it."""
+        return str((await self._pay.one(VERSION_QUERY))["version"])
+
+    async def sweep_lag_seconds(self) -> float | None:
+        """Seconds since anybody swept; None: never, or not for a day."""
+        row = await self._pay.one(
+            "select min(lag_seconds) as lag_seconds from flashsale.sweep_status"
+        )
+        return None if row["lag_seconds"] is None else float(row["lag_seconds"])
+
+    async def gauges(self) -> Gauges:
+        """What /metrics shows of the database."""
+        async with self._read.connection() as connection:
+            sweeps = await connection.fetch(
+                "select split_part(runner, ':', 1) as runner, min(lag_seconds) as lag_seconds "
+                "from flashsale.sweep_status group by 1"
+            )
+            queues = await connection.fetch(
+                "select queue, depth, oldest_age_seconds, dead from flashsale.queue_status"
+            )
+            orders = await connection.fetch("select outcome, orders from flashsale.outcome_totals")
+        return Gauges(
+            {row["runner"]: row["lag_seconds"] for row in sweeps},
+            [
+                QueueGauge(row["queue"], row["depth"], row["oldest_age_seconds"], row["dead"])
+                for row in queues
+            ],
+            {row["outcome"]: row["orders"] for row in orders},
+        )
+
+
+def _number(order_id: str) -> int:
+    """The order's number; what is none can't be the id of an order."""
+    if order_id.isascii() and order_id.isdecimal() and order_id[0] != "0":
+        number = int(order_id[:20])
+        if number <= _MAX_BIGINT:
+            return number
+    raise Refused("unknown_order")
+
+
+_item_columns = itemgetter(*Item.__struct_fields__)
+
+
+def _item(row: asyncpg.Record) -> Item:
+    return Item(*_item_columns(row))
+
+
+def _order(row: asyncpg.Record) -> Order:
+    payment = None
+    if row["payment_id"] is not None:
+        payment = Payment(
+            payment_id=str(row["payment_id"]),
+            status=row["payment_status"],
+            amount=row["amount"],
+            currency=row["currency"],
+            checkout_url=row["checkout_url"],
+        )
+    return Order(
+        order_id=str(row["order_id"]),
+        item_id=row["item_id"],
+        customer_id=row["customer_id"],
+        status=row["status"],
+        ticket=row["ticket"],
+        position=row["position"],
+        created_at=row["created_at"],
+        reserved_at=row["reserved_at"],
+        expires_at=row["expires_at"],
+        paid_at=row["paid_at"],
+        ended_at=row["ended_at"],
+        payment=payment,
+    )

@@ -1,0 +1,203 @@
+"""The worker's side of the SQL functions: leasing jobs, telling what became of them, and sweeping.
+
+Columns are read by name. Errors of every call: those of asyncpg, OSError and TimeoutError;
+sqlstates.is_passing() tells which are worth another try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import asyncpg
+
+from flashsale.database.connections import (
+    WORKER_ROLE,
+    acting_role,
+    close_pool,
+    connection_arguments,
+    create_pool,
+)
+from flashsale.settings import Settings
+
+_CONNECTIONS = 4  # for jobs; a sweep has its own, so that no storm of jobs can starve it
+_CLOSE_SECONDS = 1.0
+_LOST = "lost_lease"
+
+
+class LeasedJob(NamedTuple):
+    """A job that is this worker's alone until its lease ends.
+
+    job_id and reads are the lease: after the job has been leased again, reads is another number.
+    """
+
+    job_id: int
+    reads: int
+    columns: dict[str, Any]
+    """The whole row, with what is to be done."""
+
+
+class Jobs:
+    """The queues of payment jobs and notifications. Use as an async context manager."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connects only when it is entered and used. Errors: SettingsError."""
+        self._arguments = _arguments(settings)
+        self._pool: Any = None
+
+    async def __aenter__(self) -> Self:
+        """Needs no database yet."""
+        self._pool = await create_pool(_CONNECTIONS, self._arguments)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the connections, if need be in the middle of a call."""
+        await close_pool(self._pool, _CLOSE_SECONDS)
+
+    async def take_payment_jobs(self, limit: int, lease_seconds: int) -> list[LeasedJob]:
+        """Leases up to so many payment jobs."""
+        return _jobs(
+            await self._pool.fetch(
+                "select * from flashsale.take_payment_jobs($1, $2)", limit, lease_seconds
+            )
+        )
+
+    async def take_notifications(self, limit: int, lease_seconds: int) -> list[LeasedJob]:
+        """Leases up to so many notifications."""
+        return _jobs(
+            await self._pool.fetch(
+                "select * from flashsale.take_notifications($1, $2)", limit, lease_seconds
+            )
+        )
+
+    async def payment_opened(
+        self, job: LeasedJob, payment_id: int, session_id: str, checkout_url: str
+    ) -> bool:
+        """The provider has opened a session. Returns whether the lease was still ours."""
+        outcome = await self._pool.fetchval(
+            "select flashsale.payment_opened($1, $2, $3, $4, $5)",
+            job.job_id,
+            job.reads,
+            payment_id,
+            session_id,
+            checkout_url,
+        )
+        return bool(outcome != _LOST)
+
+    async def payment_captured(
+        self, job: LeasedJob, payment_id: int, session_id: str, amount: int, currency: str
+    ) -> bool:
+        """Too late to void: the money has come. Returns whether the lease was still ours."""
+        outcome = await self._pool.fetchval(
+            "select flashsale.payment_captured($1, $2, $3, $4, $5, $6)",
+            job.job_id,
+            job.reads,
+            payment_id,
+            session_id,
+            amount,
+            currency,
+        )
+        return bool(outcome != _LOST)
+
+    async def payment_voided(self, job: LeasedJob, payment_id: int) -> bool:
+        """The session is closed without money. Returns whether the lease was still ours."""
+        outcome = await self._pool.fetchval(
+            "select flashsale.payment_voided($1, $2, $3)", job.job_id, job.reads, payment_id
+        )
+        return bool(outcome != _LOST)
+
+    async def payment_refunded(self, job: LeasedJob, payment_id: int) -> bool:
+        """The money has gone back. Returns whether the lease was still ours."""
+        outcome = await self._pool.fetchval(
+            "select flashsale.payment_refunded($1, $2, $3)", job.job_id, job.reads, payment_id
+        )
+        return bool(outcome != _LOST)
+
+    async def finish_notifications(self, jobs: Sequence[LeasedJob]) -> set[int]:
+        """These mails are sent. Returns the job_ids whose leases were still ours."""
+        rows = await self._pool.fetch(
+            "select job_id from flashsale.finish_notifications($1, $2) as finished (job_id)",
+            [job.job_id for job in jobs],
+            [job.reads for job in jobs],
+        )
+        return {row["job_id"] for row in rows}
+
+    async def retry(self, queue: str, job: LeasedJob, error: str) -> str:
+        """The job has failed. Returns its fate: another try later, dead, or lost_lease."""
+        fate: str = await self._pool.fetchval(
+            "select flashsale.retry_job($1, $2, $3, $4)", queue, job.job_id, job.reads, error
+        )
+        return fate
+
+
+class Sweeps:
+    """A connection to sweep on. Use as an async context manager."""
+
+    def __init__(self, settings: Settings, runner: str) -> None:
+        """runner: this process, as sweep_status shows it."""
+        self._arguments = _arguments(settings)
+        self._runner = runner
+        self._connection: Any = None
+
+    async def __aenter__(self) -> Self:
+        """Connects."""
+        self._connection = await asyncpg.connect(**self._arguments)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Says good-bye if all is well, else hangs up."""
+        try:
+            if error is None:
+                await self._connection.close(timeout=_CLOSE_SECONDS)
+        finally:
+            self._connection.terminate()
+
+    async def sweep(self, limit: int) -> bool:
+        """Sweeps up to so many orders per step. Returns whether there is more to do at once."""
+        more: bool = await self._connection.fetchval(
+            "select more from flashsale.sweep($1, $2)", self._runner, limit
+        )
+        return more
+
+
+def worker_role(settings: Settings) -> str:
+    """The role that a worker's connections act as."""
+    return acting_role(settings, WORKER_ROLE)
+
+
+async def has_swept(settings: Settings, runners: str) -> bool:
+    """Whether anyone whose name begins like this has swept lately, as the database saw it."""
+    connection = await asyncpg.connect(**_arguments(settings))
+    try:
+        return bool(
+            await connection.fetchval(
+                "select exists (select from flashsale.sweep_status s "
+                "where starts_with(s.runner, $1) and s.lag_seconds < $2)",
+                runners,
+                settings.readiness_sweep_lag_seconds,
+            )
+        )
+    finally:
+        await connection.close(timeout=_CLOSE_SECONDS)
+
+
+def _arguments(settings: Settings) -> dict[str, Any]:
+    arguments = connection_arguments(
+        settings, own_role=WORKER_ROLE, application_name="flashsale-worker"
+    )
+    return arguments | {"command_timeout": settings.statement_timeout_seconds}
+
+
+def _jobs(rows: Sequence[asyncpg.Record]) -> list[LeasedJob]:
+    return [LeasedJob(row["job_id"], row["reads"], dict(row)) for row in rows]

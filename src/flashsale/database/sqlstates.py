@@ -1,0 +1,126 @@
+"""What an error of Postgres means: the one place that judges SQLSTATEs.
+
+The SQL functions raise codes of a class of their own, RVgnn, whose g gives the HTTP status, so that
+a new code needs no Python. Everything else is a standard SQLSTATE.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import asyncpg
+
+from flashsale.refusals import Refused
+
+_OVERLOADED = "overloaded"
+_UNAVAILABLE = "database_unavailable"
+_BAD_VALUE = "bad_value"
+
+SQLSTATES: dict[str, int | str] = {
+    "RV1": 404,
+    "RV2": 409,
+    "RV3": 422,
+    "RV4": 403,
+    "22": _BAD_VALUE,  # data exception
+    "40001": _OVERLOADED,  # serialization failure: nothing was written
+    "40P01": _OVERLOADED,  # deadlock: nothing was written
+    "53": _OVERLOADED,  # out of connections, memory, disk
+    "55P03": _OVERLOADED,  # lock timeout
+    "57014": _OVERLOADED,  # statement timeout: rolled back
+    "57": _UNAVAILABLE,  # shutting down, starting up
+    "58": _UNAVAILABLE,  # an error of the operating system
+    "08": _UNAVAILABLE,  # connection broken
+    "25006": _UNAVAILABLE,  # read only: a standby, before it is promoted
+    # While migrate replays sql/, or before it ever did, schemas, functions and tables are missing:
+    "3F000": _UNAVAILABLE,
+    "42883": _UNAVAILABLE,
+    "42P01": _UNAVAILABLE,
+}
+"""By the longest prefix that is listed. A number: the HTTP status of an error that one of our
+functions raised. A text: the code in refusals.CODES."""
+
+_STATUSES = {_OVERLOADED: 503, _UNAVAILABLE: 503, _BAD_VALUE: 422}
+
+
+class Meaning(NamedTuple):
+    """An error as callers are told of it: status, code, and what there is to say about it."""
+
+    status: int
+    code: str
+    detail: str = ""
+    hint: str | None = None
+
+
+def meaning(error: asyncpg.PostgresError) -> Meaning | None:
+    """What callers are told, or None for an error that nobody expected.
+
+    What our functions raise names its code as the constraint, and has a message for people. The
+    texts of Postgres itself are told nobody.
+    """
+    sqlstate = _sqlstate(error)
+    prefixes = (sqlstate[:length] for length in (5, 3, 2))
+    match next((SQLSTATES[prefix] for prefix in prefixes if prefix in SQLSTATES), None):
+        case None:
+            return None
+        case int(status):
+            code = getattr(error, "constraint_name", None) or _BAD_VALUE
+            detail = getattr(error, "message", None) or ""
+            return Meaning(status, code, detail, getattr(error, "hint", None))
+        case code:
+            return Meaning(_STATUSES[code], code)
+
+
+def is_full(error: asyncpg.PostgresError) -> bool:
+    """Whether the server refuses a connection because it has no room for one more."""
+    return _sqlstate(error).startswith("53")
+
+
+def is_held(error: BaseException) -> bool:
+    """Whether another transaction was in the way of a request for a unit; nothing was written.
+
+    That is a twin of the same request, or another verb on the same order.
+    """
+    return isinstance(error, asyncpg.PostgresError) and _sqlstate(error) in (
+        "55P03",  # lock_timeout
+        "40P01",  # deadlock
+        "40001",  # the batch met too many twins
+    )
+
+
+def may_be_of_one_request(error: BaseException) -> bool:
+    """Whether a batch failed, without a trace, for what may be the doing of one of its requests."""
+    if isinstance(error, Refused):
+        return error.code == _BAD_VALUE
+    return is_held(error) or (
+        isinstance(error, asyncpg.PostgresError) and _sqlstate(error).startswith(("22", "23", "RV"))
+    )
+
+
+def is_outdated(error: asyncpg.PostgresError) -> bool:
+    """Whether the connection's plans are of functions that migrate has replaced since."""
+    sqlstate = _sqlstate(error)
+    return (
+        sqlstate in ("0A000", "26000")  # result type changed; prepared statement gone
+        or (
+            sqlstate == "XX000"
+            and str(error).startswith(("cache lookup failed", "could not open relation"))
+        )
+    )
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the database may answer the same call if asked again: away, busy, or a deadlock."""
+    if isinstance(error, asyncpg.PostgresError):
+        return _sqlstate(error)[:2] in ("08", "40", "53", "55", "57", "58")
+    if isinstance(error, asyncpg.InterfaceError):
+        return not isinstance(error, ValueError)  # an argument that its SQL type can't hold
+    return isinstance(error, OSError | TimeoutError | asyncpg.InternalClientError)
+
+
+def kind(error: Exception) -> str:
+    """The kind of an error: failures of one kind are logged once."""
+    return f"{type(error).__name__} {getattr(error, 'sqlstate', '')}"
+
+
+def _sqlstate(error: asyncpg.PostgresError) -> str:
+    return error.sqlstate or ""

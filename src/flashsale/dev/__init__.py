@@ -1,0 +1,1 @@
+"""What only development needs: a Postgres of our own, the whole stack as children, and the demo."""

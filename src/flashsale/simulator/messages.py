@@ -1,0 +1,143 @@
+"""What the simulated provider takes and answers, over HTTP and to the webhook."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Ident = Annotated[str, Meta(pattern=r"^[!-~]{1,255}\Z", description="Printable ASCII")]
+Amount = Annotated[int, Meta(ge=1, le=10**15, description="Minor units of currency")]
+Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z", description="ISO 4217")]
+Time = Annotated[datetime, Meta(tz=True)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Milliseconds = Annotated[int, Meta(ge=0, le=600_000)]
+Status = Literal["open", "captured", "failed", "voided", "refunded"]
+EventType = Literal["payment.succeeded", "payment.failed", "payment.voided", "payment.refunded"]
+
+
+# Requests
+
+
+class Faults(Struct, frozen=True, forbid_unknown_fields=True):
+    """What goes wrong, from never (0) to always (1). Calls are open, void and refund."""
+
+    latency_ms: Milliseconds = 0
+    hang: Probability = 0  # a call has no effect and no answer
+    hang_ms: Milliseconds = 60_000  # at most; then 503
+    fail: Probability = 0  # a call has no effect and gets 500
+    fail_next: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # so do that many calls, from now
+    lose_replies: Probability = 0  # a call has its effect, then the connection breaks
+    duplicate_events: Probability = 0  # sent twice, at the same time
+    reorder_events: Probability = 0  # sent after the next event, or after delay_ms
+    delay_events: Probability = 0  # sent after delay_ms
+    delay_ms: Milliseconds = 2_000
+    seed: int | None = None  # starts the dice anew
+
+
+class NewSession(Struct, frozen=True, forbid_unknown_fields=True):
+    """A payment to collect."""
+
+    payment_id: Ident
+    amount: Amount
+    currency: Currency
+    order_id: Ident | None = None
+    expires_at: Time | None = None
+
+
+class VoidCall(Struct, frozen=True, forbid_unknown_fields=True):
+    """No more money, please: the body of a void, which is empty."""
+
+
+class RefundCall(Struct, frozen=True, forbid_unknown_fields=True):
+    """All the money back. If it says how much, that must be what was captured."""
+
+    amount: Amount | None = None
+    currency: Currency | None = None
+
+
+class Completion(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the customer's browser ends with."""
+
+    outcome: Literal["succeed", "fail"]
+
+
+# Answers
+
+
+class PaymentSession(Struct, frozen=True):
+    """One attempt to pay, and what became of it."""
+
+    session_id: str
+    payment_id: str
+    order_id: str | None
+    status: Status
+    amount: int
+    currency: str
+    checkout_url: str
+    expires_at: datetime | None
+    created_at: datetime
+    captured_at: datetime | None = None
+    failed_at: datetime | None = None
+    voided_at: datetime | None = None
+    refunded_at: datetime | None = None
+    how_to_pay: str | None = None
+
+
+class Totals(Struct, frozen=True):
+    """Sessions, and money by currency. What is refunded was captured, and counts as both."""
+
+    sessions: int
+    open: int
+    failed: int
+    voided: int
+    captured: int
+    refunded: int
+    captured_amounts: dict[str, int]
+    refunded_amounts: dict[str, int]
+    undelivered_events: int
+
+
+class SessionPage(Struct, frozen=True):
+    """A page of the sessions, oldest first. next: ask for it as `after`; null: that's all."""
+
+    totals: Totals
+    sessions: list[PaymentSession]
+    next: int | None
+
+
+class ProviderEvent(Struct, frozen=True):
+    """What the webhook is told."""
+
+    event_id: str
+    type: EventType
+    session_id: str
+    payment_id: str
+    amount: int
+    currency: str
+    occurred_at: datetime
+
+
+class ProviderProblem(Struct, frozen=True, omit_defaults=True):
+    """RFC 9457. Programs go by `code`; a refusal by state shows the session as it is."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    session: PaymentSession | None = None
+
+
+class CallRefused(Exception):  # noqa: N818 - an answer, not a fault
+    """A problem to answer with."""
+
+    def __init__(
+        self, status: int, code: str, detail: str, session: PaymentSession | None = None
+    ) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.session = session

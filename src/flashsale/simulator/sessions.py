@@ -1,0 +1,282 @@
+"""The sessions of the simulated provider, and what may happen to them.
+
+    open ──▶ captured ──▶ refunded      A session is one attempt to pay: a failed one stays failed,
+      ├────▶ failed                     the next attempt is a new session. expires_at is only for
+      └────▶ voided                     show: what makes late money impossible is the void.
+
+Sessions and undelivered events in memory are what the lines of the ledger add up to, so a start
+after a crash is a replay. One process: it holds a lock on the ledger, and decides between two
+awaits, so it needs no other lock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from msgspec.structs import replace
+
+from flashsale.settings import Settings
+from flashsale.simulator.courier import Courier
+from flashsale.simulator.faults import FaultDice
+from flashsale.simulator.ledger import Delivered, Entry, Ledger, Moved, Opened
+from flashsale.simulator.messages import (
+    CallRefused,
+    EventType,
+    NewSession,
+    PaymentSession,
+    ProviderEvent,
+    RefundCall,
+    SessionPage,
+    Status,
+    Totals,
+)
+
+log = logging.getLogger("flashsale.provider")
+
+_EVENT_TYPES: dict[Status, EventType] = {
+    "captured": "payment.succeeded",
+    "failed": "payment.failed",
+    "voided": "payment.voided",
+    "refunded": "payment.refunded",
+}
+
+
+class SimulatedProvider:
+    """The sessions and what may happen to them.
+
+    Methods decide, note and return without an await between, so two requests can't both capture. A
+    caller answers after flush(), also if nothing was new: what it saw may not be on disk yet.
+    """
+
+    def __init__(self, settings: Settings, dice: FaultDice) -> None:
+        """Replays the ledger and sends what was not delivered. Errors: LedgerError."""
+        self._url = settings.provider_url.rstrip("/")
+        self._sessions: dict[str, PaymentSession] = {}
+        self._keys: dict[str, tuple[str, str]] = {}  # idempotency key -> verb, session_id
+        self._undelivered: dict[str, ProviderEvent] = {}
+        self._statuses: Counter[Status] = Counter()
+        self._captured_amounts: Counter[str] = Counter()
+        self._refunded_amounts: Counter[str] = Counter()
+        self._ledger = Ledger(Path(settings.provider_ledger))
+        self.flush = self._ledger.flush
+        for entry in self._ledger.replay():
+            self._apply(entry)
+        self._courier = Courier(settings, dice, self.flush, self._acknowledge)
+        for event in self._undelivered.values():
+            self._courier.send(event)
+        log.info(
+            "ledger replayed: ledger=%s sessions=%d undelivered=%d",
+            settings.provider_ledger,
+            len(self._sessions),
+            len(self._undelivered),
+        )
+
+    async def close(self) -> None:
+        """Stops delivering, and closes the ledger."""
+        await self._courier.close()
+        await self._ledger.close()
+
+    def open(self, new: NewSession, key: str | None) -> tuple[PaymentSession, bool]:
+        """A session, and whether it is new. Errors: idempotency_key_reused."""
+        session_id = self._used(key, "open")
+        if session_id is not None:
+            known = self._sessions[session_id]
+            if any(getattr(known, f) != getattr(new, f) for f in new.__struct_fields__):
+                raise _key_reused()
+            return known, False
+        session_id = f"cs_{secrets.token_hex(12)}"
+        self._note(
+            Opened(
+                at=_now(),
+                session_id=session_id,
+                payment_id=new.payment_id,
+                order_id=new.order_id,
+                amount=new.amount,
+                currency=new.currency,
+                expires_at=new.expires_at,
+                key=key,
+            )
+        )
+        log.info(
+            "opened: session=%s payment=%s amount=%d currency=%s",
+            session_id,
+            new.payment_id,
+            new.amount,
+            new.currency,
+        )
+        return self._sessions[session_id], True
+
+    def complete(self, session_id: str, outcome: Literal["succeed", "fail"]) -> PaymentSession:
+        """The customer has paid, or could not. Errors: already_captured, _failed, _voided."""
+        session = self.get(session_id)
+        if session.status == "open":
+            return self._move(session, "captured" if outcome == "succeed" else "failed")
+        same = ("captured", "refunded") if outcome == "succeed" else ("failed",)
+        if session.status not in same:
+            raise _already(session)
+        return session
+
+    def void(self, session_id: str, key: str | None) -> PaymentSession:
+        """No money will come; of a failed session that is true anyway. Errors: already_captured."""
+        session = self.get(session_id)
+        self._claim(key, "void", session_id)
+        if session.status == "open":
+            return self._move(session, "voided", key)
+        if session.status in ("captured", "refunded"):
+            raise _already(session)
+        return session
+
+    def refund(self, session_id: str, wanted: RefundCall, key: str | None) -> PaymentSession:
+        """The money goes back, once, whatever the key. Errors: not_captured, wrong_amount."""
+        session = self.get(session_id)
+        self._claim(key, "refund", session_id)
+        if session.status not in ("captured", "refunded"):
+            raise CallRefused(409, "not_captured", f"The session is {session.status}.", session)
+        if wanted.amount not in (None, session.amount) or (
+            wanted.currency not in (None, session.currency)
+        ):
+            raise CallRefused(409, "wrong_amount", "That is not what was captured.", session)
+        return self._move(session, "refunded", key) if session.status == "captured" else session
+
+    def get(self, session_id: str) -> PaymentSession:
+        """Errors: unknown_session."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise CallRefused(404, "unknown_session", "There is no such session.")
+        return session
+
+    def page(self, after: int, limit: int) -> SessionPage:
+        """Sessions in the order of their opening; after: how many to skip."""
+        sessions = list(itertools.islice(self._sessions.values(), after, after + limit))
+        end = after + len(sessions)
+        return SessionPage(self._totals(), sessions, end if end < len(self._sessions) else None)
+
+    def _totals(self) -> Totals:
+        count = self._statuses
+        return Totals(
+            sessions=len(self._sessions),
+            open=count["open"],
+            failed=count["failed"],
+            voided=count["voided"],
+            captured=count["captured"] + count["refunded"],
+            refunded=count["refunded"],
+            captured_amounts=dict(self._captured_amounts),
+            refunded_amounts=dict(self._refunded_amounts),
+            undelivered_events=len(self._undelivered),
+        )
+
+    def _used(self, key: str | None, verb: str) -> str | None:
+        """The session that a key was used for."""
+        if key is None or key not in self._keys:
+            return None
+        used_verb, session_id = self._keys[key]
+        if used_verb != verb:
+            raise _key_reused()
+        return session_id
+
+    def _claim(self, key: str | None, verb: str, session_id: str) -> None:
+        if self._used(key, verb) not in (None, session_id):
+            raise _key_reused()
+
+    def _move(
+        self,
+        session: PaymentSession,
+        to: Literal["captured", "failed", "voided", "refunded"],
+        key: str | None = None,
+    ) -> PaymentSession:
+        moved = Moved(
+            at=_now(),
+            to=to,
+            session_id=session.session_id,
+            payment_id=session.payment_id,
+            amount=session.amount,
+            currency=session.currency,
+            event_id=f"evt_{secrets.token_hex(12)}",
+            key=key,
+        )
+        self._note(moved)
+        self._courier.send(self._undelivered[moved.event_id])
+        log.info(
+            "%s: session=%s payment=%s amount=%d currency=%s",
+            to,
+            moved.session_id,
+            moved.payment_id,
+            moved.amount,
+            moved.currency,
+        )
+        return self._sessions[session.session_id]
+
+    def _note(self, entry: Entry) -> None:
+        """Something happens, now."""
+        self._apply(entry)
+        self._ledger.write(entry)
+
+    def _apply(self, entry: Entry) -> None:
+        """What an entry, new or replayed, changes in memory."""
+        match entry:
+            case Opened():
+                self._sessions[entry.session_id] = PaymentSession(
+                    session_id=entry.session_id,
+                    payment_id=entry.payment_id,
+                    order_id=entry.order_id,
+                    status="open",
+                    amount=entry.amount,
+                    currency=entry.currency,
+                    checkout_url=f"{self._url}/sessions/{entry.session_id}",
+                    expires_at=entry.expires_at,
+                    created_at=entry.at,
+                )
+                self._statuses["open"] += 1
+                self._remember(entry.key, "open", entry.session_id)
+            case Moved():
+                session = self._sessions[entry.session_id]
+                times: dict[str, Any] = {f"{entry.to}_at": entry.at}
+                self._sessions[entry.session_id] = replace(session, status=entry.to, **times)
+                self._statuses[session.status] -= 1
+                self._statuses[entry.to] += 1
+                if entry.to == "captured":
+                    self._captured_amounts[entry.currency] += entry.amount
+                elif entry.to == "refunded":
+                    self._refunded_amounts[entry.currency] += entry.amount
+                self._undelivered[entry.event_id] = ProviderEvent(
+                    event_id=entry.event_id,
+                    type=_EVENT_TYPES[entry.to],
+                    session_id=entry.session_id,
+                    payment_id=entry.payment_id,
+                    amount=entry.amount,
+                    currency=entry.currency,
+                    occurred_at=entry.at,
+                )
+                verb = {"voided": "void", "refunded": "refund"}.get(entry.to, "")
+                self._remember(entry.key, verb, entry.session_id)
+            case Delivered():
+                self._undelivered.pop(entry.event_id, None)
+
+    def _remember(self, key: str | None, verb: str, session_id: str) -> None:
+        if key is not None:
+            self._keys[key] = (verb, session_id)
+
+    def _acknowledge(self, event: ProviderEvent) -> None:
+        if event.event_id in self._undelivered:  # else its duplicate was first
+            self._note(Delivered(at=_now(), event_id=event.event_id))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _already(session: PaymentSession) -> CallRefused:
+    status = "captured" if session.status == "refunded" else session.status
+    return CallRefused(409, f"already_{status}", f"The session is {session.status}.", session)
+
+
+def _key_reused() -> CallRefused:
+    return CallRefused(
+        409, "idempotency_key_reused", "This Idempotency-Key was used for something else."
+    )

@@ -1,0 +1,134 @@
+"""What customers are told: the queue's messages as types, their words, and the simulated sender.
+
+Delivery is at least once: a worker that dies between sending and acknowledging leaves the message
+to another one. Each carries a Message-Id made from its job, the same each time, so that a mail
+server can drop the second.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Protocol
+
+import msgspec
+
+log = logging.getLogger("flashsale.mail")
+
+
+class _About(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """Which order it is about, as it was when the worker took the message."""
+
+    order_id: str
+    item_id: int
+    item_name: str
+    customer_id: str
+    expires_at: datetime | None = None
+    checkout_url: str | None = None
+
+
+class Reserved(_About, frozen=True, tag="reserved"):
+    """The customer got a unit at once."""
+
+
+class YourTurn(_About, frozen=True, tag="your_turn"):
+    """The line has reached the customer."""
+
+
+class Paid(_About, frozen=True, tag="paid"):
+    """The money has come; the unit is sold."""
+
+
+class Expired(_About, frozen=True, tag="expired"):
+    """The reservation was not paid in time."""
+
+
+class Cancelled(_About, frozen=True, tag="cancelled"):
+    """The customer has given the order up."""
+
+
+class Refunded(_About, frozen=True, tag="refunded"):
+    """Money that could not be used has gone back."""
+
+
+class Unserved(_About, frozen=True, tag="unserved"):
+    """The sale closed before the line reached the customer."""
+
+
+Notification = Reserved | YourTurn | Paid | Expired | Cancelled | Refunded | Unserved
+
+
+class Mail(msgspec.Struct, frozen=True, kw_only=True):
+    """A mail to a customer."""
+
+    message_id: str
+    """The same for every delivery of one message."""
+    to: str
+    """A customer_id; a real sender looks the address up."""
+    subject: str
+    text: str
+
+
+class Sender(Protocol):
+    """What hands mails over. A real one fits in here."""
+
+    async def send(self, mail: Mail) -> None:
+        """Hands a mail over for good. Any error means that it is tried again later."""
+
+
+class LogSender:
+    """The simulation: a mail is a line in the log."""
+
+    async def send(self, mail: Mail) -> None:
+        """Writes the mail into the log."""
+        # !r: a name with a line break in it must not look like another line.
+        log.info(
+            "mail: to=%r id=%s subject=%r text=%r",
+            mail.to,
+            mail.message_id,
+            mail.subject,
+            mail.text,
+        )
+
+
+def compose(notification: Notification, job_id: int) -> Mail:
+    """A notification in words."""
+    item = " ".join(notification.item_name.split())
+    order = f"order {notification.order_id}"
+    offer = (
+        f"Your unit of {item} is reserved until {_time(notification.expires_at)}, "
+        f"pay here: {notification.checkout_url}"
+    )
+    match notification:
+        case Reserved():
+            subject, text = f"{item}: reserved for you", f"{offer} ({order})"
+        case YourTurn():
+            subject, text = f"{item}: it is your turn", f"It is your turn. {offer} ({order})"
+        case Paid():
+            subject, text = f"{item}: paid", f"Your {order} is paid. The unit is yours."
+        case Expired():
+            subject = f"{item}: your reservation has expired"
+            text = (
+                f"Your {order} was not paid until {_time(notification.expires_at)}, so the unit "
+                "goes to the next in line. A new order joins the end of the line."
+            )
+        case Cancelled():
+            subject, text = f"{item}: cancelled", f"Your {order} is cancelled. Nothing is due."
+        case Refunded():
+            subject = f"{item}: your money is on its way back"
+            text = f"A payment for {order} could not be used and has been refunded in full."
+        case Unserved():
+            subject = f"{item}: the sale is over"
+            text = f"No unit became free for {order} before the sale closed. Nothing is due."
+    return Mail(
+        message_id=f"<notification-{job_id}@flashsale>",
+        to=notification.customer_id,
+        subject=subject,
+        text=text,
+    )
+
+
+def _time(moment: datetime | None) -> str:
+    if moment is None:
+        return "the deadline"
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

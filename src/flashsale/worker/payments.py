@@ -1,0 +1,93 @@
+"""The queue of payment jobs: opens, voids and refunds sessions at the payment provider."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from functools import partial
+
+import msgspec
+
+from flashsale.database.jobs import Jobs, LeasedJob
+from flashsale.settings import Settings
+from flashsale.worker.provider import PaymentProvider, SessionCaptured
+from flashsale.worker.queue import Acknowledge, Queue
+
+
+class _PaymentJob(msgspec.Struct, frozen=True, tag_field="kind"):
+    payment_id: int
+    amount: int  # minor units of currency
+    currency: str
+
+
+class OpenJob(_PaymentJob, frozen=True, tag="open"):
+    """Open a session for a hold."""
+
+    order_id: int
+    expires_at: datetime
+
+
+class VoidJob(_PaymentJob, frozen=True, tag="void"):
+    """The hold is over: close its session."""
+
+    session_id: str
+
+
+class RefundJob(_PaymentJob, frozen=True, tag="refund"):
+    """Money came that could not be used: send it back."""
+
+    session_id: str
+
+
+PaymentJob = OpenJob | VoidJob | RefundJob
+
+
+class PaymentQueue(Queue):
+    """Each call has the payment's own idempotency key, so that it is safe to repeat."""
+
+    name = "payments"
+
+    def __init__(
+        self, settings: Settings, jobs: Jobs, stop: asyncio.Event, provider: PaymentProvider
+    ) -> None:
+        """provider: where sessions are opened, voided and refunded."""
+        super().__init__(settings, jobs, stop, at_once=settings.job_concurrency)
+        self._provider = provider
+
+    async def take(self, limit: int, lease_seconds: int) -> list[LeasedJob]:
+        """Leases payment jobs."""
+        return await self.jobs.take_payment_jobs(limit, lease_seconds)
+
+    async def perform(self, job: LeasedJob) -> Acknowledge:
+        """Calls the provider. Errors: as of PaymentProvider; msgspec.ValidationError."""
+        wanted: PaymentJob = msgspec.convert(job.columns, PaymentJob)
+        name = str(wanted.payment_id)
+        match wanted:
+            case OpenJob(payment_id, amount, currency, order_id, expires_at):
+                session = await self._provider.open_session(
+                    name, str(order_id), amount, currency, expires_at, f"payment-{name}-open"
+                )
+                return partial(
+                    self.jobs.payment_opened,
+                    job,
+                    payment_id,
+                    session.session_id,
+                    session.checkout_url,
+                )
+            case VoidJob(payment_id, _, _, session_id):
+                answer = await self._provider.void_session(session_id, f"payment-{name}-void")
+                if isinstance(answer, SessionCaptured):
+                    return partial(
+                        self.jobs.payment_captured,
+                        job,
+                        payment_id,
+                        session_id,
+                        answer.amount,
+                        answer.currency,
+                    )
+                return partial(self.jobs.payment_voided, job, payment_id)
+            case RefundJob(payment_id, amount, currency, session_id):
+                await self._provider.refund_session(
+                    session_id, amount, currency, f"payment-{name}-refund"
+                )
+                return partial(self.jobs.payment_refunded, job, payment_id)

@@ -1,0 +1,149 @@
+"""A queue of jobs: leases them, does each outside of the database, and tells it the result."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import ClassVar, TypeVar
+
+import msgspec
+
+from flashsale.database.jobs import Jobs, LeasedJob
+from flashsale.database.sqlstates import is_passing
+from flashsale.settings import Settings
+from flashsale.worker.provider import ProviderRefused
+from flashsale.worker.trouble import RETRY_MAX_SECONDS, Trouble, in_short, pause, unless_expected
+
+log = logging.getLogger("flashsale.worker")
+
+DOWN_AFTER_FAILURES = 10  # in a row; then the other side is called down ...
+PROBE_SECONDS = 1.0  # ... and one job at a time tries it, so that the others keep their tries
+
+T = TypeVar("T")
+Acknowledge = Callable[[], Awaitable[bool]]
+"""Tells the database what came of a job, and returns whether its lease was still ours. May be
+called again if the database was away."""
+
+
+class Queue(ABC):
+    """Leases jobs and does each at once, so that a lease has to last for one call only."""
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, settings: Settings, jobs: Jobs, stop: asyncio.Event, *, at_once: int
+    ) -> None:
+        """at_once: how many jobs may be under way."""
+        self.done = 0
+        self.jobs = jobs
+        self._settings = settings
+        self._stop = stop
+        self._at_once = at_once
+        self._failed_in_a_row = 0
+
+    @abstractmethod
+    async def take(self, limit: int, lease_seconds: int) -> list[LeasedJob]:
+        """Leases up to so many jobs."""
+
+    @abstractmethod
+    async def perform(self, job: LeasedJob) -> Acknowledge:
+        """Does a job outside of the database; returns how to tell the database."""
+
+    async def work(self) -> None:
+        """Takes and does jobs until the stop, then finishes those under way."""
+        trouble = Trouble(f"taking {self.name}")
+        running: set[asyncio.Task[None]] = set()
+        async with asyncio.TaskGroup() as group:
+            while not self._stop.is_set():
+                free = await self._free(len(running))
+                if self._stop.is_set():
+                    return
+                if free <= 0:
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    continue
+                try:
+                    jobs = await self.take(
+                        min(free, self._settings.job_batch), self._settings.job_lease_seconds
+                    )
+                except Exception as error:
+                    await pause(self._stop, trouble.hit(error))
+                    continue
+                trouble.over()
+                for job in jobs:
+                    task = group.create_task(self._do(job))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                if not jobs:
+                    await pause(self._stop, self._settings.job_poll_seconds)
+
+    async def _free(self, running: int) -> int:
+        """How many jobs may start now; while the other side is down, one after a pause."""
+        free = self._at_once - running
+        if self._failed_in_a_row < DOWN_AFTER_FAILURES:
+            return free
+        await pause(self._stop, PROBE_SECONDS)
+        return min(1, free)
+
+    async def _do(self, job: LeasedJob) -> None:
+        """One job, from its lease to its acknowledgement; no error leaves this."""
+        lease_ends = asyncio.get_running_loop().time() + self._settings.job_lease_seconds
+        try:
+            try:
+                async with asyncio.timeout(self._settings.provider_timeout_seconds):
+                    acknowledge = await self.perform(job)
+            except Exception as error:
+                self._note(error)
+                await self._retry(job, error, lease_ends)
+                return
+            self._note(None)
+            try:
+                was_ours = await _insist(acknowledge, lease_ends)
+            except Exception as error:
+                if is_passing(error):
+                    raise
+                await self._retry(job, error, lease_ends)  # the database refuses what we learnt
+                return
+            self.done += 1
+            if not was_ours:
+                log.info("%s", self._about(job, "lease lost: somebody else has this job now"))
+        except Exception as error:
+            # Not a matter of this job: its lease runs out, and it is done again, with its key.
+            log.warning("%s", self._about(job, f"not acknowledged: {in_short(error)}"))
+
+    async def _retry(self, job: LeasedJob, error: Exception, lease_ends: float) -> None:
+        text = in_short(error)
+        fate = await _insist(lambda: self.jobs.retry(self.name, job, text), lease_ends)
+        log.log(
+            logging.ERROR if fate == "dead" else logging.INFO,
+            "%s",
+            self._about(job, f"failed: fate={fate} error={text!r}"),
+            exc_info=unless_expected(error),
+        )
+
+    def _note(self, error: Exception | None) -> None:
+        """Counts failures of the other side in a row; an answer that we don't like is none."""
+        if error is not None and not isinstance(error, ProviderRefused | msgspec.MsgspecError):
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row == DOWN_AFTER_FAILURES:
+                log.warning("%s: %d failures in a row, probing", self.name, DOWN_AFTER_FAILURES)
+        else:
+            if self._failed_in_a_row >= DOWN_AFTER_FAILURES:
+                log.info("%s: works again", self.name)
+            self._failed_in_a_row = 0
+
+    def _about(self, job: LeasedJob, text: str) -> str:
+        return f"{self.name} job {job.job_id}, try {job.reads}: {text}"
+
+
+async def _insist(tell: Callable[[], Awaitable[T]], lease_ends: float) -> T:
+    """Tells the database; while it is away, again and again until the lease is over."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return await tell()
+        except Exception as error:
+            if not is_passing(error) or loop.time() + RETRY_MAX_SECONDS > lease_ends:
+                raise
+            await asyncio.sleep(RETRY_MAX_SECONDS)

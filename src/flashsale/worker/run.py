@@ -1,0 +1,122 @@
+"""Runs the worker: its queues and its sweeps, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+
+from flashsale.database.jobs import Jobs, Sweeps, has_swept, worker_role
+from flashsale.settings import Settings
+from flashsale.worker.mail import LogSender, Sender
+from flashsale.worker.notifications import NotificationQueue
+from flashsale.worker.payments import PaymentQueue
+from flashsale.worker.provider import HttpProvider, PaymentProvider
+from flashsale.worker.queue import Queue
+from flashsale.worker.trouble import Trouble, pause
+
+log = logging.getLogger("flashsale.worker")
+
+SWEEP_LIMIT = 1000  # orders per step: sweeps are short, and far inside the statement timeout
+ALIVE_SECONDS = 60.0  # between log lines that say so
+
+
+async def run(
+    settings: Settings,
+    provider: PaymentProvider | None = None,
+    sender: Sender | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Works until `stop` is set; without one, until SIGTERM or SIGINT.
+
+    Then it takes nothing new, finishes what is under way within worker_stop_seconds, and leaves the
+    rest to the worker that gets it when its lease is over. Needs no database to start.
+    """
+    async with AsyncExitStack() as stack:
+        if stop is None:
+            stop = asyncio.Event()
+            stack.enter_context(_set_by_signals(stop))
+        if provider is None:
+            provider = await stack.enter_async_context(
+                HttpProvider(
+                    settings.provider_url,
+                    timeout_seconds=settings.provider_timeout_seconds,
+                    connections=settings.job_concurrency,
+                )
+            )
+        jobs = await stack.enter_async_context(Jobs(settings))
+        queues: list[Queue] = [
+            PaymentQueue(settings, jobs, stop, provider),
+            NotificationQueue(settings, jobs, stop, sender or LogSender()),
+        ]
+        log.info("working: runner=%s database_role=%s", runner(), worker_role(settings))
+        async with asyncio.TaskGroup() as group:
+            loops = [
+                group.create_task(_sweep(settings, stop), name="sweep"),
+                group.create_task(_say_alive(stop, queues), name="alive"),
+                *(group.create_task(queue.work(), name=queue.name) for queue in queues),
+            ]
+            await stop.wait()
+            log.info("stopping: finishing what is under way")
+            _, late = await asyncio.wait(loops, timeout=settings.worker_stop_seconds)
+            for task in late:
+                log.warning("stopping: gave up on %s", task.get_name())
+                task.cancel()
+    log.info("stopped")
+
+
+def runner() -> str:
+    """The name of this process in sweep_status."""
+    return f"{_machine()}{os.getpid()}"
+
+
+async def healthy(settings: Settings) -> bool:
+    """Whether a worker on this machine has swept lately, as the database saw it."""
+    return await has_swept(settings, _machine())
+
+
+async def _sweep(settings: Settings, stop: asyncio.Event) -> None:
+    """Sweeps at an interval, at once again if there is more; on a connection of its own."""
+    loop = asyncio.get_running_loop()
+    trouble = Trouble("sweep")
+    while not stop.is_set():
+        try:
+            async with Sweeps(settings, runner()) as sweeps:
+                while not stop.is_set():
+                    due = loop.time() + settings.sweep_interval_seconds
+                    more = await sweeps.sweep(SWEEP_LIMIT)
+                    trouble.over()
+                    if not more:
+                        await pause(stop, due - loop.time())
+        except Exception as error:
+            await pause(stop, trouble.hit(error))
+
+
+async def _say_alive(stop: asyncio.Event, queues: Sequence[Queue]) -> None:
+    while True:
+        await pause(stop, ALIVE_SECONDS)
+        if stop.is_set():
+            return
+        log.info("alive: %s", " ".join(f"{q.name}_done={q.done}" for q in queues))
+
+
+def _machine() -> str:
+    """What the runners of this machine begin with."""
+    return f"worker:{socket.gethostname()}:"
+
+
+@contextmanager
+def _set_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for signum in signals:
+        loop.add_signal_handler(signum, stop.set)
+    try:
+        yield
+    finally:
+        for signum in signals:
+            loop.remove_signal_handler(signum)

@@ -1,0 +1,333 @@
+"""Requests for units that travel together, and whom one that fails or waits disturbs: nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from flashsale.api.intake import Intake
+from flashsale.database.calls import Database
+from flashsale.models import UnitAnswer, UnitRequest
+from flashsale.refusals import Overloaded, Unavailable
+from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
+from support import Connection, connect, eventually, item, reserve, rows, value
+
+
+class Calls:
+    """A database that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.made: list[list[UnitRequest]] = []
+        self.may_answer = asyncio.Event()
+
+    async def reserve(self, request: UnitRequest, deadline: float) -> UnitAnswer:
+        return (await self.reserve_many([request], deadline))[0]
+
+    async def reserve_many(
+        self, requests: Sequence[UnitRequest], deadline: float
+    ) -> list[UnitAnswer]:
+        self.made.append(list(requests))
+        await self.may_answer.wait()
+        return [UnitAnswer(request.customer_id, None, None) for request in requests]
+
+    def unit_answer(self, row: UnitAnswer) -> UnitAnswer:
+        return row
+
+    def intake(self, **changes: Any) -> Intake:
+        return Intake(self, settings("postgresql://nowhere", **changes))
+
+
+def requests(count: int, first: int = 0) -> list[UnitRequest]:
+    return [UnitRequest(1, f"c{n}") for n in range(first, first + count)]
+
+
+def ask(intake: Intake, asked: Sequence[UnitRequest]) -> list[asyncio.Task[UnitAnswer]]:
+    return [asyncio.create_task(intake.reserve(request)) for request in asked]
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_request_alone_goes_at_once() -> None:
+    calls = Calls()
+    (task,) = ask(calls.intake(), requests(1))
+    await turns()  # no timer: nothing but turns of the loop
+    assert calls.made == [requests(1)]
+    calls.may_answer.set()
+    assert (await task).outcome == "c0"
+
+
+async def test_while_a_batch_is_in_flight_the_next_gathers_in_order_and_bounded() -> None:
+    calls = Calls()
+    intake = calls.intake(batch_size=10)
+    tasks = ask(intake, requests(1))
+    await turns()
+    tasks += ask(intake, requests(25, 1))
+    await turns()
+    assert len(calls.made) == 1
+    assert intake.waiting == 25
+    calls.may_answer.set()
+    assert [r.outcome for r in await asyncio.gather(*tasks)] == [w[1] for w in requests(26)]
+    assert [len(made) for made in calls.made] == [1, 10, 10, 5]
+    assert [request for made in calls.made for request in made] == requests(26)
+
+
+async def test_who_has_gone_is_not_asked_for_and_disturbs_nobody() -> None:
+    calls = Calls()
+    intake = calls.intake()
+    tasks = ask(intake, requests(1))
+    await turns()
+    tasks += ask(intake, requests(3, 1))
+    await turns()
+    tasks[0].cancel()  # in flight
+    tasks[2].cancel()  # waits
+    calls.may_answer.set()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(d) for d in done] == [
+        asyncio.CancelledError,
+        UnitAnswer,
+        asyncio.CancelledError,
+        UnitAnswer,
+    ]
+    assert calls.made[1] == [UnitRequest(1, "c1"), UnitRequest(1, "c3")]
+
+
+async def test_what_would_wait_too_long_is_refused_at_once() -> None:
+    calls = Calls()
+    intake = calls.intake(batch_size=1, reserve_wait_ms=1000, reserve_deadline_ms=60_000)
+    intake._gate.called(8 * 0.6)  # lately a call took 0.6 s
+    tasks = ask(intake, requests(1))
+    await turns()
+    tasks += ask(intake, requests(2))
+    await turns()
+    (refused,) = await asyncio.gather(*ask(intake, requests(1)), return_exceptions=True)
+    assert isinstance(refused, Overloaded) and refused.retry_seconds == 2
+    calls.may_answer.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_who_could_not_be_answered_by_the_deadline_is_not_sent() -> None:
+    calls = Calls()
+    intake = calls.intake(reserve_deadline_ms=100)
+    tasks = ask(intake, requests(1))
+    await turns()
+    tasks += ask(intake, requests(2, 1))
+    await asyncio.sleep(0.06)
+    calls.may_answer.set()
+    _, *late = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(error) for error in late] == [Overloaded, Overloaded]
+    assert len(calls.made) == 1
+
+
+# On the database
+
+
+class Counting(Database):
+    """The service's database; counts the requests of each call."""
+
+    sizes: list[int]
+
+    async def reserve(self, request: UnitRequest, deadline: float) -> Any:
+        self.sizes.append(1)
+        return await super().reserve(request, deadline)
+
+    async def reserve_many(self, requests: Sequence[UnitRequest], deadline: float) -> Any:
+        self.sizes.append(len(requests))
+        return await super().reserve_many(requests, deadline)
+
+
+@asynccontextmanager
+async def counted(url: str, **changes: Any) -> AsyncIterator[tuple[Intake, list[int]]]:
+    """An intake in front of the service's database, and the sizes of the calls that it made."""
+    wanted = settings(url, **changes)
+    database = Counting(wanted)
+    database.sizes = []
+    await database.open()
+    intake = Intake(database, wanted)
+    with intake.measured():
+        try:
+            yield intake, database.sizes
+        finally:
+            await database.close()
+
+
+async def together(intake: Intake, asked: Sequence[UnitRequest]) -> list[Any]:
+    return await asyncio.gather(*map(intake.reserve, asked), return_exceptions=True)
+
+
+async def test_a_hundred_at_once_are_few_calls_in_order(db: Connection, database_url: str) -> None:
+    shoe = item(db, stock=50)
+    async with counted(database_url) as (intake, sizes):
+        answers = await together(intake, [UnitRequest(shoe, f"c{n}") for n in range(100)])
+    assert [a.order.ticket for a in answers] == list(range(1, 101))
+    assert [a.outcome for a in answers] == ["reserved"] * 50 + ["waiting"] * 50
+    assert len(sizes) <= 2
+
+
+async def test_a_bad_request_among_good_ones_is_alone_in_its_trouble(
+    db: Connection, database_url: str
+) -> None:
+    shoe = item(db, stock=9)
+    bad = [
+        UnitRequest(shoe + 1, "bob"),  # no such item
+        UnitRequest(shoe, "x" * 129),  # refused by the row
+        UnitRequest(shoe, "a\0b"),  # refused by Postgres, and with it the batch
+        UnitRequest(2**40, "dan"),  # refused by asyncpg
+    ]
+    async with counted(database_url) as (intake, _):
+        for n, request in enumerate(bad):
+            ann, wrong, cid = await together(
+                intake, [UnitRequest(shoe, f"ann{n}"), request, UnitRequest(shoe, f"cid{n}")]
+            )
+            assert (ann.outcome, cid.outcome) == ("reserved", "reserved")
+            assert isinstance(wrong, Exception) or wrong.outcome in ("unknown_item", "invalid")
+    db.execute("select flashsale.sweep()")
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+async def test_a_twin_that_is_held_delays_its_customer_only(
+    db: Connection, database_url: str, connections: int
+) -> None:
+    shoe = item(db, stock=500)
+    async with counted(database_url, reserve_connections=connections, reserve_wait_ms=10) as (
+        intake,
+        _,
+    ):
+        with connect(database_url, autocommit=False) as tool:
+            held = reserve(tool, shoe, "held")
+            twin = asyncio.create_task(intake.reserve(UnitRequest(shoe, "held")))
+            async with asyncio.timeout(1.5):  # the twin alone would take 2 s
+                for batch in range(3):
+                    asked = [UnitRequest(shoe, f"c{batch}.{n}") for n in range(30)]
+                    answers = await together(intake, asked)
+                    assert {a.outcome for a in answers} == {"reserved"}
+                    assert not twin.done()
+                    await asyncio.sleep(0.03)  # so that some meet the twin's attempts
+            tool.commit()
+        answer = await twin
+        attempts = value(db, "select flashsale.last_ticket(%s)", shoe) - 91
+        assert attempts < 40  # tickets that are lost for a while: a batch's, and few more
+        assert (answer.outcome, answer.order.order_id) == ("existing", str(held.order_id))
+
+
+async def test_a_twin_that_is_held_for_too_long_is_told_so(
+    db: Connection, database_url: str
+) -> None:
+    shoe = item(db, stock=50)
+    async with serving(settings(database_url, reserve_deadline_ms=600)) as api:
+        with connect(database_url, autocommit=False) as tool:
+            reserve(tool, shoe, "ann")
+            async with asyncio.timeout(2):
+                refused = await api.order({"item_id": shoe}, "ann")
+            problem(refused, 503, "overloaded")
+            assert refused.headers["retry-after"] == "1"
+            tool.rollback()
+        assert (await api.order({"item_id": shoe}, "ann")).status_code == 201
+
+
+async def test_a_batch_whose_connection_breaks_is_unknown_and_safe_to_repeat(
+    db: Connection, database_url: str
+) -> None:
+    shoe = item(db, stock=500)
+    customers = [f"c{n}" for n in range(20)]
+    bounds = {"reserve_lock_ms": 60_000, "reserve_deadline_ms": 60_000}
+    async with serving(settings(database_url, **bounds)) as api:
+        with connect(database_url, autocommit=False) as blocker:
+            reserve(blocker, shoe, "c7")  # so that the batch is there to be killed
+            asking = [
+                asyncio.create_task(api.order({"item_id": shoe}, c, headers={"Idempotency-Key": c}))
+                for c in customers
+            ]
+            await asyncio.to_thread(eventually, lambda: kill_who_waits(db))
+            for answer in await asyncio.gather(*asking):
+                problem(answer, 503, "database_unavailable")
+                assert answer.headers["retry-after"] == "1"
+            blocker.rollback()
+        assert value(db, "select count(*) from flashsale_data.orders") == 0
+        orders: list[set[str]] = [set() for _ in customers]
+        for _ in range(2):
+            for seen, answer in zip(
+                orders,
+                await asyncio.gather(
+                    *(
+                        api.order({"item_id": shoe}, c, headers={"Idempotency-Key": c})
+                        for c in customers
+                    )
+                ),
+                strict=True,
+            ):
+                assert answer.status_code in (200, 201), answer.text
+                seen.add(answer.json()["order_id"])
+        assert [len(seen) for seen in orders] == [1] * 20
+
+
+def kill_who_waits(conn: Connection) -> int:
+    return len(
+        rows(
+            conn,
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and cardinality(pg_blocking_pids(pid)) > 0",
+        )
+    )
+
+
+async def test_a_client_that_disconnects_spoils_nobody(api: Api, db: Connection) -> None:
+    shoe = await api.item(stock=100)
+    asking = [asyncio.create_task(api.order(shoe, f"c{n}")) for n in range(40)]
+    await turns(20)
+    for task in asking[::2]:
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.gather(*asking[::2])
+    answers = await asyncio.gather(*asking[1::2])
+    assert {a.status_code for a in answers} == {201}
+    again = [await api.order(shoe, f"c{n}") for n in range(40)]
+    assert len({a.json()["order_id"] for a in again}) == 40
+
+
+async def test_a_storm_of_reads_and_reserves_leaves_payments_their_connection(
+    db: Connection, database_url: str
+) -> None:
+    shoe = item(db, stock=5)
+    async with serving(settings(database_url, reserve_lock_ms=5000)) as api:
+        order = (await api.order({"item_id": shoe}, "ann")).json()
+        with connect(database_url, autocommit=False) as blocker:
+            reserve(blocker, shoe, "bob")
+            blocker.execute("select from flashsale_data.items for update")
+            stuck = [
+                asyncio.create_task(api.order({"item_id": shoe}, "bob")),
+                asyncio.create_task(api("PATCH", f"/items/{shoe}", json={"paused": True})),
+            ]
+            await asyncio.to_thread(eventually, lambda: blocked(db) == 2)
+            async with asyncio.timeout(1):
+                assert (await api.pay(order)).status_code == 200
+        await asyncio.gather(*stuck)
+
+
+def blocked(conn: Connection) -> int:
+    return int(
+        value(
+            conn,
+            "select count(*) from pg_stat_activity where datname = current_database() "
+            "and cardinality(pg_blocking_pids(pid)) > 0",
+        )
+    )
+
+
+def test_an_unavailable_database_is_told_to_all() -> None:
+    async def run() -> None:
+        class Broken(Calls):
+            async def reserve_many(self, requests: Sequence[UnitRequest], deadline: float) -> Any:
+                raise Unavailable
+
+        intake = Broken().intake()
+        answers = await asyncio.gather(*ask(intake, requests(3)), return_exceptions=True)
+        assert [type(a) for a in answers] == [Unavailable] * 3
+
+    asyncio.run(run())
