@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prove.checker import INVARIANTS, Database, Item, Order, Payment, Run, judge
-from prove.history import History
+from prove.judge.checker import INVARIANTS, Database, Item, Order, Payment, Run, judge
+from prove.judge.history import History
 from prove.report import Row, table
 
 ROOT = Path(__file__).parent.parent

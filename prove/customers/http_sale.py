@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from prove.client import Client, NoAnswer
-from prove.history import History, Op
+from prove.customers.client import Client, NoAnswer
+from prove.judge.history import History, Op
 
 HABITS = {
     "pays": 40,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from prove.checker import NEXT
-from prove.cluster import Connection
+from prove.judge.checker import NEXT
+from prove.stage.cluster import Connection
 
 DRAIN_SECONDS = 30.0
 

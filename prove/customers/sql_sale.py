@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from prove.cluster import Connection, connect
-from prove.sale import call, pay
+from prove.customers.sql_calls import call, pay
+from prove.stage.cluster import Connection, connect
 
 CLIENTS = 6
 

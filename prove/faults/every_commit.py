@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
-from prove.checker import NEXT
-from prove.cluster import Connection, admin, copy, folder, kill
+from prove.customers.sql_calls import honours, put_on_sale, sell_out
+from prove.customers.sql_sale import ITEMS, Answer, Storm
+from prove.judge.checker import NEXT
 from prove.report import Row
-from prove.sale import honours, put_on_sale, sell_out
-from prove.sql_storm import ITEMS, Answer, Storm
+from prove.stage.cluster import Connection, admin, copy, folder, kill
 
 SEGMENT = 16 * 2**20
 SETTINGS = {"wal_keep_size": "16GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h"}

@@ -24,9 +24,9 @@ import psycopg
 
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
-from prove.cluster import Connection, admin, connect, folder, kill, standby
+from prove.customers.sql_calls import call, honours, put_on_sale, sell_out
 from prove.report import Row
-from prove.sale import call, honours, put_on_sale, sell_out
+from prove.stage.cluster import Connection, admin, connect, folder, kill, standby
 
 CLIENTS = 6
 STOCK = 200

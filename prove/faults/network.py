@@ -9,13 +9,13 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from prove.checker import Database
-from prove.client import Client, NoAnswer
-from prove.load import PRICE, Size
-from prove.proxy import Proxy, silence
+from prove.customers.client import Client, NoAnswer
+from prove.customers.http_sale import PRICE, Size
+from prove.faults.trial import Fault, trial
+from prove.judge.checker import Database
 from prove.report import Row
-from prove.service import Parts
-from prove.storm import Fault, trial
+from prove.stage.proxy import Proxy, silence
+from prove.stage.service import Parts
 
 LOAD = Size(customers=1200, per_second=80)
 LONG_LOAD = Size(customers=2400, per_second=80)

@@ -18,8 +18,10 @@ from typing import Any
 import psutil
 import psycopg
 
-from prove.checker import equal_keys_get_equal_answers as same_answers
-from prove.checker import (
+from prove.customers.http_sale import Size
+from prove.faults.trial import Fault, trial
+from prove.judge.checker import equal_keys_get_equal_answers as same_answers
+from prove.judge.checker import (
     every_capture_is_settled_once,
     every_grant_has_its_payment_job,
     every_hold_gets_its_window,
@@ -27,10 +29,8 @@ from prove.checker import (
     the_database_agrees,
     what_was_acknowledged_exists,
 )
-from prove.load import Size
 from prove.report import Row
-from prove.service import STARTS_WITHIN_SECONDS, Parts, Service
-from prove.storm import Fault, trial
+from prove.stage.service import STARTS_WITHIN_SECONDS, Parts, Service
 
 LOAD = Size(customers=1000, per_second=80)
 LONGER_LOAD = Size(customers=1600, per_second=80)  # for half of LOAD the volume is full

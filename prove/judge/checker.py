@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from prove.history import History, Op
+from prove.judge.history import History, Op
 
 Place = tuple[int, int]
 """An order's identity: item_id and ticket."""

@@ -23,7 +23,7 @@ import psycopg
 
 from flashsale.embedded import EmbeddedPostgres, free_port
 from flashsale.migrate import migrate
-from prove.proxy import Proxy
+from prove.stage.proxy import Proxy
 
 STARTS_WITHIN_SECONDS = 60.0
 UNFINISHED = """
