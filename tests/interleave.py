@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from support import Connection, connect, eventually, waits
+from support import Connection, blocked, connect, eventually
 
 Step = Callable[[Connection], Any]
 
@@ -87,7 +87,7 @@ def interleave(
         session.errors.clear()
 
     def quiet() -> bool:
-        return all(s.idle(0.005) or waits(watcher, s.conn) for s in sessions[: len(steps)])
+        return all(s.idle(0.005) or blocked(watcher, s.conn) for s in sessions[: len(steps)])
 
     for n in order:
         sessions[n].submit(next(todo[n]))

@@ -29,8 +29,8 @@ from hypothesis.stateful import (
 
 import http_support
 import model
-from conftest import Clock
 from flashsale.models import Order
+from flashsale.testing import Clock
 from http_support import Api
 from support import Connection, call, item, rows, settle, value
 

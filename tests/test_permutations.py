@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from conftest import Clock
+from flashsale.testing import Clock
 from interleave import Session, Step, interleave, orders_of_steps, threaded_sessions
 from support import Connection, call, item, item_status, many, pay, reserve, rows, settle, value
 

@@ -1,0 +1,35 @@
+"""flashsale's commands as processes: their environment, whether one answers, and how to end it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import urllib.error
+import urllib.request
+
+from flashsale.settings import variable
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """Our environment, with these settings of flashsale's and without any other."""
+    ours = {name: it for name, it in os.environ.items() if not name.startswith("FLASHSALE_")}
+    return ours | {variable(name): str(it) for name, it in settings.items()}
+
+
+def answers(url: str, timeout_seconds: float = 2.0) -> bool:
+    """Whether somebody answers a GET of this URL with a 2xx."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_seconds):  # noqa: S310
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def stop(process: subprocess.Popen[bytes], timeout_seconds: float = 30.0) -> None:
+    """SIGTERM, and SIGKILL for a process that is still there after the timeout."""
+    process.terminate()
+    try:
+        process.wait(timeout_seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
