@@ -48,6 +48,7 @@ class Databases:
         Errors: AssertionError with the rows of flashsale.violation; psycopg.Error if the test has
         left the database so that it can't be read.
         """
+        __tracebackhide__ = True  # pytest shows the message, and none of this code
         broken: list[Any] = []
         try:
             with self._superuser() as conn:
