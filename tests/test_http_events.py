@@ -20,6 +20,7 @@ from flashsale import examples
 from flashsale.database import Database
 from flashsale.embedded import free_port
 from flashsale.models import Order
+from flashsale.testing.processes import stop
 from flashsale.watch import Watcher
 from http_support import NEW_ITEM, SECRET, Api, settings, success
 from support import Connection, sweep
@@ -52,8 +53,7 @@ def granian(database_url: str, **env: str) -> Iterator[tuple[subprocess.Popen[by
                 time.sleep(0.05)
         yield process, url
     finally:
-        process.terminate()
-        process.wait(30)
+        stop(process)
 
 
 @asynccontextmanager

@@ -9,17 +9,16 @@ from pathlib import Path
 import pytest
 
 from flashsale import worker
-from flashsale.embedded import EmbeddedPostgres
 from flashsale.migrate import migrate
 from flashsale.settings import Settings
 from support import (
     Connection,
-    cluster_folder,
     connect,
     eventually,
     item,
     many,
     one,
+    postgres_server,
     reserve,
     rows,
     status,
@@ -43,7 +42,7 @@ def cron() -> Iterator[Connection]:
         "cron.host": "127.0.0.1",
         "fsync": "off",
     }
-    with cluster_folder(BIN_DIR) as folder, EmbeddedPostgres(folder, BIN_DIR, settings) as server:
+    with postgres_server(BIN_DIR, settings) as server:
         migrate(server.url("flashsale", "postgres"))  # only a superuser may install pg_cron
         with connect(server.url("flashsale", "postgres")) as conn:
             yield conn

@@ -19,6 +19,7 @@ import pytest
 from flashsale import signature
 from flashsale.provider import Faults, Ledger, LedgerError, Provider, Trouble, create_app
 from flashsale.settings import SettingsError
+from flashsale.testing.processes import environment
 from provider_support import SECRET, Stage, staged, until
 
 
@@ -299,10 +300,9 @@ async def test_kill_loses_nothing_that_was_answered(stage: Stage) -> None:
     await stage.hook.stop()
     settings = stage.settings()
     names = ("provider_port", "provider_url", "provider_ledger", "webhook_url", "webhook_secret")
-    environment = {f"FLASHSALE_{n.upper()}": str(getattr(settings, n)) for n in names}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "flashsale", "provider"),
-        env={k: v for k, v in os.environ.items() if not k.startswith("FLASHSALE_")} | environment,
+        env=environment(**{name: getattr(settings, name) for name in names}),
         start_new_session=True,
         stdout=asyncio.subprocess.DEVNULL,
     )

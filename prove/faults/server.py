@@ -30,7 +30,7 @@ from prove.judge.checker import (
     what_was_acknowledged_exists,
 )
 from prove.report import Row
-from prove.stage.service import STARTS_WITHIN_SECONDS, Parts, Service
+from prove.stage.service import Service, ServiceInParts
 
 LOAD = Size(customers=1000, per_second=80)
 LONGER_LOAD = Size(customers=1600, per_second=80)  # for half of LOAD the volume is full
@@ -182,10 +182,6 @@ class SmallVolume(Service):
         self._volume = self.data_dir / "postgres" / folder
 
     def __enter__(self) -> SmallVolume:
-        self.data_dir.chmod(0o755)
-        self.start()  # for a cluster to take the folder of
-        self.wait_until_ready(STARTS_WITHIN_SECONDS)
-        self._stop()
         aside = self.data_dir / "aside"
         self._volume.rename(aside)
         self._volume.mkdir()
@@ -220,7 +216,7 @@ class SmallVolume(Service):
         return red
 
 
-class FakeTime(Parts):
+class FakeTime(ServiceInParts):
     """Postgres alone has a clock of its own, which a file sets."""
 
     def __init__(self, library: Path) -> None:
@@ -239,7 +235,7 @@ class FakeTime(Parts):
         return self
 
     @contextmanager
-    def environment(self) -> Iterator[None]:
+    def clocked(self) -> Iterator[None]:
         os.environ.update(self._faked)
         try:
             yield

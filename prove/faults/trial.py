@@ -8,8 +8,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from prove.customers.http_sale import Sale, Size
-from prove.judge.checker import INVARIANTS, Database, Invariant, Run, exercised, judge, read_ledger
+from prove.customers.http_sale import HttpSale, Size
+from prove.judge.checker import (
+    INVARIANTS,
+    FinalTables,
+    Invariant,
+    Run,
+    exercised,
+    judge,
+    read_ledger,
+)
 from prove.report import Row
 from prove.stage.service import Service
 
@@ -28,7 +36,7 @@ Fault = Callable[[Any], int]
 """Strikes a service once; returns how much it hit, 0 for nothing."""
 
 
-async def struck(service: Service, sale: Sale, fault: Fault | None, times: int) -> list[str]:
+async def struck(service: Service, sale: HttpSale, fault: Fault | None, times: int) -> list[str]:
     """The sale, with the fault at random instants; the problems of getting up again."""
     problems: list[str] = []
     await sale.open()
@@ -61,11 +69,11 @@ def trial(
     """One storm and its verdict."""
     began = time.time()
     with make() as service:
-        sale = Sale(service.api_url, service.provider_url, size, SEED)
+        sale = HttpSale(service.api_url, service.provider_url, size, SEED)
         problems = asyncio.run(struck(service, sale, fault, times))
         run = Run(
             sale.history,
-            Database.read(service.database_url()),
+            FinalTables.read(service.database_url()),
             read_ledger(service.ledger),
             sale.stock,
             BOUND_SECONDS,

@@ -35,7 +35,7 @@ NEXT = {
 FOREVER = float("inf")
 
 
-class Order(NamedTuple):
+class OrderRow(NamedTuple):
     """A row of orders; times in Unix seconds."""
 
     item_id: int
@@ -65,7 +65,7 @@ class Order(NamedTuple):
         return min(self.expires_at or FOREVER, self.ended_at or FOREVER)
 
 
-class Item(NamedTuple):
+class ItemRow(NamedTuple):
     item_id: int
     stock: int
     hold_seconds: int
@@ -74,7 +74,7 @@ class Item(NamedTuple):
     closes_at: float | None
 
 
-class Payment(NamedTuple):
+class PaymentRow(NamedTuple):
     payment_id: int
     item_id: int | None
     ticket: int | None
@@ -84,12 +84,12 @@ class Payment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Database:
+class FinalTables:
     """What was in the tables once the run had drained."""
 
-    orders: list[Order]
-    items: dict[int, Item]
-    payments: list[Payment]
+    orders: list[OrderRow]
+    items: dict[int, ItemRow]
+    payments: list[PaymentRow]
     keys: dict[tuple[str, int, str], Place]
     jobs: int
     dead_letters: int
@@ -97,20 +97,20 @@ class Database:
     now: float
 
     @classmethod
-    def read(cls, url: str) -> Database:
+    def read(cls, url: str) -> FinalTables:
         """url: of a superuser or the tables' owner."""
         with psycopg.connect(url) as conn, conn.cursor(row_factory=namedtuple_row) as cursor:
             cursor.execute("set transaction isolation level repeatable read, read only")
 
             def rows(query: str) -> list[Any]:
-                return cursor.execute(query).fetchall()  # type: ignore[call-overload,no-any-return]
+                return cursor.execute(query).fetchall()
 
             def tables(query: str) -> list[tuple[Any, ...]]:
                 return [tuple(map(_plain, row)) for row in rows(query)]
 
             return cls(
                 orders=[
-                    Order(*row)
+                    OrderRow(*row)
                     for row in tables(
                         "select item_id, ticket, customer_id, status::text, created_at,"
                         " reserved_at, expires_at, paid_at, ended_at, recycled"
@@ -118,14 +118,14 @@ class Database:
                     )
                 ],
                 items={
-                    row[0]: Item(*row)
+                    row[0]: ItemRow(*row)
                     for row in tables(
                         "select item_id, stock, hold_seconds, now_serving, withdrawing, closes_at"
                         " from flashsale_data.items"
                     )
                 },
                 payments=[
-                    Payment(*row)
+                    PaymentRow(*row)
                     for row in tables(
                         "select p.payment_id, o.item_id, o.ticket, p.amount, p.status::text,"
                         " p.session_id from flashsale_data.payments p"
@@ -168,7 +168,7 @@ class Run:
     """
 
     history: History
-    database: Database
+    database: FinalTables
     ledger: list[dict[str, Any]]
     stock: dict[int, int]
     """Each item's units when the run began."""
@@ -178,7 +178,7 @@ class Run:
     def wall(self, monotonic: float | None) -> float:
         return FOREVER if monotonic is None else monotonic + self.history.epoch
 
-    def by_item(self) -> Iterator[tuple[Item, list[Order]]]:
+    def by_item(self) -> Iterator[tuple[ItemRow, list[OrderRow]]]:
         for item_id, orders in groupby(self.database.orders, lambda order: order.item_id):
             yield self.database.items[item_id], list(orders)
 
@@ -261,7 +261,7 @@ def freed_units_are_offered_again(run: Run) -> Iterator[str]:
             waiting += joined
 
 
-def _steps(run: Run, item: Item, orders: list[Order]) -> list[tuple[float, int, int]]:
+def _steps(run: Run, item: ItemRow, orders: list[OrderRow]) -> list[tuple[float, int, int]]:
     """When, units that are certainly free from then on, orders that wait from then on."""
     steps = [(when, units, 0) for when, units in run.stock_changes(item.item_id, at_most=False)]
     for burned, order in _burned(item, orders):
@@ -278,7 +278,7 @@ def _steps(run: Run, item: Item, orders: list[Order]) -> list[tuple[float, int, 
     return sorted(steps)
 
 
-def _burned(item: Item, orders: list[Order]) -> Iterator[tuple[float, Order]]:
+def _burned(item: ItemRow, orders: list[OrderRow]) -> Iterator[tuple[float, OrderRow]]:
     """Tickets that nobody got, with the time by which they must have been given out.
 
     Such a ticket keeps a unit, if the line has come so far, until it is found to be void.
@@ -560,7 +560,7 @@ def every_capture_is_settled_once(run: Run) -> Iterator[str]:
 
 
 def every_grant_has_its_payment_job(run: Run) -> Iterator[str]:
-    attempts: dict[Place, list[Payment]] = defaultdict(list)
+    attempts: dict[Place, list[PaymentRow]] = defaultdict(list)
     for payment in run.database.payments:
         if payment.item_id is not None:
             attempts[payment.item_id, payment.ticket or 0].append(payment)

@@ -6,34 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
-import psycopg
-from psycopg.rows import namedtuple_row
 
 from flashsale.embedded import EmbeddedPostgres
-
-Connection = psycopg.Connection[Any]
-
-
-@contextmanager
-def folder() -> Iterator[Path]:
-    """Room for clusters that the user who runs Postgres gets to; gone afterwards."""
-    path = Path(tempfile.mkdtemp(prefix="flashsale-prove-"))
-    path.chmod(0o711)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def connect(url: str) -> Connection:
-    return psycopg.connect(url, autocommit=True, row_factory=namedtuple_row, connect_timeout=5)
+from flashsale.testing.calls import Connection, connect
 
 
 def admin(server: EmbeddedPostgres) -> Connection:

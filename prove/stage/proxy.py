@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Iterator
 
 CHUNK_BYTES = 65_536
 
@@ -63,7 +64,7 @@ class Proxy:
 
     async def _close(self) -> None:
         self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -107,7 +108,7 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def silence(*proxies: Proxy):  # type: ignore[no-untyped-def]
+def silence(*proxies: Proxy) -> Iterator[None]:
     """A black hole, while it lasts."""
     for proxy in proxies:
         proxy.hold(requests=True, replies=True)

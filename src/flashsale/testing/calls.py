@@ -17,11 +17,16 @@ Connection = psycopg.Connection[Any]
 
 
 def connect(url: str, role: str | None = None, **kwargs: Any) -> Connection:
-    """A session of its own, in autocommit mode unless told otherwise.
+    """A session of its own, in autocommit mode and with namedtuples as rows unless told otherwise.
 
     role: acts as it, such as flashsale_tool. kwargs: as psycopg.connect takes them.
     """
-    conn: Connection = psycopg.connect(url, **({"autocommit": True} | kwargs))
+    usual: dict[str, Any] = {
+        "autocommit": True,
+        "row_factory": namedtuple_row,
+        "connect_timeout": 10,
+    }
+    conn: Connection = psycopg.connect(url, **(usual | kwargs))
     if role:
         conn.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
         if not conn.autocommit:

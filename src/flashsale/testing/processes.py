@@ -16,10 +16,10 @@ def environment(**settings: object) -> dict[str, str]:
     return ours | {variable(name): str(it) for name, it in settings.items()}
 
 
-def answers(url: str, timeout_seconds: float = 2.0) -> bool:
-    """Whether somebody answers a GET of this URL with a 2xx."""
+def is_ready(base_url: str) -> bool:
+    """Whether the API or the provider at this URL says that it is ready."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout_seconds):  # noqa: S310
+        with urllib.request.urlopen(f"{base_url}/health/ready", timeout=2):  # noqa: S310
             return True
     except (urllib.error.URLError, OSError):
         return False
