@@ -24,11 +24,12 @@ class Dev:
         self.port, self.provider_port = free_port(), free_port()
         self.api_url = f"http://127.0.0.1:{self.port}"
         self.provider_url = f"http://127.0.0.1:{self.provider_port}"
+        self.data_dir = folder / "data"
         self.output = folder / "output"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "flashsale", "dev", "--data-dir", str(folder / "data")),
+                    *(sys.executable, "-m", "flashsale", "dev", "--data-dir", str(self.data_dir)),
                     *("--port", str(self.port), "--provider-port", str(self.provider_port)),
                     *arguments,
                 ],
@@ -41,6 +42,10 @@ class Dev:
     def is_ready(self) -> bool:
         assert self.process.poll() is None, self.output.read_text()
         return is_ready(self.api_url) and is_ready(self.provider_url)
+
+    def database_url(self) -> str:
+        """As the owner of the tables."""
+        return (self.data_dir / "database.url").read_text().strip()
 
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
