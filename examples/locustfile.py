@@ -33,6 +33,8 @@ def put_on_sale(environment: Environment, **_: Any) -> None:
 
 
 class Customer(HttpUser):
+    """Buys again and again, each time as somebody new."""
+
     wait_time = between(0.1, 0.5)
 
     @task

@@ -22,6 +22,7 @@ PAY = "select * from flashsale.pay(%s, %s, %s, %s)"
 
 
 def main(item_id: int, customer: str, key: str) -> int:
+    """Reserves, and pays for what was reserved. Returns the exit status."""
     # autocommit: each call is a transaction. An order counts once its call has returned.
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as conn:
         # The URL of `make run` is the owner's. A login of your own, made a member of this role,

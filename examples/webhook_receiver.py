@@ -1,14 +1,12 @@
 """Receives the events of a payment provider: verifies their signature, takes each of them once.
 
 The service's own webhook is POST /webhooks/payments. This one is for another program that hears of
-payments, or stands in for the service while you test a provider. With the simulated provider:
-
+payments, or stands in for the service while you test a provider. With the simulated one:
     export FLASHSALE_WEBHOOK_SECRET=a-secret-for-trying
     .venv/bin/python examples/webhook_receiver.py 8002 &
     FLASHSALE_WEBHOOK_URL=http://127.0.0.1:8002/ FLASHSALE_PROVIDER_PORT=8003 \
         .venv/bin/flashsale provider
-
-Then open a session (POST /sessions) and complete it (POST to its checkout_url + /complete).
+Open a session there (POST /sessions) and complete it (POST to its checkout_url + /complete).
 """
 
 from __future__ import annotations
@@ -38,6 +36,8 @@ def is_genuine(header: str, body: bytes) -> bool:
 
 
 class Receiver(BaseHTTPRequestHandler):
+    """Answers 200 to what it has taken, 401 to what the provider did not sign."""
+
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length) if 0 < length <= MAX_BODY_BYTES else b""

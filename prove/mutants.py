@@ -46,6 +46,8 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Fate:
+    """What became of a mutant: the test that noticed it; None: it survived."""
+
     mutant: Mutant
     killer: str | None
     seconds: float

@@ -189,6 +189,8 @@ def _wait_for_answers(sale: FailoverSale, count: int, clients: list[Shopper]) ->
 
 
 class Round(NamedTuple):
+    """One failover: how long nobody sold, and what went wrong."""
+
     away_seconds: float
     holes: int  # filled and sold
     violations: list[str]

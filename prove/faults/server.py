@@ -1,5 +1,7 @@
-"""What befalls a database server: sessions ended, connections used up, snapshots kept, memory and
-disks exhausted, a clock that jumps. Each strikes under load; the checker judges the whole sale."""
+"""What befalls a database server, under load; the checker judges the whole sale.
+
+Sessions ended, connections used up, snapshots kept, memory and disks exhausted, a clock that jumps.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""After a crash or a failover: is what customers were told still so, and can every unit be sold?"""
+"""After a crash or a failover: what customers were told still holds, and every unit can be sold."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Proxy:
         self._loop.close()
 
     def hold(self, *, requests: bool = False, replies: bool = False) -> None:
-        """Keeps bytes back, either way; with both it is a black hole. hold() lets them go."""
+        """Keeps bytes back, either way; with both it is a black hole, with neither they go on."""
         self._held = {"requests": requests, "replies": replies}
         self.held_bytes = 0
         self._loop.call_soon_threadsafe(lambda: self._moved.set())

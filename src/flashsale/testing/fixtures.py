@@ -52,6 +52,7 @@ def flashsale_template(flashsale_server: EmbeddedPostgres, flashsale_own_sql: Ow
 def flashsale_databases(
     flashsale_server: EmbeddedPostgres, flashsale_template: str, flashsale_own_sql: OwnSql | None
 ) -> Iterator[Databases]:
+    """Where each test's database comes from."""
     databases = Databases(flashsale_server, flashsale_template, reuse=flashsale_own_sql is None)
     yield databases
     databases.drop()
