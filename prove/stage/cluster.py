@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,14 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+from psycopg.rows import namedtuple_row
 
 from flashsale.embedded import EmbeddedPostgres
 from flashsale.testing.calls import Connection, connect
 
 
 def admin(server: EmbeddedPostgres) -> Connection:
-    """A superuser's session in the service's database."""
-    return connect(server.url(user="postgres"))
+    """A superuser's session in the service's database; its rows are namedtuples."""
+    return connect(server.url(user="postgres"), row_factory=namedtuple_row)
 
 
 def kill(server: EmbeddedPostgres) -> None:
@@ -25,7 +27,8 @@ def kill(server: EmbeddedPostgres) -> None:
     postmaster = psutil.Process(server.pid)
     children = postmaster.children(recursive=True)
     for process in (postmaster, *children):
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # a child that saw its postmaster die
+            process.kill()
     psutil.wait_procs(children, timeout=10)
     server.stop()  # only its lock and its socket are left
 

@@ -17,16 +17,12 @@ Connection = psycopg.Connection[Any]
 
 
 def connect(url: str, role: str | None = None, **kwargs: Any) -> Connection:
-    """A session of its own, in autocommit mode and with namedtuples as rows unless told otherwise.
+    """A session of its own, in autocommit mode unless told otherwise.
 
     role: acts as it, such as flashsale_tool. kwargs: as psycopg.connect takes them.
     """
-    usual: dict[str, Any] = {
-        "autocommit": True,
-        "row_factory": namedtuple_row,
-        "connect_timeout": 10,
-    }
-    conn: Connection = psycopg.connect(url, **(usual | kwargs))
+    kwargs = {"autocommit": True, "connect_timeout": 10} | kwargs
+    conn: Connection = psycopg.connect(url, **kwargs)
     if role:
         conn.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
         if not conn.autocommit:
