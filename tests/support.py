@@ -21,7 +21,6 @@ from flashsale.testing import (
     server_folder,
     sessions,
     value,
-    violations,
 )
 
 __all__ = [
@@ -48,7 +47,6 @@ __all__ = [
     "statuses",
     "sweep",
     "value",
-    "violations",
 ]
 
 
