@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -185,7 +186,8 @@ class Service:
 
     def _stop(self) -> None:
         for process in reversed(self._processes.values()):
-            stop(process)
+            with contextlib.suppress(TimeoutError):  # a fault may have left it stuck
+                stop(process)
         self._processes.clear()
 
     def _clean_up(self) -> None:

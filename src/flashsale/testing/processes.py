@@ -26,10 +26,11 @@ def is_ready(base_url: str) -> bool:
 
 
 def stop(process: subprocess.Popen[bytes], timeout_seconds: float = 30.0) -> None:
-    """SIGTERM, and SIGKILL for a process that is still there after the timeout."""
+    """SIGTERM. Errors: TimeoutError for a process that did not go; it was killed then."""
     process.terminate()
     try:
         process.wait(timeout_seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+        raise TimeoutError(f"{process.args!r} did not stop within {timeout_seconds:g} s") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import inspect
 import os
 import shutil
 import subprocess
@@ -12,7 +13,6 @@ from contextlib import contextmanager
 from hashlib import md5
 from pathlib import Path
 
-from flashsale import embedded
 from flashsale.embedded import EmbeddedPostgres, wheel_binaries
 
 FAST: Mapping[str, str] = {
@@ -66,7 +66,7 @@ def put_cluster(data_dir: Path, bin_dir: str | None = None) -> None:
     binaries that make it have changed.
     """
     binary = (Path(bin_dir) if bin_dir else wheel_binaries()) / "postgres"
-    makers = f"{Path(embedded.__file__).read_text()} {binary} {binary.stat().st_mtime_ns}"
+    makers = f"{Path(inspect.getfile(EmbeddedPostgres)).read_text()} {binary} {binary.stat().st_mtime_ns}"
     digest = md5(makers.encode(), usedforsecurity=False).hexdigest()
     cache = Path(tempfile.gettempdir()) / f"flashsale-test-cluster-{os.geteuid()}-{digest[:12]}"
     with cache.with_suffix(".lock").open("w") as lock:
