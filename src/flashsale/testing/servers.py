@@ -66,7 +66,8 @@ def put_cluster(data_dir: Path, bin_dir: str | None = None) -> None:
     binaries that make it have changed.
     """
     binary = (Path(bin_dir) if bin_dir else wheel_binaries()) / "postgres"
-    makers = f"{Path(inspect.getfile(EmbeddedPostgres)).read_text()} {binary} {binary.stat().st_mtime_ns}"
+    code = Path(inspect.getfile(EmbeddedPostgres)).read_text()
+    makers = f"{code} {binary} {binary.stat().st_mtime_ns}"
     digest = md5(makers.encode(), usedforsecurity=False).hexdigest()
     cache = Path(tempfile.gettempdir()) / f"flashsale-test-cluster-{os.geteuid()}-{digest[:12]}"
     with cache.with_suffix(".lock").open("w") as lock:
