@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import calls, charts, growth, redis, sql, web
-from bench.report import HERE, Report, about
+from bench.report import HERE, BenchReport, about
 
 DOCS = HERE.parent / "docs"
 MARKS = ("<!-- figures: make bench BENCH=--write -->", "<!-- end of figures -->")
@@ -34,7 +34,7 @@ def main() -> int:
     given = options.parse_args()
     rounds = given.rounds or (2 if given.quick else 5)
     seconds = given.seconds or (1 if given.quick else 2)
-    report = Report(rounds)
+    report = BenchReport(rounds)
     parts: dict[str, Callable[[], None]] = {
         "calls": lambda: calls.run(report),
         "sql": lambda: sql.run(report, seconds),
@@ -56,7 +56,7 @@ def main() -> int:
     return 1 if report.broken else 0
 
 
-def told(report: Report, took_seconds: float) -> str:
+def told(report: BenchReport, took_seconds: float) -> str:
     """The figures, and what they were taken with."""
     lines = [f"- {name}: {value}" for name, value in about().items()]
     lines += [f"- rounds: {report.rounds}; took {took_seconds / 60:.0f} minutes", ""]
@@ -65,14 +65,14 @@ def told(report: Report, took_seconds: float) -> str:
     return "\n".join(lines)
 
 
-def document(page: Path, report: Report, took_seconds: float) -> None:
+def document(page: Path, report: BenchReport, took_seconds: float) -> None:
     """Replaces the figures in a page, between the marks."""
     before, _, rest = page.read_text().partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
     page.write_text(f"{before}{MARKS[0]}\n{told(report, took_seconds)}\n{MARKS[1]}{after}")
 
 
-def show(report: Report, took_seconds: float) -> None:
+def show(report: BenchReport, took_seconds: float) -> None:
     print("\n" + told(report, took_seconds))
     for line in report.broken:
         print(f"BROKEN: {line}", file=sys.stderr)

@@ -11,7 +11,7 @@ import time
 import psycopg
 
 from bench import sql
-from bench.report import Report
+from bench.report import BenchReport
 
 TIMES = 4_000
 BATCHES = 20
@@ -39,7 +39,7 @@ end $$;
 """
 
 
-def run(report: Report) -> None:
+def run(report: BenchReport) -> None:
     with sql.server(report, fsync="off", synchronous_commit="off") as postgres:
         sql.prepare(postgres)
         with psycopg.connect(postgres.url(), autocommit=True) as conn:

@@ -13,8 +13,8 @@ from functools import partial
 import psycopg
 
 from bench import sql, web
-from bench.report import Report
-from flashsale.dev.postgres import EmbeddedPostgres
+from bench.report import BenchReport
+from flashsale.embedded import EmbeddedPostgres
 
 CLIENTS = 8
 RESERVE = sql.single("flashsale", "\\set i 1\n")
@@ -31,7 +31,7 @@ ORDERS = (10_000, 1_000_000, 10_000_000)
 LINES = (1_000, 1_000_000)
 
 
-def run(report: Report, seconds: float, *, quick: bool) -> None:
+def run(report: BenchReport, seconds: float, *, quick: bool) -> None:
     """quick: a hundredth of everything."""
     share = 100 if quick else 1
     with sql.server(report, autovacuum="off") as postgres:
@@ -46,7 +46,9 @@ def run(report: Report, seconds: float, *, quick: bool) -> None:
     churn(report, seconds)
 
 
-def many_orders(report: Report, postgres: EmbeddedPostgres, seconds: float, share: int) -> None:
+def many_orders(
+    report: BenchReport, postgres: EmbeddedPostgres, seconds: float, share: int
+) -> None:
     """A database for each size, in one server, so that the sides can take turns."""
     sizes = [max(1_000, size // share) for size in ORDERS]
     databases = {size: _database(postgres, size) for size in sizes}
@@ -112,7 +114,7 @@ def _database(postgres: EmbeddedPostgres, orders: int) -> str:
     return url
 
 
-def many_items(report: Report, postgres: EmbeddedPostgres, seconds: float) -> None:
+def many_items(report: BenchReport, postgres: EmbeddedPostgres, seconds: float) -> None:
     few, *_, many = sizes = (10, 1_000, 10_000)
     sql.query(
         postgres,
@@ -151,7 +153,7 @@ def many_items(report: Report, postgres: EmbeddedPostgres, seconds: float) -> No
     report.figure("SQL, an idle sweep with 10,000 open items, ms", "<= 20", idle)
 
 
-def long_line(report: Report, postgres: EmbeddedPostgres, seconds: float, share: int) -> None:
+def long_line(report: BenchReport, postgres: EmbeddedPostgres, seconds: float, share: int) -> None:
     """Two items without stock: one with a short line, one with a million waiting."""
     sizes = [max(1_000, size // share) for size in LINES]
     lines = {}
@@ -192,7 +194,9 @@ def long_line(report: Report, postgres: EmbeddedPostgres, seconds: float, share:
     )
 
 
-def mass_expiry(report: Report, postgres: EmbeddedPostgres, seconds: float, count: int) -> None:
+def mass_expiry(
+    report: BenchReport, postgres: EmbeddedPostgres, seconds: float, count: int
+) -> None:
     """count holds of one item end in the same second, with as many waiting; somebody sweeps."""
     slower, took = [], []
     calm = "\\set i {item}\n" + sql.NEW_CUSTOMER + "select flashsale.reserve(:i, 'x' || :c);\n"
@@ -232,7 +236,7 @@ def mass_expiry(report: Report, postgres: EmbeddedPostgres, seconds: float, coun
     report.figure(f"SQL, {count:,} expired and their units promoted, s", "<= 3", took)
 
 
-def expire_and_promote(report: Report, count: int) -> None:
+def expire_and_promote(report: BenchReport, count: int) -> None:
     took = []
     with sql.server(report) as postgres:
         for number in range(report.rounds):
@@ -294,7 +298,7 @@ def _waiting(conn: psycopg.Connection, item_id: int) -> int:
     return int(count)
 
 
-def churn(report: Report, seconds: float) -> None:
+def churn(report: BenchReport, seconds: float) -> None:
     """Reserve and cancel, over and over, with autovacuum as it comes; what a sweep reads stays
     small."""
     script = (
@@ -334,7 +338,7 @@ def churn(report: Report, seconds: float) -> None:
     )
 
 
-def event_streams(report: Report, postgres: EmbeddedPostgres, count: int) -> None:
+def event_streams(report: BenchReport, postgres: EmbeddedPostgres, count: int) -> None:
     """All of them open at one replica; then all are promoted at once."""
     _allow_files(2 * count)
     [(item_id,)] = sql.query(

@@ -13,8 +13,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from bench import sql, web
-from bench.report import HERE, Report
-from flashsale.processes import free_port
+from bench.report import HERE, BenchReport
+from flashsale.embedded import free_port
+from flashsale.testing.processes import stop
 
 NODE = HERE / "rivals" / "node"
 POLICIES = ("always", "everysec")
@@ -27,7 +28,7 @@ NEEDS = {
 }
 
 
-def run(report: Report, seconds: float) -> None:
+def run(report: BenchReport, seconds: float) -> None:
     missing = [hint for name, hint in NEEDS.items() if not shutil.which(name)]
     if missing:
         report.skip(f"the Redis rival needs: {', '.join(missing)}")
@@ -97,8 +98,7 @@ def server(policy: str) -> Iterator[int]:
             )
             yield port
         finally:
-            running.terminate()
-            running.wait(30)
+            stop(running)
 
 
 def pipelined(port: int, seconds: float) -> float:

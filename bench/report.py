@@ -46,7 +46,7 @@ class Figure(NamedTuple):
         return [self.what, self.goal, f"{short(self.median)} ({spread})", verdict]
 
 
-class Report:
+class BenchReport:
     """Collects figures; shows and writes them."""
 
     def __init__(self, rounds: int) -> None:

@@ -10,14 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from bench.report import HERE, Report
-from flashsale.database.migrate import migrate
-from flashsale.dev.postgres import EmbeddedPostgres
+from bench.report import HERE, BenchReport
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.migrate import migrate
+from flashsale.testing.servers import postgres_server
 
 STOCK = 10_000_000
 ITEMS = 1_000
@@ -75,18 +75,16 @@ SINGLE = {
 
 
 @contextmanager
-def server(report: Report, **settings: str) -> Iterator[EmbeddedPostgres]:
+def server(report: BenchReport, **settings: str) -> Iterator[EmbeddedPostgres]:
     """A fresh database with flashsale in it; violations afterwards are reported."""
-    with tempfile.TemporaryDirectory(prefix="flashsale-bench-") as folder:
-        Path(folder).chmod(0o711)
-        with EmbeddedPostgres(folder, settings={**SETTINGS, **settings}) as postgres:
-            migrate(postgres.url())
-            yield postgres
-            found = query(postgres, "select * from flashsale.violation limit 3")
-            report.broken += [f"flashsale.violation: {row}" for row in found]
+    with postgres_server(settings={**SETTINGS, **settings}) as postgres:
+        migrate(postgres.url())
+        yield postgres
+        found = query(postgres, "select * from flashsale.violation limit 3")
+        report.broken += [f"flashsale.violation: {row}" for row in found]
 
 
-def run(report: Report, seconds: float) -> None:
+def run(report: BenchReport, seconds: float) -> None:
     with server(report) as postgres:
         prepare(postgres)
         commits(postgres, simulated=False)
@@ -97,7 +95,9 @@ def run(report: Report, seconds: float) -> None:
         rivals(report, postgres, seconds)
 
 
-def contention(report: Report, postgres: EmbeddedPostgres, seconds: float, commit: str) -> None:
+def contention(
+    report: BenchReport, postgres: EmbeddedPostgres, seconds: float, commit: str
+) -> None:
     clients = (8, 32, 128)
     sides = {
         f"{name} {count}": partial(pgbench, postgres, SINGLE[name], count, seconds)
@@ -120,7 +120,7 @@ def contention(report: Report, postgres: EmbeddedPostgres, seconds: float, commi
     )
 
 
-def rivals(report: Report, postgres: EmbeddedPostgres, seconds: float) -> None:
+def rivals(report: BenchReport, postgres: EmbeddedPostgres, seconds: float) -> None:
     names = [name for name in SINGLE if name != "spread"]
     sides = {name: partial(pgbench, postgres, SINGLE[name], 32, seconds) for name in names}
     seen = report.take_turns(sides)
@@ -146,7 +146,7 @@ def rivals(report: Report, postgres: EmbeddedPostgres, seconds: float) -> None:
     report.ratio(f"{start}plain INSERT of one row", "", seen["hot"], seen["plain INSERT"])
 
 
-def batches(report: Report, postgres: EmbeddedPostgres, seconds: float) -> None:
+def batches(report: BenchReport, postgres: EmbeddedPostgres, seconds: float) -> None:
     for size in (100, 256):
         seen = report.take_turns(
             {

@@ -6,7 +6,6 @@ other processes, on another machine where it matters. Sides take turns on the sa
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -22,10 +21,10 @@ import msgspec
 
 from bench import sql
 from bench.load import Answers, Result, Stream, load, request, reserve
-from bench.report import HERE, Report
+from bench.report import HERE, BenchReport
 from flashsale import signature
-from flashsale.dev.postgres import EmbeddedPostgres
-from flashsale.processes import free_port
+from flashsale.embedded import EmbeddedPostgres, free_port
+from flashsale.testing.processes import environment, stop
 
 SECRET = "a secret of the bench"
 GRANTED = (200, 201, 202)
@@ -39,7 +38,7 @@ MODEST = 50
 """Requests a second of each kind beside a storm."""
 
 
-def run(report: Report, seconds: float) -> None:
+def run(report: BenchReport, seconds: float) -> None:
     with ExitStack() as stack:
         postgres = stack.enter_context(sql.server(report))
         sql.prepare(postgres)
@@ -54,7 +53,7 @@ def run(report: Report, seconds: float) -> None:
         payments(report, postgres, api, seconds, capacity)
 
 
-def paths(report: Report, api: int, empty: int, seconds: float, commit: str) -> None:
+def paths(report: BenchReport, api: int, empty: int, seconds: float, commit: str) -> None:
     for connections in (64, 256):
         closed = partial(throughput, report, seconds=seconds, connections=connections)
         seen = report.take_turns(
@@ -87,7 +86,7 @@ def paths(report: Report, api: int, empty: int, seconds: float, commit: str) -> 
         )
 
 
-def open_load(report: Report, api: int, seconds: float) -> float:
+def open_load(report: BenchReport, api: int, seconds: float) -> float:
     """Returns the capacity: reserves a second in the closed model, a median."""
     peaks = report.take_turns(
         {"closed": partial(throughput, report, api, HOT, seconds=seconds, connections=256)}
@@ -132,7 +131,7 @@ def open_load(report: Report, api: int, seconds: float) -> float:
 
 
 def neighbours(
-    report: Report, postgres: EmbeddedPostgres, api: int, seconds: float, capacity: float
+    report: BenchReport, postgres: EmbeddedPostgres, api: int, seconds: float, capacity: float
 ) -> None:
     """Modest streams on other items, while one item gets a storm or all get the same in all."""
     storm = max(capacity - 3 * MODEST, MODEST)
@@ -160,7 +159,7 @@ def neighbours(
 
 
 def payments(
-    report: Report, postgres: EmbeddedPostgres, api: int, seconds: float, capacity: float
+    report: BenchReport, postgres: EmbeddedPostgres, api: int, seconds: float, capacity: float
 ) -> None:
     def storm() -> Result:
         rate = 3 * capacity
@@ -186,7 +185,7 @@ def payments(
 
 
 def throughput(
-    report: Report,
+    report: BenchReport,
     port: int,
     items: Iterable[int],
     *,
@@ -203,7 +202,7 @@ def throughput(
     return round(answers.count(*statuses) / result.seconds)
 
 
-def offer(report: Report, port: int, rate: float, seconds: float) -> Result:
+def offer(report: BenchReport, port: int, rate: float, seconds: float) -> Result:
     requests = reserve(HOT, _enough(rate, seconds))
     return _checked(
         report, load(port, seconds, Stream("reserve", rate, OPEN_CONNECTIONS, requests))
@@ -220,7 +219,7 @@ def _goodput(result: Result) -> float:
     return result.streams["reserve"].count(*GRANTED) / result.seconds
 
 
-def _checked(report: Report, result: Result) -> Result:
+def _checked(report: BenchReport, result: Result) -> Result:
     for name, answers in result.streams.items():
         report.broken += [f"{name}: {odd}" for odd in answers.odd]
     return result
@@ -280,23 +279,21 @@ def _payments(postgres: EmbeddedPostgres, count: int) -> Iterator[bytes]:
 @contextmanager
 def service(postgres: EmbeddedPostgres, **settings: object) -> Iterator[int]:
     """A replica of the API; its port."""
-    environ = {
-        "FLASHSALE_DATABASE_URL": postgres.url(),
-        "FLASHSALE_WEBHOOK_SECRET": SECRET,
-        **{f"FLASHSALE_{name.upper()}": f"{value}" for name, value in settings.items()},
-    }
+    ours = {"database_url": postgres.url(), "webhook_secret": SECRET}
     command = [sys.executable, "-m", "flashsale", "serve", "--port"]
-    with process(command, **environ) as port:
+    with process(command, **ours | settings) as port:
         yield port
 
 
 @contextmanager
-def process(command: list[str], *more: str, **environ: str) -> Iterator[int]:
+def process(command: list[str], *more: str, **settings: object) -> Iterator[int]:
     """Something that listens on the port that it gets as its argument."""
     port = free_port()
-    own = {name: v for name, v in os.environ.items() if not name.startswith("FLASHSALE_")}
     running = subprocess.Popen(
-        [*command, f"{port}", *more], env=own | environ, cwd=HERE.parent, stdout=subprocess.DEVNULL
+        [*command, f"{port}", *more],
+        env=environment(**settings),
+        cwd=HERE.parent,
+        stdout=subprocess.DEVNULL,
     )
     try:
         deadline = time.monotonic() + 30
@@ -306,8 +303,7 @@ def process(command: list[str], *more: str, **environ: str) -> Iterator[int]:
             time.sleep(0.05)
         yield port
     finally:
-        running.terminate()
-        running.wait(30)
+        stop(running)
 
 
 def _listens(port: int) -> bool:

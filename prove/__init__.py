@@ -1,0 +1,1 @@
+"""Tries to break the service, and ends in a table: `python -m prove`."""

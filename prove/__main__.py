@@ -11,16 +11,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from prove import every_commit, failover, network, server_faults, storm, suites
+from prove import suites
+from prove.faults import every_commit, failover, kills, network, server
 from prove.report import Proof, Row, table
 
 SIDE_BY_SIDE: list[dict[str, Proof]] = [
-    {"storm": storm.storm},
-    {"kills": storm.kills},
+    {"storm": kills.storm},
+    {"kills": kills.kills},
     {"lost_replies": network.lost_replies},
-    {"wires": network.wires, "server_faults": server_faults.proof},
-    {"worker_kills": network.worker_kills, "disks": server_faults.disks},
-    {"clock": server_faults.clock},  # by environment variables of this process
+    {"wires": network.wires, "server_faults": server.proof},
+    {"worker_kills": network.worker_kills, "disks": server.disks},
+    {"clock": server.clock},  # by environment variables of this process
     {"every_commit": every_commit.proof, "failover": failover.proof},
     {"model": suites.model},
     {"permutations": suites.permutations},

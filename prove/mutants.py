@@ -1,6 +1,6 @@
 """Breaks sql/ on purpose, a line at a time, and shows which test notices.
 
-    python prove/mutants.py [part of a name ...]
+    python -m prove.mutants [part of a name ...]
 
 Each mutant is a copy of sql/ with one rule taken out. The tests run against it, the likeliest ones
 first, until one fails: the mutant is killed. Exit 1 if one survives, or if the tests fail unbroken.
@@ -23,13 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.testing.servers import FAST, postgres_server
+
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
-
-from conftest import FAST  # noqa: E402
-from flashsale.dev.postgres import EmbeddedPostgres  # noqa: E402
-from support import cluster_folder  # noqa: E402
-
 SQL = Path(os.environ.get("FLASHSALE_SQL_DIR", ROOT / "sql"))
 SUITE = ["found", "reserve", "cancel", "expire", "promote", "pay", "items", "jobs", "model"]
 SUITE += ["races", "permutations"]
@@ -49,6 +46,8 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Fate:
+    """What became of a mutant: the test that noticed it; None: it survived."""
+
     mutant: Mutant
     killer: str | None
     seconds: float
@@ -634,12 +633,7 @@ def judge(chosen: Sequence[Mutant]) -> tuple[list[Fate], list[str]]:
     chosen = [mutant for mutant in chosen if not misfit(mutant)]
     free: SimpleQueue[EmbeddedPostgres] = SimpleQueue()
     with ExitStack() as stack, ThreadPoolExecutor(AT_ONCE) as pool:
-        servers = [
-            stack.enter_context(
-                EmbeddedPostgres(stack.enter_context(cluster_folder()), settings=FAST)
-            )
-            for _ in range(AT_ONCE)
-        ]
+        servers = [stack.enter_context(postgres_server(settings=FAST)) for _ in range(AT_ONCE)]
         for server in servers:
             free.put(server)
 

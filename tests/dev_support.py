@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from typing import Any
 import httpx
 import psutil
 
-from flashsale.processes import free_port
+from flashsale.embedded import free_port
+from flashsale.testing.processes import environment, is_ready, stop
 from support import eventually
 
 
@@ -22,28 +22,30 @@ class Dev:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.port, self.provider_port = free_port(), free_port()
+        self.api_url = f"http://127.0.0.1:{self.port}"
+        self.provider_url = f"http://127.0.0.1:{self.provider_port}"
+        self.data_dir = folder / "data"
         self.output = folder / "output"
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("FLASHSALE_")}
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "flashsale", "dev", "--data-dir", str(folder / "data")),
+                    *(sys.executable, "-m", "flashsale", "dev", "--data-dir", str(self.data_dir)),
                     *("--port", str(self.port), "--provider-port", str(self.provider_port)),
                     *arguments,
                 ],
-                env=environ,
+                env=environment(),
                 stdout=output,
                 stderr=output,
             )
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
+        self.http = httpx.Client(base_url=self.api_url, timeout=10)
 
     def is_ready(self) -> bool:
         assert self.process.poll() is None, self.output.read_text()
-        urls = ("/health/ready", f"http://127.0.0.1:{self.provider_port}/health/ready")
-        try:
-            return all(self.http.get(url).status_code == 200 for url in urls)
-        except httpx.TransportError:
-            return False
+        return is_ready(self.api_url) and is_ready(self.provider_url)
+
+    def database_url(self) -> str:
+        """As the owner of the tables."""
+        return (self.data_dir / "database.url").read_text().strip()
 
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -73,5 +75,4 @@ def running(folder: Path, *arguments: str) -> Iterator[Dev]:
     finally:
         dev.http.close()
         if dev.process.poll() is None:
-            dev.process.terminate()
-            dev.process.wait(30)
+            stop(dev.process)

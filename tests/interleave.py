@@ -11,12 +11,12 @@ from typing import Any
 
 import psycopg
 
-from support import Connection, connect, eventually, waits
+from support import Connection, blocked, connect, eventually
 
 Step = Callable[[Connection], Any]
 
 
-class Session(threading.Thread):
+class SteppedSession(threading.Thread):
     """A connection with a thread of its own, so that a step that waits holds up nobody else."""
 
     def __init__(self, url: str) -> None:
@@ -56,8 +56,8 @@ class Session(threading.Thread):
 
 
 @contextmanager
-def threaded_sessions(url: str, count: int) -> Iterator[list[Session]]:
-    opened = [Session(url) for _ in range(count)]
+def threaded_sessions(url: str, count: int) -> Iterator[list[SteppedSession]]:
+    opened = [SteppedSession(url) for _ in range(count)]
     try:
         yield opened
     finally:
@@ -73,7 +73,7 @@ def orders_of_steps(counts: Sequence[int]) -> list[tuple[int, ...]]:
 
 def interleave(
     watcher: Connection,
-    sessions: Sequence[Session],
+    sessions: Sequence[SteppedSession],
     steps: Sequence[Sequence[Step]],
     order: Sequence[int],
 ) -> list[psycopg.Error]:
@@ -87,7 +87,7 @@ def interleave(
         session.errors.clear()
 
     def quiet() -> bool:
-        return all(s.idle(0.005) or waits(watcher, s.conn) for s in sessions[: len(steps)])
+        return all(s.idle(0.005) or blocked(watcher, s.conn) for s in sessions[: len(steps)])
 
     for n in order:
         sessions[n].submit(next(todo[n]))

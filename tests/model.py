@@ -15,13 +15,13 @@ FOREVER = 2**31 - 1
 
 
 @dataclass(eq=False)
-class Payment:
+class ModelPayment:
     amount: int
     status: str = "requested"
 
 
 @dataclass(eq=False)
-class Order:
+class ModelOrder:
     ticket: int
     customer: str | None
     status: str
@@ -29,7 +29,7 @@ class Order:
     expires_at: datetime | None = None
     ended_at: datetime | None = None
     recycled: bool = False
-    payments: list[Payment] = field(default_factory=list)
+    payments: list[ModelPayment] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RefusedError(Exception):
 
 
 @dataclass
-class Item:
+class ModelItem:
     now: datetime
     stock: int
     price: int
@@ -62,9 +62,9 @@ class Item:
     issued: int = 0
     gaps: int = 0
     tallied_gaps: int = 0
-    orders: dict[int, Order] = field(default_factory=dict)
-    keys: dict[tuple[str, str], Order] = field(default_factory=dict)
-    jobs: list[tuple[str, Payment]] = field(default_factory=list)
+    orders: dict[int, ModelOrder] = field(default_factory=dict)
+    keys: dict[tuple[str, str], ModelOrder] = field(default_factory=dict)
+    jobs: list[tuple[str, ModelPayment]] = field(default_factory=list)
 
     @property
     def now_serving(self) -> int:
@@ -78,34 +78,34 @@ class Item:
             return "paused"
         return "not_open" if self.opens_at is not None and self.opens_at > self.now else "open"
 
-    def shown(self, order: Order) -> str:
+    def shown(self, order: ModelOrder) -> str:
         """The status that a customer sees: a hold past its deadline is over."""
         return "expired" if self.overdue(order) else order.status
 
-    def overdue(self, order: Order) -> bool:
+    def overdue(self, order: ModelOrder) -> bool:
         return (
             order.status == "reserved"
             and order.expires_at is not None
             and order.expires_at <= self.now
         )
 
-    def position(self, order: Order) -> int | None:
+    def position(self, order: ModelOrder) -> int | None:
         """How many are served up to this order; at least 1."""
         return max(1, order.ticket - self.now_serving) if order.status == "waiting" else None
 
     def count(self, *statuses: str) -> int:
         return sum(o.status in statuses for o in self.orders.values())
 
-    def live(self, customer: str) -> Order | None:
+    def live(self, customer: str) -> ModelOrder | None:
         found = [o for o in self.orders.values() if o.customer == customer and o.status in LIVE]
         assert len(found) <= 1
         return found[0] if found else None
 
     # Joining the line
 
-    def reserve_many(self, requests: list[Request]) -> list[tuple[str, Order | None]]:
+    def reserve_many(self, requests: list[Request]) -> list[tuple[str, ModelOrder | None]]:
         """As one batch: a round looks at everybody first, and takes tickets after that."""
-        answers: list[tuple[str, Order | None]] = [("", None)] * len(requests)
+        answers: list[tuple[str, ModelOrder | None]] = [("", None)] * len(requests)
         pending = list(range(len(requests)))
         while pending:
             verdicts = {n: self._verdict(requests[n]) for n in pending}
@@ -141,7 +141,7 @@ class Item:
             pending = again
         return answers
 
-    def _verdict(self, ask: Request) -> tuple[str, Order | None]:
+    def _verdict(self, ask: Request) -> tuple[str, ModelOrder | None]:
         if ask.key is not None and (ask.customer, ask.key) in self.keys:
             return "existing", self.keys[ask.customer, ask.key]
         order = self.live(ask.customer)
@@ -158,11 +158,11 @@ class Item:
             return FOREVER
         return self.now_serving + self.gaps + self.max_waiting
 
-    def _take_ticket(self, ask: Request, last: int) -> tuple[str, Order | None]:
+    def _take_ticket(self, ask: Request, last: int) -> tuple[str, ModelOrder | None]:
         self.issued += 1
         if self.issued > last:
             return "sold_out", None  # others of this batch were faster: the ticket burns
-        order = Order(self.issued, ask.customer, "waiting")
+        order = ModelOrder(self.issued, ask.customer, "waiting")
         self.orders[order.ticket] = order
         if order.ticket <= self.now_serving:
             self._grant(order)
@@ -176,18 +176,18 @@ class Item:
         other.reserve_many([ask])
         self.issued = other.issued
 
-    def _grant(self, order: Order) -> None:
+    def _grant(self, order: ModelOrder) -> None:
         order.status, order.reserved_at = "reserved", self.now
         order.expires_at = self.now + self.hold
         self._charge(order)
 
-    def _charge(self, order: Order) -> None:
-        order.payments.append(Payment(self.price))
+    def _charge(self, order: ModelOrder) -> None:
+        order.payments.append(ModelPayment(self.price))
         self.jobs.append(("open", order.payments[-1]))
 
     # The end of an order
 
-    def _end(self, order: Order, status: str) -> None:
+    def _end(self, order: ModelOrder, status: str) -> None:
         order.status, order.ended_at = status, self.now
         # Of a first attempt that nobody has begun there is nothing to void.
         self.jobs += [
@@ -196,11 +196,11 @@ class Item:
             if p.status == "open" or (n and p.status == "requested")
         ]
 
-    def _expire(self, order: Order) -> None:
+    def _expire(self, order: ModelOrder) -> None:
         if self.overdue(order):
             self._end(order, "expired")
 
-    def cancel(self, order: Order) -> str:
+    def cancel(self, order: ModelOrder) -> str:
         if order.status == "paid":
             raise RefusedError("RV202")
         if order.ended_at is not None or self.overdue(order):
@@ -209,7 +209,7 @@ class Item:
         self._end(order, "cancelled")
         return "cancelled"
 
-    def pay(self, order: Order, payment: Payment, amount: int) -> str:
+    def pay(self, order: ModelOrder, payment: ModelPayment, amount: int) -> str:
         if payment.status in ("succeeded", "refund_due", "refunded"):
             return "already_paid" if payment.status == "succeeded" else "refund_due"
         late = order.status != "reserved" or self.overdue(order)
@@ -223,7 +223,7 @@ class Item:
         self.jobs.append(("refund", payment))
         return "refund_due"
 
-    def _buy_late(self, order: Order, payment: Payment) -> bool:
+    def _buy_late(self, order: ModelOrder, payment: ModelPayment) -> bool:
         if self.state != "open" or self.issued >= self.now_serving or self.count("waiting"):
             return False
         self._expire(order)
@@ -231,14 +231,14 @@ class Item:
         assert order.customer is not None
         if self.live(order.customer):
             return False  # and the ticket burns
-        new = Order(self.issued, order.customer, "paid", self.now, self.now + self.hold)
+        new = ModelOrder(self.issued, order.customer, "paid", self.now, self.now + self.hold)
         new.payments = [payment]
         order.payments.remove(payment)
         self.orders[new.ticket] = new
         payment.status = "succeeded"
         return True
 
-    def request_payment(self, order: Order) -> str:
+    def request_payment(self, order: ModelOrder) -> str:
         if self.shown(order) != "reserved":
             raise RefusedError("RV203")
         if any(p.status in ("requested", "open") for p in order.payments):
@@ -246,7 +246,7 @@ class Item:
         self._charge(order)
         return "requested"
 
-    def fail(self, payment: Payment) -> str:
+    def fail(self, payment: ModelPayment) -> str:
         if payment.status not in ("requested", "open"):
             return "ignored"
         payment.status = "failed"
@@ -303,7 +303,7 @@ class Item:
                     promoted += 1
         return recycled, promoted, unserved
 
-    def _line(self, status: str) -> list[Order]:
+    def _line(self, status: str) -> list[ModelOrder]:
         return sorted(
             (o for o in self.orders.values() if o.status == status), key=lambda o: o.ticket
         )
@@ -315,7 +315,7 @@ class Item:
         self.tallied_gaps = 0
         for ticket in range(1, self.issued + 1):
             if ticket not in self.orders:
-                self.orders[ticket] = Order(ticket, None, "void", ended_at=self.now)
+                self.orders[ticket] = ModelOrder(ticket, None, "void", ended_at=self.now)
                 self.gaps += 1
         self.promote()
 
@@ -332,7 +332,7 @@ class Item:
         free = max(0, min(units, self.now_serving - self.issued))
         for _ in range(free):
             self.issued += 1
-            self.orders[self.issued] = Order(
+            self.orders[self.issued] = ModelOrder(
                 self.issued, None, "void", ended_at=self.now, recycled=True
             )
         self.stock -= free

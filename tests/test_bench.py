@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 from bench import charts, load
-from bench.report import Figure, Report
+from bench.report import BenchReport, Figure
 
 RAW = {
     "SQL reservations/s, commit 1 ms": {
@@ -50,7 +50,7 @@ def test_a_goal_is_met_by_the_median(goal: str, values: list[float], met: bool |
 
 
 def test_sides_take_turns_and_ratios_are_of_the_same_round() -> None:
-    report, order = Report(3), []
+    report, order = BenchReport(3), []
     seen = report.take_turns(
         {"a": lambda: order.append("a") or len(order), "b": lambda: order.append("b") or 1}
     )

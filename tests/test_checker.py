@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prove.checker import INVARIANTS, Database, Item, Order, Payment, Run, judge
-from prove.history import History
+from prove.judge.checker import INVARIANTS, FinalTables, ItemRow, OrderRow, PaymentRow, Run, judge
+from prove.judge.history import History
 from prove.report import Row, table
 
 ROOT = Path(__file__).parent.parent
@@ -16,9 +16,9 @@ SHOE = 1
 PRICE = 1000
 
 
-def order(ticket: int, status: str, created: float, **times: Any) -> Order:
+def order(ticket: int, status: str, created: float, **times: Any) -> OrderRow:
     held = times.get("reserved")
-    return Order(
+    return OrderRow(
         item_id=SHOE,
         ticket=ticket,
         customer=None if status == "void" else f"c{ticket}",
@@ -48,8 +48,8 @@ class Story:
             order(4, "unserved", 103, ended=150),
         ]
         self.payments = [
-            Payment(1, SHOE, 1, PRICE, "refunded", "s1"),
-            Payment(2, SHOE, 3, PRICE, "succeeded", "s2"),
+            PaymentRow(1, SHOE, 1, PRICE, "refunded", "s1"),
+            PaymentRow(2, SHOE, 3, PRICE, "succeeded", "s2"),
         ]
         self.keys = {("c1", SHOE, "k1"): (SHOE, 1)}
         self.ledger = [
@@ -59,7 +59,7 @@ class Story:
             {"kind": "opened", "session_id": "s2", "payment_id": "2"},
             self.moved("s2", "captured"),
         ]
-        self.item = Item(SHOE, 1, 10, now_serving=3, withdrawing=0, closes_at=150)
+        self.item = ItemRow(SHOE, 1, 10, now_serving=3, withdrawing=0, closes_at=150)
         self.jobs = 0
         self.violations: list[str] = []
         for ticket, asked in ((1, 99.9), (3, 101.9), (4, 102.9)):
@@ -92,7 +92,7 @@ class Story:
         self.orders[ticket - 1] = self.orders[ticket - 1]._replace(**fields)
 
     def run(self) -> Run:
-        database = Database(
+        database = FinalTables(
             orders=self.orders,
             items={SHOE: self.item},
             payments=self.payments,
@@ -133,7 +133,7 @@ def overtaken(story: Story) -> None:
     fields = {"reserved_at": 110.3, "expires_at": 120.3, "paid_at": 112, "ended_at": None}
     story.orders[3] = row._replace(status="paid", **fields)
     story.orders[2] = order(3, "unserved", 102, ended=150)._replace(recycled=True)
-    story.payments[1] = Payment(2, SHOE, 4, PRICE, "succeeded", "s2")
+    story.payments[1] = PaymentRow(2, SHOE, 4, PRICE, "succeeded", "s2")
 
 
 def tickets_against_time(story: Story) -> None:

@@ -15,11 +15,10 @@ import yaml
 
 from flashsale.api import app
 from flashsale.cli import build_parser
-from flashsale.database.migrate import migrate
-from flashsale.dev.postgres import RESERVED, SETTINGS, EmbeddedPostgres
+from flashsale.embedded import RESERVED, SETTINGS
+from flashsale.migrate import migrate
 from flashsale.settings import Settings
-from flashsale.simulator import app as provider
-from support import connect, rows, server_folder, value
+from support import connect, postgres_server, rows, value
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docker-compose.yml").read_text()
@@ -233,8 +232,7 @@ def test_the_owner_migrates_a_database_that_was_prepared_like_this() -> None:
     )
     cron = {"shared_preload_libraries": "pg_cron", "cron.database_name": "flashsale"}
     with (
-        server_folder() as folder,
-        EmbeddedPostgres(folder, "/usr/lib/postgresql/15/bin", cron | {"fsync": "off"}) as server,
+        postgres_server("/usr/lib/postgresql/15/bin", cron | {"fsync": "off"}) as server,
         connect(server.url("flashsale", "postgres")) as superuser,
     ):
         superuser.execute(prepared)

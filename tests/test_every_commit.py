@@ -1,9 +1,9 @@
-"""prove/every_commit.py can fail: what is wrong between two commits only is reported."""
+"""prove/faults/every_commit.py can fail: what is wrong between two commits only is reported."""
 
 from __future__ import annotations
 
 import pytest
-from prove import every_commit
+from prove.faults import every_commit
 
 from support import Connection
 

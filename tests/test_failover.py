@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from prove import failover
-from prove.cluster import freeze, kill
+from prove.faults import failover
+from prove.stage.cluster import freeze, kill
 
 from flashsale.database.migrate import migrate
 from flashsale.dev.postgres import EmbeddedPostgres

@@ -20,7 +20,8 @@ from flashsale.api import examples
 from flashsale.api.streams import Watcher
 from flashsale.database.calls import Database
 from flashsale.models import Order
-from flashsale.processes import free_port
+from flashsale.testing.processes import stop
+from flashsale.watch import Watcher
 from http_support import NEW_ITEM, SECRET, Api, settings, success
 from support import Connection, sweep
 
@@ -52,8 +53,7 @@ def granian(database_url: str, **env: str) -> Iterator[tuple[subprocess.Popen[by
                 time.sleep(0.05)
         yield process, url
     finally:
-        process.terminate()
-        process.wait(30)
+        stop(process)
 
 
 @asynccontextmanager

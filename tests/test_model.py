@@ -29,8 +29,8 @@ from hypothesis.stateful import (
 
 import http_support
 import model
-from conftest import Clock
 from flashsale.models import Order
+from flashsale.testing import Clock
 from http_support import Api
 from support import Connection, call, item, rows, settle, value
 
@@ -59,7 +59,7 @@ def attempt(step: Callable[[], Any]) -> Any:
         return refused
 
 
-class Line(RuleBasedStateMachine):
+class LineMachine(RuleBasedStateMachine):
     """One item, in the database and as a model.
 
     A subclass says how customers, operators and the provider reach the database. Its calls raise
@@ -69,7 +69,7 @@ class Line(RuleBasedStateMachine):
     db: ClassVar[Connection]
     clock: ClassVar[Clock]
     counts: ClassVar[Counter[str]]
-    shop: model.Item
+    shop: model.ModelItem
     item_id: int
     events: int
 
@@ -92,7 +92,7 @@ class Line(RuleBasedStateMachine):
         opens_at = None if opens_in is None else self.clock.at(opens_in)
         closes_at = None if closes_in is None else self.clock.at(closes_in)
         self.events = 0
-        self.shop = model.Item(
+        self.shop = model.ModelItem(
             now=now,
             stock=stock,
             price=1000,
@@ -120,10 +120,10 @@ class Line(RuleBasedStateMachine):
     def ask(self, ask: model.Request) -> Said:
         raise NotImplementedError
 
-    def cancel(self, order: model.Order) -> Said:
+    def cancel(self, order: model.ModelOrder) -> Said:
         raise NotImplementedError
 
-    def request_payment(self, order: model.Order) -> Said:
+    def request_payment(self, order: model.ModelOrder) -> Said:
         raise NotImplementedError
 
     def event(self, kind: str, payment_id: int, amount: int) -> Said:
@@ -280,19 +280,19 @@ class Line(RuleBasedStateMachine):
 
     # Both of them
 
-    def claims(self) -> list[model.Order]:
+    def claims(self) -> list[model.ModelOrder]:
         return [o for o in self.shop.orders.values() if o.customer]
 
-    def payments(self) -> list[tuple[model.Order, int]]:
+    def payments(self) -> list[tuple[model.ModelOrder, int]]:
         return [(o, n) for o in self.claims() for n in range(len(o.payments))]
 
     def pick(self, things: list[Any], which: int) -> Any:
         return things[which % len(things)]
 
-    def order_id(self, order: model.Order) -> int:
+    def order_id(self, order: model.ModelOrder) -> int:
         return self.item_id << 32 | order.ticket
 
-    def payment_id(self, order: model.Order, n: int) -> int:
+    def payment_id(self, order: model.ModelOrder, n: int) -> int:
         return int(
             value(
                 self.db,
@@ -306,7 +306,7 @@ class Line(RuleBasedStateMachine):
             )
         )
 
-    def same_order(self, shown: Any, order: model.Order | None) -> None:
+    def same_order(self, shown: Any, order: model.ModelOrder | None) -> None:
         if shown is None or order is None:
             assert shown is order is None
             self.counts["refused"] += 1
@@ -320,7 +320,7 @@ class Line(RuleBasedStateMachine):
         assert (shown.reserved_at, shown.expires_at) == (order.reserved_at, order.expires_at)
 
     def same_result(
-        self, real: Callable[[], Said], modelled: Any, order: model.Order | None = None
+        self, real: Callable[[], Said], modelled: Any, order: model.ModelOrder | None = None
     ) -> None:
         """Both refuse for the same reason, or both answer alike; `order` is what it is about."""
         outcome, said = attempt(modelled), attempt(real)
@@ -369,7 +369,7 @@ class Line(RuleBasedStateMachine):
         assert [k.kind for k in kinds] == sorted(kind for kind, _ in shop.jobs)
 
 
-class SqlLine(Line):
+class SqlLine(LineMachine):
     """By SQL, with batches and rollbacks too."""
 
     def create(self, **terms: Any) -> int:
@@ -390,10 +390,10 @@ class SqlLine(Line):
     def ask(self, ask: model.Request) -> Said:
         return self.call("reserve", self.item_id, ask.customer, ask.key, ask.wait)
 
-    def cancel(self, order: model.Order) -> Said:
+    def cancel(self, order: model.ModelOrder) -> Said:
         return self.call("cancel", self.order_id(order), order.customer)
 
-    def request_payment(self, order: model.Order) -> Said:
+    def request_payment(self, order: model.ModelOrder) -> Said:
         return self.call("request_payment", self.order_id(order), order.customer)
 
     def event(self, kind: str, payment_id: int, amount: int) -> Said:
@@ -436,7 +436,7 @@ class SqlLine(Line):
         self.compare()
 
 
-class HttpLine(Line):
+class HttpLine(LineMachine):
     """By HTTP, as its clients do; knows nothing of the service but the contract."""
 
     api: ClassVar[Api]
@@ -472,11 +472,11 @@ class HttpLine(Line):
             return Said(answer.json()["code"])
         return Said(self.GRANTS[answer.status_code], self.order(answer, answer.status_code))
 
-    def cancel(self, order: model.Order) -> Said:
+    def cancel(self, order: model.ModelOrder) -> Said:
         answer = self.send("DELETE", f"/orders/{self.order_id(order)}", order.customer)
         return Said(None, self.order(answer, 200))
 
-    def request_payment(self, order: model.Order) -> Said:
+    def request_payment(self, order: model.ModelOrder) -> Said:
         answer = self.send("POST", f"/orders/{self.order_id(order)}/payment", order.customer)
         return Said(None, self.order(answer, 202))
 
@@ -528,7 +528,7 @@ class HttpLine(Line):
 Told = Callable[[str, object], None]
 
 
-def run(machine: type[Line], examples: int, record_property: Told) -> None:
+def run(machine: type[LineMachine], examples: int, record_property: Told) -> None:
     machine.counts = Counter()
     run_state_machine_as_test(
         machine,
@@ -550,14 +550,14 @@ pytestmark = pytest.mark.timeout(300 + int(EXAMPLES or 0))  # a difference takes
 def test_every_sequence_of_calls_does_what_the_model_does(
     db: Connection, clock: Clock, record_property: Told
 ) -> None:
-    Line.db, Line.clock = db, clock
+    LineMachine.db, LineMachine.clock = db, clock
     run(SqlLine, 40, record_property)
 
 
 def test_every_sequence_of_requests_does_what_the_model_does(
     db: Connection, clock: Clock, database_url: str, record_property: Told
 ) -> None:
-    Line.db, Line.clock = db, clock
+    LineMachine.db, LineMachine.clock = db, clock
     with asyncio.Runner() as HttpLine.runner:
         service = AsyncExitStack()
         configured = http_support.settings(database_url)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from support import (
     Call,
     Connection,
+    blocked,
     call,
     connect,
     eventually,
@@ -18,7 +19,6 @@ from support import (
     status,
     statuses,
     value,
-    waits,
 )
 
 
@@ -42,7 +42,7 @@ def test_every_hold_of_a_batch_brings_its_job_though_a_twin_was_faster(
     with connect(database_url, autocommit=False) as first, connect(database_url) as second:
         reserve(first, shoe, "ann")
         batch = Call(lambda: many(second, shoe, ["ann", "bob"]))
-        eventually(lambda: waits(db, second))
+        eventually(lambda: blocked(db, second))
         first.commit()
         assert [o.outcome for o in batch.result()] == ["existing", "reserved"]
     assert jobs_and_holds(db) == (2, 2)
@@ -110,7 +110,7 @@ def test_a_key_keeps_to_its_order_though_the_order_ended_before_the_twin_came(
     with connect(database_url, autocommit=False) as first, connect(database_url) as second:
         order = reserve(first, shoe, "ann", "k")
         twin = Call(lambda: reserve(second, shoe, "ann", "k"))
-        eventually(lambda: waits(db, second))
+        eventually(lambda: blocked(db, second))
         call(first, "cancel", order.order_id)
         first.commit()
         assert twin.result().order_id == order.order_id
@@ -200,9 +200,9 @@ def test_batches_that_met_the_same_customers_the_other_way_round_do_not_deadlock
     ):
         reserve(other, shoe, "may")
         forth = Call(lambda: many(one, shoe, ["ann", "may", "bob"]))
-        eventually(lambda: waits(db, one))
+        eventually(lambda: blocked(db, one))
         back = Call(lambda: many(two, shoe, ["bob", "may", "ann"]))
-        eventually(lambda: waits(db, two))
+        eventually(lambda: blocked(db, two))
         other.rollback()
         orders = {order.customer_id: order.order_id for order in forth.result()}
         assert {order.customer_id: order.order_id for order in back.result()} == orders

@@ -8,6 +8,7 @@ import pytest
 from support import (
     Call,
     Connection,
+    blocked,
     call,
     connect,
     eventually,
@@ -21,7 +22,6 @@ from support import (
     statuses,
     sweep,
     value,
-    waits,
 )
 
 
@@ -97,7 +97,7 @@ def test_money_that_waited_for_a_lock_past_the_deadline_goes_back(
             "select from flashsale_data.orders where order_id = %s for update", [order.order_id]
         )
         paying = Call(lambda: pay(payer, order))
-        eventually(lambda: waits(db, payer))
+        eventually(lambda: blocked(db, payer))
         eventually(lambda: status(db, order.order_id).status == "expired")
         locker.rollback()
         assert paying.result().outcome == "refund_due"

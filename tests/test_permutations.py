@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from conftest import Clock
-from interleave import Session, Step, interleave, orders_of_steps, threaded_sessions
+from flashsale.testing import Clock
+from interleave import Step, SteppedSession, interleave, orders_of_steps, threaded_sessions
 from support import Connection, call, item, item_status, many, pay, reserve, rows, settle, value
 
 TABLES = ["orders", "order_keys", "payments", "tallies", "sweepers", "items"]
 
 
-class Sale:
+class BusySale:
     """An item in the middle of everything.
 
     Seven units: an overdue hold that no sweep has seen (ticket 1), a burned ticket that the next
@@ -166,8 +166,8 @@ def both(first: Step, second: Step) -> Step:
     return step
 
 
-def run(db: Connection, clock: Clock, sessions: list[Session], case: Case) -> Counter[str]:
-    sale = Sale(db, clock)
+def run(db: Connection, clock: Clock, sessions: list[SteppedSession], case: Case) -> Counter[str]:
+    sale = BusySale(db, clock)
     steps = []
     for n, (verb, level) in enumerate(zip(case.verbs, case.levels, strict=True)):
         start, work = begin(level), sale.verb(verb, n)

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from flashsale.database.migrate import migrate
-from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale import worker
+from flashsale.migrate import migrate
 from flashsale.settings import Settings
 from flashsale.worker import run as worker
 from support import (
     Connection,
-    cluster_folder,
     connect,
     eventually,
     item,
     many,
     one,
+    postgres_server,
     reserve,
     rows,
     status,
@@ -43,7 +43,7 @@ def cron() -> Iterator[Connection]:
         "cron.host": "127.0.0.1",
         "fsync": "off",
     }
-    with cluster_folder(BIN_DIR) as folder, EmbeddedPostgres(folder, BIN_DIR, settings) as server:
+    with postgres_server(BIN_DIR, settings) as server:
         migrate(server.url("flashsale", "postgres"))  # only a superuser may install pg_cron
         with connect(server.url("flashsale", "postgres")) as conn:
             yield conn

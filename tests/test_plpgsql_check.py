@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flashsale.database.migrate import migrate
-from flashsale.dev.postgres import EmbeddedPostgres
-from support import Connection, cluster_folder, connect, rows
+from flashsale.migrate import migrate
+from support import Connection, connect, postgres_server, rows
 
 BIN_DIR = "/usr/lib/postgresql/15/bin"
 EXTENSION = Path("/usr/share/postgresql/15/extension/plpgsql_check.control")
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def checked() -> Iterator[Connection]:
-    with cluster_folder(BIN_DIR) as folder, EmbeddedPostgres(folder, BIN_DIR) as server:
+    with postgres_server(BIN_DIR) as server:
         migrate(server.url())
         with connect(server.url("flashsale", "postgres")) as conn:
             conn.execute("create extension plpgsql_check")

@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from support import (
     Call,
     Connection,
+    blocked,
     call,
     connect,
     eventually,
@@ -29,7 +30,6 @@ from support import (
     statuses,
     sweep,
     value,
-    waits,
 )
 
 
@@ -81,7 +81,7 @@ def test_a_twin_waits_for_its_twin_and_finds_its_order(db: Connection, database_
         with connect(database_url, autocommit=False) as first, connect(database_url) as second:
             order = reserve(first, shoe, name, key_one)
             twin = Call(lambda s=second, n=name, k=key_two: reserve(s, shoe, n, k))
-            eventually(lambda s=second: waits(db, s))
+            eventually(lambda s=second: blocked(db, s))
             first.commit()
             assert twin.result().order_id == order.order_id
         for key in (key_one, key_two):
@@ -95,7 +95,7 @@ def test_a_twin_of_a_request_that_rolls_back_gets_an_order_of_its_own(
     with connect(database_url, autocommit=False) as first, connect(database_url) as second:
         reserve(first, shoe, "ann", "k")
         twin = Call(lambda: reserve(second, shoe, "ann", "k"))
-        eventually(lambda: waits(db, second))
+        eventually(lambda: blocked(db, second))
         first.rollback()
         order = twin.result()
         assert (order.outcome, order.ticket) == ("reserved", 2)
@@ -144,7 +144,7 @@ def test_pay_and_expire_agree_on_who_was_first(db: Connection, database_url: str
         assert call(sweeper, "expire")[0] == 1
         clock.set(order.expires_at, -1)  # money that is in time by the clock, but comes second
         paying = Call(lambda: pay(payer, order))
-        eventually(lambda: waits(db, payer))
+        eventually(lambda: blocked(db, payer))
         sweeper.commit()
         assert paying.result().outcome == "refund_due"
 
@@ -155,13 +155,13 @@ def test_cancel_and_pay_agree_on_who_was_first(db: Connection, database_url: str
     with connect(database_url, autocommit=False) as first, connect(database_url) as second:
         call(first, "cancel", ann.order_id)
         paying = Call(lambda: pay(second, ann))
-        eventually(lambda: waits(db, second))
+        eventually(lambda: blocked(db, second))
         first.commit()
         assert paying.result().outcome == "refund_due"
 
         pay(first, bob)
         cancelling = Call(lambda: call(second, "cancel", bob.order_id))
-        eventually(lambda: waits(db, second))
+        eventually(lambda: blocked(db, second))
         first.commit()
         with pytest.raises(psycopg.Error) as error:
             cancelling.result()
@@ -180,7 +180,7 @@ def test_a_session_opened_while_the_hold_expires_is_voided_either_way(
             if first_is_expiry:
                 call(one, "expire")
                 opening = Call(lambda o=opened, c=two: call(c, "payment_opened", *o))
-                eventually(lambda: waits(db, two))
+                eventually(lambda: blocked(db, two))
                 one.commit()
                 opening.result()
             else:

@@ -18,12 +18,8 @@ import pytest
 
 from flashsale import signature
 from flashsale.settings import SettingsError
-from flashsale.simulator.app import create_app
-from flashsale.simulator.faults import FaultDice
-from flashsale.simulator.ledger import Ledger, LedgerError
-from flashsale.simulator.messages import Faults
-from flashsale.simulator.sessions import SimulatedProvider
-from simulator_support import SECRET, Stage, staged, until
+from flashsale.testing.processes import environment
+from provider_support import SECRET, Stage, staged, until
 
 
 @pytest.fixture
@@ -303,10 +299,9 @@ async def test_kill_loses_nothing_that_was_answered(stage: Stage) -> None:
     await stage.hook.stop()
     settings = stage.settings()
     names = ("provider_port", "provider_url", "provider_ledger", "webhook_url", "webhook_secret")
-    environment = {f"FLASHSALE_{n.upper()}": str(getattr(settings, n)) for n in names}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "flashsale", "provider"),
-        env={k: v for k, v in os.environ.items() if not k.startswith("FLASHSALE_")} | environment,
+        env=environment(**{name: getattr(settings, name) for name in names}),
         start_new_session=True,
         stdout=asyncio.subprocess.DEVNULL,
     )

@@ -112,7 +112,7 @@ class Box:
         return [(m.to, m.subject) for m in self.mails]
 
 
-class Gate:
+class Door:
     """A fault that holds calls back until it is opened."""
 
     def __init__(self) -> None:
@@ -330,9 +330,9 @@ async def test_a_worker_that_dies_after_the_call_leaves_the_job_to_another(
 ) -> None:
     order = reserve(db, item(db), "ann")
     provider, box = FakeProvider(), Box()
-    provider.late = gate = Gate()
+    provider.late = door = Door()
     async with working(database_url, provider, box) as first:
-        await until(lambda: gate.waiting)
+        await until(lambda: door.waiting)
         first.cancel()
     assert depth(db) == 1
     provider.late = nothing
@@ -358,7 +358,7 @@ async def test_a_late_worker_does_not_acknowledge_somebody_elses_lease(
     caplog.set_level(logging.INFO, "flashsale.worker")
     order = reserve(db, item(db), "ann")
     slow, fast, box = FakeProvider(), FakeProvider(), Box()
-    slow.late, fast.late = slowly, fastly = Gate(), Gate()
+    slow.late, fast.late = slowly, fastly = Door(), Door()
     async with working(database_url, slow, box, job_concurrency=1):
         await until(lambda: slowly.waiting)
         end_leases(db)
@@ -561,7 +561,7 @@ async def test_no_connection_is_held_while_the_provider_is_called(
 ) -> None:
     many(db, item(db, stock=40), [f"c{n}" for n in range(40)])
     provider = FakeProvider()
-    provider.fault = gate = Gate()
+    provider.fault = door = Door()
     async with working(database_url, provider, job_concurrency=20):
         await until(lambda: provider.under_way == 20)  # and no more, or leases would run out
         held = value(
@@ -573,7 +573,7 @@ async def test_no_connection_is_held_while_the_provider_is_called(
         swept = sweeps(db)
         await until(lambda: sweeps(db) > swept)
         assert provider.under_way == 20
-        gate.opened.set()
+        door.opened.set()
         await until(lambda: idle(db))
     assert len(provider.sessions) == 40
 
@@ -597,14 +597,14 @@ async def test_a_stop_takes_nothing_new_and_finishes_what_is_under_way(
     shoe = item(db, stock=2)
     ann = reserve(db, shoe, "ann")
     provider = FakeProvider()
-    provider.late = gate = Gate()
+    provider.late = door = Door()
     stop = asyncio.Event()
     task = asyncio.create_task(worker.run(settings(database_url), provider, Box(), stop))
-    await until(lambda: gate.waiting)
+    await until(lambda: door.waiting)
     stop.set()
     assert not (await asyncio.wait([task], timeout=0.3))[0]
     bob = reserve(db, shoe, "bob")
-    gate.opened.set()
+    door.opened.set()
     await task
     assert payment(db, ann) == "open"
     assert payment(db, bob) == "requested"
@@ -616,9 +616,9 @@ async def test_a_stop_does_not_wait_for_ever(
 ) -> None:
     reserve(db, item(db), "ann")
     provider = FakeProvider()
-    provider.fault = gate = Gate()
+    provider.fault = door = Door()
     async with working(database_url, provider, worker_stop_seconds=0.2):
-        await until(lambda: gate.waiting)
+        await until(lambda: door.waiting)
     assert "gave up on payments" in caplog.text
     assert depth(db) == 1  # whoever gets it next, when the lease is over
 

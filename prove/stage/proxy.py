@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Iterator
 
 CHUNK_BYTES = 65_536
 
@@ -43,7 +44,7 @@ class Proxy:
         self._loop.close()
 
     def hold(self, *, requests: bool = False, replies: bool = False) -> None:
-        """Keeps bytes back, either way; with both it is a black hole. hold() lets them go."""
+        """Keeps bytes back, either way; with both it is a black hole, with neither they go on."""
         self._held = {"requests": requests, "replies": replies}
         self.held_bytes = 0
         self._loop.call_soon_threadsafe(lambda: self._moved.set())
@@ -63,7 +64,7 @@ class Proxy:
 
     async def _close(self) -> None:
         self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -107,7 +108,7 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def silence(*proxies: Proxy):  # type: ignore[no-untyped-def]
+def silence(*proxies: Proxy) -> Iterator[None]:
     """A black hole, while it lasts."""
     for proxy in proxies:
         proxy.hold(requests=True, replies=True)

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
-import psycopg
 from psycopg.rows import namedtuple_row
 
-from flashsale.dev.postgres import EmbeddedPostgres
-
-Connection = psycopg.Connection[Any]
-
-
-@contextmanager
-def folder() -> Iterator[Path]:
-    """Room for clusters that the user who runs Postgres gets to; gone afterwards."""
-    path = Path(tempfile.mkdtemp(prefix="flashsale-prove-"))
-    path.chmod(0o711)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def connect(url: str) -> Connection:
-    return psycopg.connect(url, autocommit=True, row_factory=namedtuple_row, connect_timeout=5)
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.testing.calls import Connection, connect
 
 
 def admin(server: EmbeddedPostgres) -> Connection:
-    """A superuser's session in the service's database."""
-    return connect(server.url(user="postgres"))
+    """A superuser's session in the service's database; its rows are namedtuples."""
+    return connect(server.url(user="postgres"), row_factory=namedtuple_row)
 
 
 def kill(server: EmbeddedPostgres) -> None:
@@ -46,7 +27,8 @@ def kill(server: EmbeddedPostgres) -> None:
     postmaster = psutil.Process(server.pid)
     children = postmaster.children(recursive=True)
     for process in (postmaster, *children):
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # a child that saw its postmaster die
+            process.kill()
     psutil.wait_procs(children, timeout=10)
     server.stop()  # only its lock and its socket are left
 

@@ -9,13 +9,13 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from prove.checker import Database
-from prove.client import Client, NoAnswer
-from prove.load import PRICE, Size
-from prove.proxy import Proxy, silence
+from prove.customers.client import SharedConnections, Unanswered
+from prove.customers.http_sale import PRICE, Size
+from prove.faults.trial import Fault, trial
+from prove.judge.checker import FinalTables
 from prove.report import Row
-from prove.service import Parts
-from prove.storm import Fault, trial
+from prove.stage.proxy import Proxy, silence
+from prove.stage.service import ServiceInParts
 
 LOAD = Size(customers=1200, per_second=80)
 LONG_LOAD = Size(customers=2400, per_second=80)
@@ -25,12 +25,12 @@ SILENCE_SECONDS = 20.0
 
 def lost_replies(full: bool) -> list[Row]:
     """The database commits, its reply is lost; the customer asks again with the same key."""
-    with Parts() as service:
+    with ServiceInParts() as service:
         return [asyncio.run(_lost_replies(service, 1000 if full else 100))]
 
 
-async def _lost_replies(service: Parts, times: int) -> Row:
-    client, wire = Client(service.api_url), service.api_wire
+async def _lost_replies(service: ServiceInParts, times: int) -> Row:
+    client, wire = SharedConnections(service.api_url), service.api_wire
     item = {"sku": "shoe", "name": "Shoe", "price": PRICE, "currency": "EUR", "hold_seconds": 600}
     _, _, item = await client.request("POST", "/items", body=item | {"stock": times // 2})
     answers: list[dict[str, Any]] = []
@@ -45,7 +45,7 @@ async def _lost_replies(service: Parts, times: int) -> Row:
             problems.append(f"c{n}: {wire.lost} replies were lost, the answer was {status}")
         answers += [await _until_answered(client, ask) for _ in range(3)]
     client.close()
-    database = await asyncio.to_thread(Database.read, service.database_url())
+    database = await asyncio.to_thread(FinalTables.read, service.database_url())
     orders = {order.customer: order for order in database.orders if order.customer}
     if len(orders) != len([o for o in database.orders if o.customer]):
         problems.append("a customer has two orders")
@@ -58,11 +58,13 @@ async def _lost_replies(service: Parts, times: int) -> Row:
     return Row("reply lost after COMMIT", wire.lost, len(answers), 0, times, problems)
 
 
-async def _until_answered(client: Client, ask: tuple[str, str, dict[str, str]]) -> dict[str, Any]:
+async def _until_answered(
+    client: SharedConnections, ask: tuple[str, str, dict[str, str]]
+) -> dict[str, Any]:
     while True:
         try:
             status, _, body = await client.request(*ask)
-        except NoAnswer:
+        except Unanswered:
             continue
         if status < 500:
             return dict(body)
@@ -75,12 +77,12 @@ def wires(full: bool) -> list[Row]:
     faults: dict[str, Fault] = {"latency 50 ms": _slow, "black hole 20 s": _silent}
     faults["connections reset"] = _reset
     return [
-        trial(name, LONG_LOAD if fault is _silent else LOAD, fault, times, make=Parts)
+        trial(name, LONG_LOAD if fault is _silent else LOAD, fault, times, make=ServiceInParts)
         for name, fault in faults.items()
     ]
 
 
-def _slow(service: Parts) -> int:
+def _slow(service: ServiceInParts) -> int:
     for wire in service.wires:
         wire.latency_seconds = 0.025  # each way
     time.sleep(5)
@@ -89,14 +91,14 @@ def _slow(service: Parts) -> int:
     return 1
 
 
-def _silent(service: Parts) -> int:
+def _silent(service: ServiceInParts) -> int:
     with silence(*service.wires):
         time.sleep(SILENCE_SECONDS)
         held = sum(wire.held_bytes for wire in service.wires)
     return int(held > 0)
 
 
-def _reset(service: Parts) -> int:
+def _reset(service: ServiceInParts) -> int:
     for _ in range(20):
         for wire in service.wires:
             wire.reset()
@@ -116,10 +118,18 @@ def worker_kills(full: bool) -> list[Row]:
     )
     times = 48 if full else 8
     size = Size(customers=240 * times, per_second=60)
-    return [trial("worker killed in mid-job", size, lambda it: next(points)(it), times, make=Parts)]
+    return [
+        trial(
+            "worker killed in mid-job",
+            size,
+            lambda it: next(points)(it),
+            times,
+            make=ServiceInParts,
+        )
+    ]
 
 
-def _kill_worker(service: Parts, wire: str, **held: bool) -> int:
+def _kill_worker(service: ServiceInParts, wire: str, **held: bool) -> int:
     """Holds what the worker sends or is sent, and kills it while it waits for that."""
     proxy: Proxy = getattr(service, wire)
     proxy.hold(**held)

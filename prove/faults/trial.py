@@ -1,4 +1,4 @@
-"""Storms: a sale under load, alone or while its processes are killed, and judged by the checker."""
+"""One trial: a sale under load, a fault that strikes while it runs, and the judge's verdict."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
-from prove.checker import INVARIANTS, Database, Invariant, Run, exercised, judge, read_ledger
-from prove.load import Sale, Size
+from prove.customers.http_sale import HttpSale, Size
+from prove.judge.checker import (
+    INVARIANTS,
+    FinalTables,
+    Invariant,
+    Run,
+    exercised,
+    judge,
+    read_ledger,
+)
 from prove.report import Row
-from prove.service import Service
+from prove.stage.service import Service
 
 SEED = 20261123
 READY_WITHIN_SECONDS = 10.0
-SHORT_KILLS = ("postgres", "serve", "all")  # the worker's are in network.worker_kills
 BOUND_SECONDS = 2.0
 """Within which a freed unit is offered again, on two cores that also carry all customers."""
 
@@ -30,7 +36,7 @@ Fault = Callable[[Any], int]
 """Strikes a service once; returns how much it hit, 0 for nothing."""
 
 
-async def struck(service: Service, sale: Sale, fault: Fault | None, times: int) -> list[str]:
+async def struck(service: Service, sale: HttpSale, fault: Fault | None, times: int) -> list[str]:
     """The sale, with the fault at random instants; the problems of getting up again."""
     problems: list[str] = []
     await sale.open()
@@ -63,11 +69,11 @@ def trial(
     """One storm and its verdict."""
     began = time.time()
     with make() as service:
-        sale = Sale(service.api_url, service.provider_url, size, SEED)
+        sale = HttpSale(service.api_url, service.provider_url, size, SEED)
         problems = asyncio.run(struck(service, sale, fault, times))
         run = Run(
             sale.history,
-            Database.read(service.database_url()),
+            FinalTables.read(service.database_url()),
             read_ledger(service.ledger),
             sale.stock,
             BOUND_SECONDS,
@@ -91,27 +97,3 @@ def trial(
         problems + judge(run, EXERCISE, only),
         note,
     )
-
-
-def storm(full: bool) -> list[Row]:
-    """20,000 customers, 500 units, no fault: no violation, no 5xx."""
-    size = Size(
-        20_000,
-        per_second=300,
-        hot_stock=400,
-        scarce_stock=20,
-        ordinary_stock=20,
-        hold_seconds=5,
-        patient=0.1,
-    )
-    return [trial("storm without faults", size) for _ in range(5 if full else 1)]
-
-
-def kills(full: bool) -> list[Row]:
-    """kill -9 of each part, and of everything, under load."""
-    times = 50 if full else 5
-    size = Size(customers=400 * times, per_second=100)
-    return [
-        trial(f"kill -9 {part}", size, partial(Service.kill, part=part), times)
-        for part in (("postgres", "serve", "worker", "all") if full else SHORT_KILLS)
-    ]

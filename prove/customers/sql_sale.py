@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from prove.cluster import Connection, connect
-from prove.sale import call, pay
+from flashsale.testing.calls import Connection, call_all, connect, pay, value
 
 CLIENTS = 6
 
@@ -20,7 +19,7 @@ ITEMS = [("hot", 60, 1), ("scarce", 3, 1), ("plain", 150, 2), ("calm", 400, 60)]
 """Sku, stock, hold_seconds."""
 
 
-class Answer(NamedTuple):
+class Told(NamedTuple):
     """What a client was told, and how far the WAL was flushed when it knew."""
 
     lsn: int
@@ -31,14 +30,14 @@ class Answer(NamedTuple):
 
 
 @dataclass
-class Storm:
+class SqlSale:
     """So many calls of seeded clients, who note what they were told."""
 
     url: str
     seed: int
     calls: int
     plant: Callable[[], None] | None = None  # called once, in the middle
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[Told] = field(default_factory=list)
     refused: int = 0
 
     def run(self) -> None:
@@ -76,41 +75,41 @@ class Storm:
                         raise
                     self.refused += 1
                     continue
-                lsn = conn.execute("select pg_current_wal_flush_lsn() - '0/0'").fetchone()[0]
+                lsn = value(conn, "select pg_current_wal_flush_lsn() - '0/0'")
                 for order in orders:
                     if order.order_id is None:
                         self.refused += 1
                         continue
                     mine.append(order.order_id)
                     told = (order.order_id, order.ticket, order.status, order.expires_at)
-                    self.answers.append(Answer(int(lsn), *told))
+                    self.answers.append(Told(int(lsn), *told))
 
     def _reserve(self, conn: Connection, dice: random.Random, name: str, _mine: list[int]) -> Any:
         key = f"key {name}" if dice.random() < 0.5 else None
-        return call(conn, "reserve", _item(dice), f"customer {name}", key)
+        return call_all(conn, "reserve", _item(dice), f"customer {name}", key)
 
     def _many(self, conn: Connection, dice: random.Random, name: str, _mine: list[int]) -> Any:
         size = dice.randint(2, 12)
         customers = [f"customer {name} {n % 9}" for n in range(size)]
-        return call(conn, "reserve_many", [_item(dice) for _ in customers], customers)
+        return call_all(conn, "reserve_many", [_item(dice) for _ in customers], customers)
 
     def _twin(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
         """One of a few customers, who keep coming back."""
-        return call(conn, "reserve", _item(dice), f"regular {dice.randint(1, 5)}")
+        return call_all(conn, "reserve", _item(dice), f"regular {dice.randint(1, 5)}")
 
     def _pay(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
-        for order in call(conn, "orders_by_id", dice.sample(mine[-20:], min(len(mine), 1))):
+        for order in call_all(conn, "orders_by_id", dice.sample(mine[-20:], min(len(mine), 1))):
             if order.payment_id is not None:
-                yield from pay(conn, order)
+                yield pay(conn, order)
 
     def _cancel(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
-        return call(conn, "cancel", dice.choice(mine)) if mine else ()
+        return call_all(conn, "cancel", dice.choice(mine)) if mine else ()
 
     def _rolled_back(
         self, conn: Connection, dice: random.Random, name: str, _mine: list[int]
     ) -> Any:
         with conn.transaction(force_rollback=True):
-            call(conn, "reserve", _item(dice), f"gone {name}")
+            call_all(conn, "reserve", _item(dice), f"gone {name}")
         return ()
 
     def _stock(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
@@ -121,28 +120,28 @@ class Storm:
         return ()
 
     def _sweep(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
-        call(conn, "sweep", f"sweeper {dice.randint(1, 2)}")
+        call_all(conn, "sweep", f"sweeper {dice.randint(1, 2)}")
         return ()
 
     def _work(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
         """What the worker does; now and then it dies with the lease."""
-        for job in call(conn, "take_payment_jobs", dice.randint(1, 10), 30):
+        for job in call_all(conn, "take_payment_jobs", dice.randint(1, 10), 30):
             lease = (job.job_id, job.reads, job.payment_id)
             if dice.random() < 0.05:
                 continue
             match job.kind:
                 case "open":
-                    session = f"session {job.payment_id}"
-                    call(conn, "payment_opened", *lease, session, "http://pay")
+                    session = f"s{job.payment_id}"  # as pay names it
+                    call_all(conn, "payment_opened", *lease, session, "http://pay")
                 case "void":
-                    call(conn, "payment_voided", *lease)
+                    call_all(conn, "payment_voided", *lease)
                 case "refund":
-                    call(conn, "payment_refunded", *lease)
+                    call_all(conn, "payment_refunded", *lease)
         return ()
 
     def _notify(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
-        for job in call(conn, "take_notifications", dice.randint(1, 20), 30):
-            call(conn, "finish_notifications", [job.job_id], [job.reads])
+        for job in call_all(conn, "take_notifications", dice.randint(1, 20), 30):
+            call_all(conn, "finish_notifications", [job.job_id], [job.reads])
         return ()
 
 

@@ -1,5 +1,7 @@
-"""What befalls a database server: sessions ended, connections used up, snapshots kept, memory and
-disks exhausted, a clock that jumps. Each strikes under load; the checker judges the whole sale."""
+"""What befalls a database server, under load; the checker judges the whole sale.
+
+Sessions ended, connections used up, snapshots kept, memory and disks exhausted, a clock that jumps.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,10 @@ from typing import Any
 import psutil
 import psycopg
 
-from prove.checker import equal_keys_get_equal_answers as same_answers
-from prove.checker import (
+from prove.customers.http_sale import Size
+from prove.faults.trial import Fault, trial
+from prove.judge.checker import equal_keys_get_equal_answers as same_answers
+from prove.judge.checker import (
     every_capture_is_settled_once,
     every_grant_has_its_payment_job,
     every_hold_gets_its_window,
@@ -27,10 +31,8 @@ from prove.checker import (
     the_database_agrees,
     what_was_acknowledged_exists,
 )
-from prove.load import Size
 from prove.report import Row
-from prove.service import STARTS_WITHIN_SECONDS, Parts, Service
-from prove.storm import Fault, trial
+from prove.stage.service import Service, ServiceInParts
 
 LOAD = Size(customers=1000, per_second=80)
 LONGER_LOAD = Size(customers=1600, per_second=80)  # for half of LOAD the volume is full
@@ -182,10 +184,6 @@ class SmallVolume(Service):
         self._volume = self.data_dir / "postgres" / folder
 
     def __enter__(self) -> SmallVolume:
-        self.data_dir.chmod(0o755)
-        self.start()  # for a cluster to take the folder of
-        self.wait_until_ready(STARTS_WITHIN_SECONDS)
-        self._stop()
         aside = self.data_dir / "aside"
         self._volume.rename(aside)
         self._volume.mkdir()
@@ -220,7 +218,7 @@ class SmallVolume(Service):
         return red
 
 
-class FakeTime(Parts):
+class FakeTime(ServiceInParts):
     """Postgres alone has a clock of its own, which a file sets."""
 
     def __init__(self, library: Path) -> None:
@@ -239,7 +237,7 @@ class FakeTime(Parts):
         return self
 
     @contextmanager
-    def environment(self) -> Iterator[None]:
+    def clocked(self) -> Iterator[None]:
         os.environ.update(self._faked)
         try:
             yield

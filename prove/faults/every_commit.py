@@ -25,13 +25,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flashsale.database.migrate import migrate
-from flashsale.dev.postgres import EmbeddedPostgres
-from prove.checker import NEXT
-from prove.cluster import Connection, admin, copy, folder, kill
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.migrate import migrate
+from flashsale.testing.calls import Connection, item, value
+from flashsale.testing.servers import server_folder
+from prove.customers.sql_sale import ITEMS, SqlSale, Told
+from prove.judge.aftermath import honours, sell_out
+from prove.judge.checker import NEXT
 from prove.report import Row
-from prove.sale import honours, put_on_sale, sell_out
-from prove.sql_storm import ITEMS, Answer, Storm
+from prove.stage.cluster import admin, copy, kill
 
 SEGMENT = 16 * 2**20
 SETTINGS = {"wal_keep_size": "16GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h"}
@@ -148,10 +150,10 @@ def _text(lsn: int) -> str:
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
-class Judge:
+class CommitJudge:
     """Looks at one recovered state after the other, and at what changed in between."""
 
-    def __init__(self, answers: Iterable[Answer]) -> None:
+    def __init__(self, answers: Iterable[Told]) -> None:
         self._answers = sorted(answers, key=attrgetter("lsn"))
         self._judged = 0
         self._orders: dict[int, Any] = {}
@@ -218,11 +220,11 @@ def prove(
 
     plant: spoils the data as a superuser, in the middle, to see that it is noticed.
     """
-    with folder() as room:
+    with server_folder() as room:
         server = EmbeddedPostgres(room / "storm", settings=SETTINGS)
         try:
             base, start = _base(server, room)
-            storm = Storm(server.url(), seed, calls)
+            storm = SqlSale(server.url(), seed, calls)
             if plant:
                 storm.plant = lambda: _planted(server, plant)
             storm.run()
@@ -230,7 +232,7 @@ def prove(
             server.stop()
         wal = Wal(server, start)
         chosen = _spread(wal.commits, points)
-        judge = Judge(storm.answers)
+        judge = CommitJudge(storm.answers)
         began = time.monotonic()
         _walk(copy(base, room / "fed", FED), wal, start, chosen, judge)
         each = (time.monotonic() - began) / len(chosen)
@@ -264,11 +266,9 @@ def _base(server: EmbeddedPostgres, room: Path) -> tuple[EmbeddedPostgres, int]:
     migrate(server.url())
     with admin(server) as conn:
         for sku, stock, hold_seconds in ITEMS:
-            put_on_sale(conn, sku, stock, hold_seconds)
+            item(conn, sku, stock=stock, hold_seconds=hold_seconds)
         conn.execute("checkpoint")
-        start = int(
-            conn.execute("select redo_lsn - '0/0' from pg_control_checkpoint()").fetchone()[0]
-        )
+        start = int(value(conn, "select redo_lsn - '0/0' from pg_control_checkpoint()"))
     kill(server)
     base = copy(server, room / "base", SETTINGS)
     for segment in (base.data_dir / "postgres" / "pg_wal").glob("0*"):
@@ -284,7 +284,7 @@ def _spread(commits: Sequence[Commit], count: int) -> list[Commit]:
 
 
 def _walk(
-    server: EmbeddedPostgres, wal: Wal, start: int, commits: Sequence[Commit], judge: Judge
+    server: EmbeddedPostgres, wal: Wal, start: int, commits: Sequence[Commit], judge: CommitJudge
 ) -> None:
     (server.data_dir / "postgres" / "standby.signal").touch()
     wal.feed(server, start - start % SEGMENT, fed := commits[0].cut)
@@ -300,7 +300,7 @@ def _wait_for(conn: Connection, commit: Commit) -> None:
     """Until the commit is replayed; more than that was not fed."""
     deadline = time.monotonic() + 60
     while True:
-        at = conn.execute("select pg_last_wal_replay_lsn() - '0/0'").fetchone()[0]
+        at = value(conn, "select pg_last_wal_replay_lsn() - '0/0'")
         if at is not None and at > commit.lsn:
             return
         if time.monotonic() > deadline:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from prove.history import History, Op
+from prove.judge.history import History, Op
 
 Place = tuple[int, int]
 """An order's identity: item_id and ticket."""
@@ -35,7 +35,7 @@ NEXT = {
 FOREVER = float("inf")
 
 
-class Order(NamedTuple):
+class OrderRow(NamedTuple):
     """A row of orders; times in Unix seconds."""
 
     item_id: int
@@ -65,7 +65,9 @@ class Order(NamedTuple):
         return min(self.expires_at or FOREVER, self.ended_at or FOREVER)
 
 
-class Item(NamedTuple):
+class ItemRow(NamedTuple):
+    """A row of items; times in Unix seconds."""
+
     item_id: int
     stock: int
     hold_seconds: int
@@ -74,7 +76,9 @@ class Item(NamedTuple):
     closes_at: float | None
 
 
-class Payment(NamedTuple):
+class PaymentRow(NamedTuple):
+    """A row of payments, with the place of its order."""
+
     payment_id: int
     item_id: int | None
     ticket: int | None
@@ -84,12 +88,12 @@ class Payment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Database:
+class FinalTables:
     """What was in the tables once the run had drained."""
 
-    orders: list[Order]
-    items: dict[int, Item]
-    payments: list[Payment]
+    orders: list[OrderRow]
+    items: dict[int, ItemRow]
+    payments: list[PaymentRow]
     keys: dict[tuple[str, int, str], Place]
     jobs: int
     dead_letters: int
@@ -97,20 +101,20 @@ class Database:
     now: float
 
     @classmethod
-    def read(cls, url: str) -> Database:
+    def read(cls, url: str) -> FinalTables:
         """url: of a superuser or the tables' owner."""
         with psycopg.connect(url) as conn, conn.cursor(row_factory=namedtuple_row) as cursor:
             cursor.execute("set transaction isolation level repeatable read, read only")
 
             def rows(query: str) -> list[Any]:
-                return cursor.execute(query).fetchall()  # type: ignore[call-overload,no-any-return]
+                return cursor.execute(query).fetchall()
 
             def tables(query: str) -> list[tuple[Any, ...]]:
                 return [tuple(map(_plain, row)) for row in rows(query)]
 
             return cls(
                 orders=[
-                    Order(*row)
+                    OrderRow(*row)
                     for row in tables(
                         "select item_id, ticket, customer_id, status::text, created_at,"
                         " reserved_at, expires_at, paid_at, ended_at, recycled"
@@ -118,14 +122,14 @@ class Database:
                     )
                 ],
                 items={
-                    row[0]: Item(*row)
+                    row[0]: ItemRow(*row)
                     for row in tables(
                         "select item_id, stock, hold_seconds, now_serving, withdrawing, closes_at"
                         " from flashsale_data.items"
                     )
                 },
                 payments=[
-                    Payment(*row)
+                    PaymentRow(*row)
                     for row in tables(
                         "select p.payment_id, o.item_id, o.ticket, p.amount, p.status::text,"
                         " p.session_id from flashsale_data.payments p"
@@ -168,7 +172,7 @@ class Run:
     """
 
     history: History
-    database: Database
+    database: FinalTables
     ledger: list[dict[str, Any]]
     stock: dict[int, int]
     """Each item's units when the run began."""
@@ -178,7 +182,7 @@ class Run:
     def wall(self, monotonic: float | None) -> float:
         return FOREVER if monotonic is None else monotonic + self.history.epoch
 
-    def by_item(self) -> Iterator[tuple[Item, list[Order]]]:
+    def by_item(self) -> Iterator[tuple[ItemRow, list[OrderRow]]]:
         for item_id, orders in groupby(self.database.orders, lambda order: order.item_id):
             yield self.database.items[item_id], list(orders)
 
@@ -261,7 +265,7 @@ def freed_units_are_offered_again(run: Run) -> Iterator[str]:
             waiting += joined
 
 
-def _steps(run: Run, item: Item, orders: list[Order]) -> list[tuple[float, int, int]]:
+def _steps(run: Run, item: ItemRow, orders: list[OrderRow]) -> list[tuple[float, int, int]]:
     """When, units that are certainly free from then on, orders that wait from then on."""
     steps = [(when, units, 0) for when, units in run.stock_changes(item.item_id, at_most=False)]
     for burned, order in _burned(item, orders):
@@ -278,7 +282,7 @@ def _steps(run: Run, item: Item, orders: list[Order]) -> list[tuple[float, int, 
     return sorted(steps)
 
 
-def _burned(item: Item, orders: list[Order]) -> Iterator[tuple[float, Order]]:
+def _burned(item: ItemRow, orders: list[OrderRow]) -> Iterator[tuple[float, OrderRow]]:
     """Tickets that nobody got, with the time by which they must have been given out.
 
     Such a ticket keeps a unit, if the line has come so far, until it is found to be void.
@@ -334,26 +338,35 @@ def nobody_waits_without_need(run: Run) -> Iterator[str]:
 
 def served_in_order(run: Run) -> Iterator[str]:
     for _item, orders in run.by_item():
-        granted = [order.ticket for order in orders if order.reserved_at is not None]
-        last = max(granted, default=0)
-        for order in orders:
-            if order.ticket < last and order.status in ("waiting", "unserved"):
-                yield f"{order.place} is {order.status}, but ticket {last} was served"
-        # left: orders with lower tickets, by when they stopped waiting, the longest wait first
-        left: list[tuple[float, float, Place]] = []
-        for order in orders:
-            if order.customer is None:
-                continue
-            if order.reserved_at is not None:
-                while left and -left[0][0] <= order.reserved_at:
-                    heapq.heappop(left)  # grants come in time order too, but for moments
-                if left:
-                    gone, created, place = -left[0][0], left[0][1], left[0][2]
-                    begin = max(order.reserved_at, created)
-                    if run.fair_seconds(begin, min(gone, run.database.now)) > run.bound:
-                        yield f"{order.place} was served before {place}, which went on waiting"
-            if order.reserved_at != order.created_at:
-                heapq.heappush(left, (-order.left_the_line_at, order.created_at, order.place))
+        yield from _passed_over(orders)
+        yield from _overtaken(run, orders)
+
+
+def _passed_over(orders: list[OrderRow]) -> Iterator[str]:
+    """Orders that were never served, although a later ticket was."""
+    last = max((order.ticket for order in orders if order.reserved_at is not None), default=0)
+    for order in orders:
+        if order.ticket < last and order.status in ("waiting", "unserved"):
+            yield f"{order.place} is {order.status}, but ticket {last} was served"
+
+
+def _overtaken(run: Run, orders: list[OrderRow]) -> Iterator[str]:
+    """Orders that were served while one with a lower ticket went on waiting."""
+    # left: orders with lower tickets, by when they stopped waiting, the longest wait first
+    left: list[tuple[float, float, Place]] = []
+    for order in orders:
+        if order.customer is None:
+            continue
+        if order.reserved_at is not None:
+            while left and -left[0][0] <= order.reserved_at:
+                heapq.heappop(left)  # grants come in time order too, but for moments
+            if left:
+                gone, created, place = -left[0][0], left[0][1], left[0][2]
+                begin = max(order.reserved_at, created)
+                if run.fair_seconds(begin, min(gone, run.database.now)) > run.bound:
+                    yield f"{order.place} was served before {place}, which went on waiting"
+        if order.reserved_at != order.created_at:
+            heapq.heappush(left, (-order.left_the_line_at, order.created_at, order.place))
 
 
 def tickets_respect_time(run: Run) -> Iterator[str]:
@@ -520,65 +533,94 @@ def equal_keys_get_equal_answers(run: Run) -> Iterator[str]:
 # Money
 
 
+@dataclass
+class Moves:
+    """What the provider's ledger says of one session: how often its money moved, and how much."""
+
+    times: Counter[str] = field(default_factory=Counter)
+    amounts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def is_kept(self) -> bool:
+        return bool(self.times["captured"] and not self.times["refunded"])
+
+
 def every_capture_is_settled_once(run: Run) -> Iterator[str]:
-    moved: dict[str, Counter[str]] = defaultdict(Counter)
-    amount: dict[str, int] = {}
-    returned: dict[str, int] = {}
+    sessions: dict[str, Moves] = defaultdict(Moves)
     for line in run.ledger:
         if line["kind"] == "moved":
-            moved[line["session_id"]][line["to"]] += 1
-            if line["to"] == "captured":
-                amount[line["session_id"]] = line["amount"]
-            elif line["to"] == "refunded":
-                returned[line["session_id"]] = line["amount"]
-    paid = {o.place for o in run.database.orders if o.status == "paid"}
+            moves = sessions[line["session_id"]]
+            moves.times[line["to"]] += 1
+            moves.amounts[line["to"]] = line.get("amount", 0)
     payments = {p.session_id: p for p in run.database.payments if p.session_id}
+    for session, moves in sessions.items():
+        if max(moves.times.values()) > 1:
+            yield f"session {session}: an effect happened twice: {dict(moves.times)}"
+        if moves.times["captured"]:
+            yield from _unsettled(session, moves, payments.get(session))
+        else:
+            yield from _settled_without_money(payments.get(session))
+    yield from _not_paid_once(run, sessions, payments)
+
+
+def _settled_without_money(payment: PaymentRow | None) -> Iterator[str]:
+    if payment and payment.status in ("succeeded", "refund_due", "refunded"):
+        yield f"payment {payment.payment_id} is {payment.status}, nothing was captured"
+
+
+def _unsettled(session: str, moves: Moves, payment: PaymentRow | None) -> Iterator[str]:
+    """What is wrong with a session whose money has come: it is kept for a sale, or went back."""
+    if payment is None:
+        yield f"session {session}: captured, and no payment knows of it"
+    elif payment.status == "refunded" and moves.times["refunded"]:
+        took, gave = moves.amounts["captured"], moves.amounts["refunded"]
+        if took != gave:
+            yield f"session {session}: took {took}, gave back {gave}"
+    elif payment.status != "succeeded" or not moves.is_kept:
+        yield f"session {session}: {dict(moves.times)}, and payment {payment.status}"
+
+
+def _not_paid_once(
+    run: Run, sessions: dict[str, Moves], payments: dict[str, PaymentRow]
+) -> Iterator[str]:
+    """Captures that are kept for an order that is not paid, and orders not paid by exactly one."""
+    paid = {o.place for o in run.database.orders if o.status == "paid"}
     bought: Counter[Place] = Counter()
-    for session, moves in moved.items():
+    for session, moves in sessions.items():
         payment = payments.get(session)
-        if max(moves.values()) > 1:
-            yield f"session {session}: an effect happened twice: {dict(moves)}"
-        if not moves["captured"]:
-            if payment and payment.status in ("succeeded", "refund_due", "refunded"):
-                yield f"payment {payment.payment_id} is {payment.status}, nothing was captured"
-            continue
-        if payment is None:
-            yield f"session {session}: captured, and no payment knows of it"
-        elif payment.status == "succeeded" and not moves["refunded"]:
+        if payment and payment.status == "succeeded" and moves.is_kept:
             place = (payment.item_id or 0, payment.ticket or 0)
             bought[place] += 1
             if place not in paid:
                 yield f"session {session}: captured for {place}, which is not paid"
-        elif payment.status == "refunded" and moves["refunded"]:
-            if returned[session] != amount[session]:
-                yield f"session {session}: took {amount[session]}, gave back {returned[session]}"
-        else:
-            yield f"session {session}: {dict(moves)}, and payment {payment.status}"
     for place in paid:
         if bought[place] != 1:
             yield f"{place} is paid by {bought[place]} captures"
 
 
 def every_grant_has_its_payment_job(run: Run) -> Iterator[str]:
-    attempts: dict[Place, list[Payment]] = defaultdict(list)
-    for payment in run.database.payments:
-        if payment.item_id is not None:
-            attempts[payment.item_id, payment.ticket or 0].append(payment)
     sessions = Counter(line["payment_id"] for line in run.ledger if line["kind"] == "opened")
     for payment_id, count in sessions.items():
         if count > 1:
             yield f"payment {payment_id}: {count} sessions were opened"
+    attempts: dict[Place, list[PaymentRow]] = defaultdict(list)
+    for payment in run.database.payments:
+        if payment.item_id is not None:
+            attempts[payment.item_id, payment.ticket or 0].append(payment)
     for order in run.database.orders:
-        tries = attempts[order.place]
-        if order.reserved_at is None:
-            if tries:
-                yield f"{order.place} was never granted and has {len(tries)} payments"
-            continue
-        if not tries:
-            yield f"{order.place} was granted and has no payment"
-        for before in tries[:-1]:
-            if before.status not in ("failed", "refunded", "refund_due"):
-                yield f"{order.place}: a second attempt while payment {before.payment_id} stood"
+        yield from _wrong_attempts(order, attempts[order.place])
+
+
+def _wrong_attempts(order: OrderRow, tries: list[PaymentRow]) -> Iterator[str]:
+    if order.reserved_at is None:
+        if tries:
+            yield f"{order.place} was never granted and has {len(tries)} payments"
+        return
+    if not tries:
+        yield f"{order.place} was granted and has no payment"
+    for before in tries[:-1]:
+        if before.status not in ("failed", "refunded", "refund_due"):
+            yield f"{order.place}: a second attempt while payment {before.payment_id} stood"
 
 
 # The end
@@ -593,25 +635,35 @@ def nothing_is_left_over(run: Run) -> Iterator[str]:
     for op in run.history.unresolved():
         yield f"op {op.number}: {op.customer} never learned what became of it"
     for item, orders in run.by_item():
-        for order in orders:
-            if order.status == "reserved" and (order.expires_at or 0) < database.now - run.bound:
-                yield f"{order.place} is past its deadline and still holds a unit"
-            if order.status == "waiting" and order.ticket <= item.now_serving:
-                yield f"{order.place} is entitled to a unit and still waits"
-        tickets = {order.ticket for order in orders}
-        burned = set(range(1, min(item.now_serving, max(tickets)) + 1)) - tickets
-        if burned:
-            yield f"item {item.item_id}: nobody has tickets {sorted(burned)[:10]}"
-        lost = [
-            order.place
-            for order in orders
-            if order.ended_at and not order.recycled and order.ticket <= item.now_serving
-        ]
-        if lost:
-            yield f"item {item.item_id}: these units were never offered again: {lost[:10]}"
+        yield from _overdue(run, item, orders)
+        yield from _lost_units(item, orders)
     for payment in database.payments:
         if payment.status in ("requested", "refund_due"):
             yield f"payment {payment.payment_id} is still {payment.status}"
+
+
+def _overdue(run: Run, item: ItemRow, orders: list[OrderRow]) -> Iterator[str]:
+    """Orders that something should have happened to."""
+    for order in orders:
+        if order.status == "reserved" and (order.expires_at or 0) < run.database.now - run.bound:
+            yield f"{order.place} is past its deadline and still holds a unit"
+        if order.status == "waiting" and order.ticket <= item.now_serving:
+            yield f"{order.place} is entitled to a unit and still waits"
+
+
+def _lost_units(item: ItemRow, orders: list[OrderRow]) -> Iterator[str]:
+    """Tickets that the line has passed, whose units nobody has and nobody was offered."""
+    tickets = {order.ticket for order in orders}
+    burned = set(range(1, min(item.now_serving, max(tickets)) + 1)) - tickets
+    if burned:
+        yield f"item {item.item_id}: nobody has tickets {sorted(burned)[:10]}"
+    lost = [
+        order.place
+        for order in orders
+        if order.ended_at and not order.recycled and order.ticket <= item.now_serving
+    ]
+    if lost:
+        yield f"item {item.item_id}: these units were never offered again: {lost[:10]}"
 
 
 def the_database_agrees(run: Run) -> Iterator[str]:

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from prove.client import Client, NoAnswer
-from prove.history import History, Op
+from prove.customers.client import SharedConnections, Unanswered
+from prove.judge.history import History, Op
 
 HABITS = {
     "pays": 40,
@@ -59,7 +59,7 @@ class Size:
     patient: float = 0.7  # of those in the line, who look again until their turn comes
 
 
-class Sale:
+class HttpSale:
     """One run of the load against one service."""
 
     def __init__(self, api_url: str, provider_url: str, size: Size, seed: int) -> None:
@@ -67,8 +67,8 @@ class Sale:
         self.stock: dict[int, int] = {}
         self._size = size
         self._dice = random.Random(seed)
-        self._api = Client(api_url)
-        self._provider = Client(provider_url, connections=64)
+        self._api = SharedConnections(api_url)
+        self._provider = SharedConnections(provider_url, connections=64)
         self._tasks: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
 
@@ -195,7 +195,7 @@ class Sale:
 
     async def _send_reserve(self, op: Op, *, hang_up: bool = False) -> None:
         headers = {"X-Customer-Id": op.customer, "Idempotency-Key": op.key}
-        with contextlib.suppress(NoAnswer):
+        with contextlib.suppress(Unanswered):
             status, _, body = await self._api.request(
                 "POST", f"/items/{op.item_id}/orders", headers, hang_up=hang_up
             )
@@ -215,7 +215,7 @@ class Sale:
         op = self.history.ask(
             kind, order["item_id"], customer=customer, order=(order["item_id"], order["ticket"])
         )
-        with contextlib.suppress(NoAnswer):
+        with contextlib.suppress(Unanswered):
             status, _, body = await self._api.request(
                 method, f"/orders/{order['order_id']}{path}", {"X-Customer-Id": customer}
             )
@@ -260,7 +260,7 @@ class Sale:
     async def _complete(self, plan: Plan, url: str, outcome: str) -> None:
         """What the browser does at the provider; its answer is the provider's ledger's matter."""
         op = self.history.ask("pay", plan.item_id, customer=plan.customer)
-        with contextlib.suppress(NoAnswer):
+        with contextlib.suppress(Unanswered):
             path = urlsplit(url).path.removesuffix("/complete") + "/complete"
             status, _, _ = await self._provider.request("POST", path, body={"outcome": outcome})
             self.history.answer(op, status, {})
@@ -275,7 +275,7 @@ class Sale:
             await asyncio.sleep(self._dice.uniform(0.2, 0.6))
 
     async def _patch(self, item_id: int, changes: dict[str, Any], op: Op | None = None) -> bool:
-        with contextlib.suppress(NoAnswer):
+        with contextlib.suppress(Unanswered):
             status, _, body = await self._api.request("PATCH", f"/items/{item_id}", body=changes)
             if op:
                 self.history.answer(op, status, body)

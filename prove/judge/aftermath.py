@@ -1,37 +1,14 @@
-"""What proofs at the SQL level say in one line: calls, items, and a sale's end."""
+"""After a crash or a failover: what customers were told still holds, and every unit can be sold."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from prove.checker import NEXT
-from prove.cluster import Connection
+from flashsale.testing.calls import Connection, call_all, pay
+from prove.judge.checker import NEXT
 
 DRAIN_SECONDS = 30.0
-
-
-def call(conn: Connection, function: str, *args: Any) -> list[Any]:
-    """The rows that a flashsale function returns."""
-    marks = ", ".join(["%s"] * len(args))
-    return conn.execute(f"select * from flashsale.{function}({marks})", args).fetchall()
-
-
-def put_on_sale(conn: Connection, sku: str, stock: int, hold_seconds: int) -> int:
-    """An item for 10.00 EUR; returns its id."""
-    return int(
-        conn.execute(
-            "select item_id from flashsale.create_item(p_sku => %s, p_name => %s, p_stock => %s, "
-            "p_price => 1000, p_currency => 'EUR', p_hold_seconds => %s)",
-            [sku, sku, stock, hold_seconds],
-        ).fetchone()[0]
-    )
-
-
-def pay(conn: Connection, hold: Any) -> list[Any]:
-    """The money for an order's latest payment attempt arrives."""
-    session = f"session {hold.payment_id}"
-    return call(conn, "pay", hold.payment_id, session, hold.amount, "EUR")
 
 
 def honours(order: Any, answer: Any) -> bool:
@@ -64,8 +41,8 @@ def sell_out(conn: Connection) -> list[str]:
             return [f"units stay unsold: {left}"]
         for item in left:  # again in each round: some had holds that were about to end
             customers = [f"late {n}" for n in range(item.stock)]
-            call(conn, "reserve_many", [item.item_id] * item.stock, customers)
-        call(conn, "sweep")
+            call_all(conn, "reserve_many", [item.item_id] * item.stock, customers)
+        call_all(conn, "sweep")
         for hold in conn.execute(
             "select payment_id, amount from flashsale.order_status where order_id = any (array("
             "select order_id from flashsale.open_reservation)) order by expires_at"

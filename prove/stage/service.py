@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,10 +19,11 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 
-from flashsale.database.migrate import migrate
-from flashsale.dev.postgres import EmbeddedPostgres
-from flashsale.processes import free_port
-from prove.proxy import Proxy
+from flashsale.embedded import EmbeddedPostgres, free_port
+from flashsale.migrate import migrate
+from flashsale.testing.processes import environment, is_ready, stop
+from flashsale.testing.servers import cluster_folder
+from prove.stage.proxy import Proxy
 
 STARTS_WITHIN_SECONDS = 60.0
 UNFINISHED = """
@@ -50,22 +49,20 @@ class Service:
     """
 
     def __init__(self, **settings: Any) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="flashsale-prove-")
-        self.data_dir = Path(self._folder.name)
+        self._folder = ExitStack()
+        self.data_dir = self._folder.enter_context(cluster_folder())
         self.port, self.provider_port = free_port(), free_port()
         self.api_url = f"http://127.0.0.1:{self.port}"
         self.provider_url = f"http://127.0.0.1:{self.provider_port}"
         self.ledger = self.data_dir / "provider-ledger.jsonl"
         self.outages: list[tuple[float, float]] = []
         """From, to in Unix time, as seen from outside."""
-        self._environ = {k: v for k, v in os.environ.items() if not k.startswith("FLASHSALE_")}
-        self._environ |= {f"FLASHSALE_{name.upper()}": str(it) for name, it in settings.items()}
+        self._settings = settings
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._watching = threading.Event()
         self._watcher = threading.Thread(target=self._watch)
 
     def __enter__(self) -> Service:
-        self.data_dir.chmod(0o755)
         try:
             self.start()
             self.wait_until_ready(STARTS_WITHIN_SECONDS)
@@ -89,11 +86,10 @@ class Service:
         )
 
     def _start(self, part: str, *flags: str, **settings: object) -> None:
-        environ = {f"FLASHSALE_{name.upper()}": str(it) for name, it in settings.items()}
         with (self.data_dir / f"{part}.out").open("ab") as log:
             self._processes[part] = subprocess.Popen(
                 [sys.executable, "-m", "flashsale", part, *flags],
-                env=self._environ | environ,
+                env=environment(**self._settings | settings),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -112,7 +108,7 @@ class Service:
         return {what: n for what, n in [*counts, ("undelivered events", events)] if n}
 
     def is_ready(self) -> bool:
-        return _is_ready(self.api_url)
+        return is_ready(self.api_url)
 
     def sweeps(self) -> int:
         """How many sweeps there have been; -1 if nobody can tell."""
@@ -137,7 +133,7 @@ class Service:
     def wait_until_ready(self, timeout_seconds: float) -> float:
         """How long it took. Errors: TimeoutError."""
         began = time.monotonic()
-        while not (self.is_ready() and _is_ready(self.provider_url)):
+        while not (self.is_ready() and is_ready(self.provider_url)):
             if time.monotonic() > began + timeout_seconds:
                 logs = [path.read_text(errors="replace") for path in self.data_dir.glob("*.out")]
                 said = "\n".join(log[-2000:] for log in logs)
@@ -190,19 +186,15 @@ class Service:
 
     def _stop(self) -> None:
         for process in reversed(self._processes.values()):
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with contextlib.suppress(TimeoutError):  # a fault may have left it stuck
+                stop(process)
         self._processes.clear()
 
     def _clean_up(self) -> None:
-        self._folder.cleanup()
+        self._folder.close()
 
 
-class Parts(Service):
+class ServiceInParts(Service):
     """The same parts started one by one, with wires between them that can be bad.
 
     api_wire, worker_wire: to Postgres. provider_wire: from the worker to the provider.
@@ -212,9 +204,8 @@ class Parts(Service):
         super().__init__(**settings)
         self._stack = ExitStack()
 
-    def __enter__(self) -> Parts:
-        self.data_dir.chmod(0o755)
-        with self.environment():
+    def __enter__(self) -> ServiceInParts:
+        with self.clocked():
             postgres = self._stack.enter_context(EmbeddedPostgres(self.data_dir))
         self._url = postgres.url()
         migrate(self._url)
@@ -225,8 +216,8 @@ class Parts(Service):
         return self
 
     @contextmanager
-    def environment(self) -> Iterator[None]:
-        """In which Postgres starts."""
+    def clocked(self) -> Iterator[None]:
+        """While Postgres starts. A subclass gives it another clock."""
         yield
 
     @property
@@ -237,9 +228,12 @@ class Parts(Service):
         return self._url
 
     def start(self) -> None:
-        common = {"webhook_secret": "for-proof", "webhook_url": f"{self.api_url}/webhooks/payments"}
-        common |= {"provider_port": str(self.provider_port), "port": str(self.port)}
-        parts = {
+        common: dict[str, object] = {
+            "webhook_secret": "for-proof",
+            "webhook_url": f"{self.api_url}/webhooks/payments",
+        }
+        common |= {"provider_port": self.provider_port, "port": self.port}
+        parts: dict[str, dict[str, object]] = {
             "provider": {"provider_url": self.provider_url, "provider_ledger": self.ledger},
             "worker": {
                 "database_url": self._through(self.worker_wire),
@@ -250,7 +244,7 @@ class Parts(Service):
         for part, settings in parts.items():
             process = self._processes.get(part)
             if process is None or process.poll() is not None:
-                self._start(part, **common, **settings)
+                self._start(part, **common | settings)
 
     def _through(self, wire: Proxy) -> str:
         port = urlsplit(self._url).port
@@ -264,14 +258,6 @@ class Parts(Service):
         for process in self._processes.values():
             process.wait(30)
         self._stack.close()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health/ready", timeout=2):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _is(part: str, process: psutil.Process) -> bool:

@@ -14,11 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 
-class NoAnswer(Exception):  # noqa: N818 - what happened, not what failed
+class Unanswered(Exception):  # noqa: N818 - what happened, not what failed
     """The connection broke, or time was up: the request may have had its effect."""
 
 
-class Client:
+class SharedConnections:
     """Requests to one server, at most `connections` at once."""
 
     def __init__(self, url: str, connections: int = 128, timeout_seconds: float = 15.0) -> None:
@@ -44,7 +44,7 @@ class Client:
     ) -> tuple[int, dict[str, Any], Any]:
         """Status, headers (lower case) and decoded body. hang_up: sends, and leaves at once.
 
-        Errors: NoAnswer.
+        Errors: Unanswered.
         """
         data = b"" if body is None else json.dumps(body).encode()
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}:{self._port}"]
@@ -56,7 +56,7 @@ class Client:
         async with self._connection() as (reader, writer):
             writer.write(request)
             if hang_up:
-                raise NoAnswer("hung up")
+                raise Unanswered("hung up")
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             fields = dict(line.lower().split(": ", 1) for line in head[1:] if line)
             text = await reader.readexactly(int(fields.get("content-length", 0)))
@@ -81,7 +81,7 @@ class Client:
             except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
                 if writer:
                     writer.close()
-                raise NoAnswer(repr(error)) from error
+                raise Unanswered(repr(error)) from error
             except BaseException:
                 if writer:
                     writer.close()

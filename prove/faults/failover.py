@@ -15,18 +15,28 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
 
-from flashsale.database.migrate import migrate
-from flashsale.dev.postgres import EmbeddedPostgres
-from prove.cluster import Connection, admin, connect, folder, kill, standby
+from flashsale.embedded import EmbeddedPostgres
+from flashsale.migrate import migrate
+from flashsale.testing.calls import (
+    Connection,
+    call,
+    call_all,
+    connect,
+    eventually,
+    item,
+    rows,
+    value,
+)
+from flashsale.testing.servers import server_folder
+from prove.judge.aftermath import honours, sell_out
 from prove.report import Row
-from prove.sale import call, honours, put_on_sale, sell_out
+from prove.stage.cluster import admin, kill, standby
 
 CLIENTS = 6
 STOCK = 200
@@ -36,10 +46,11 @@ SELLING_AGAIN_SECONDS = 30.0
 PATIENCE_SECONDS = 60.0
 WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
 """The function in Postgres that warns of a cancelled wait; the message itself is translated."""
+IN_SYNC = "select 1 as yes from pg_stat_replication where sync_state = 'sync'"
 WAITING = "select pid from pg_stat_activity where wait_event = 'SyncRep'"
 
 
-class Answer(NamedTuple):
+class Acknowledged(NamedTuple):
     """What a customer was told. asked, answered: by how many failovers had been by then."""
 
     asked: int
@@ -54,23 +65,29 @@ class Answer(NamedTuple):
     expires_at: datetime | None
 
 
-class Sale:
+def _acknowledged(asked: int, answered: int, key: str, row: Any) -> Acknowledged:
+    return Acknowledged(
+        asked, answered, key, *(getattr(row, name) for name in Acknowledged._fields[3:])
+    )
+
+
+class FailoverSale:
     """Where the primary is, what its customers were told, and how often nobody knows."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.failovers = 0
         self.item_id = 0
-        self.answers: list[Answer] = []
+        self.answers: list[Acknowledged] = []
         self.refused = 0
         self.unknown = 0
         self.stopping = False
 
 
-class Client(threading.Thread):
+class Shopper(threading.Thread):
     """Customers, one after the other, on whichever server is the primary."""
 
-    def __init__(self, sale: Sale, name: str) -> None:
+    def __init__(self, sale: FailoverSale, name: str) -> None:
         super().__init__(daemon=True)
         self._sale = sale
         self._label = name
@@ -91,7 +108,7 @@ class Client(threading.Thread):
             elif luck < 0.15:
                 self._ask("", "sweep", f"sweeper {self._label[-1]}")
             elif luck < 0.35 and order and order.payment_id is not None:
-                session = f"session {order.payment_id}"
+                session = f"s{order.payment_id}"
                 self._ask("", "pay", order.payment_id, session, order.amount, "EUR")
             elif luck < 0.45 and order:
                 self._ask("", "cancel", order.order_id)
@@ -107,7 +124,7 @@ class Client(threading.Thread):
         while True:
             failovers = self._sale.failovers
             try:
-                rows = call(self._session(), function, *args)
+                found = call_all(self._session(), function, *args)
             except psycopg.OperationalError:
                 self._lost()
                 if self._sale.stopping:
@@ -123,18 +140,15 @@ class Client(threading.Thread):
                 self._sale.unknown += 1
                 continue
             if function != "sweep":
-                self._sale.answers += [
-                    Answer(asked, failovers, key, *(getattr(row, f) for f in Answer._fields[3:]))
-                    for row in rows
-                ]
-            return rows
+                self._sale.answers += [_acknowledged(asked, failovers, key, row) for row in found]
+            return found
 
     def _burn(self, customer: str) -> None:
         """A request that rolls back after it has taken a ticket."""
         try:
             conn = self._session()
             conn.execute("begin")
-            call(conn, "reserve", self._sale.item_id, customer)
+            call(conn, "reserve", self._sale.item_id, customer, None)
             conn.execute("rollback")
         except psycopg.OperationalError:
             self._lost()
@@ -162,21 +176,11 @@ def pair(primary: EmbeddedPostgres, home: Path) -> EmbeddedPostgres:
     with admin(primary) as conn:
         conn.execute("alter system set synchronous_standby_names = 'second'")
         conn.execute("select pg_reload_conf()")
-        _until(lambda: conn.execute("select 1 from pg_stat_replication where sync_state = 'sync'"))
+        eventually(lambda: rows(conn, IN_SYNC), PATIENCE_SECONDS)
     return second
 
 
-def _until(query: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
-    """Until a query finds something; returns its first row."""
-    deadline = time.monotonic() + seconds
-    while not (row := query().fetchone()):
-        if time.monotonic() > deadline:
-            raise TimeoutError("the clusters did not get there in time")
-        time.sleep(0.02)
-    return row
-
-
-def _wait_for_answers(sale: Sale, count: int, clients: list[Client]) -> None:
+def _wait_for_answers(sale: FailoverSale, count: int, clients: list[Shopper]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(sale.answers) < count:
         if time.monotonic() > deadline or not all(client.is_alive() for client in clients):
@@ -185,17 +189,21 @@ def _wait_for_answers(sale: Sale, count: int, clients: list[Client]) -> None:
 
 
 class Round(NamedTuple):
+    """One failover: how long nobody sold, and what went wrong."""
+
     away_seconds: float
     holes: int  # filled and sold
     violations: list[str]
 
 
-def failover(sale: Sale, primary: EmbeddedPostgres, second: EmbeddedPostgres, seed: str) -> Round:
+def failover(
+    sale: FailoverSale, primary: EmbeddedPostgres, second: EmbeddedPostgres, seed: str
+) -> Round:
     """Kills the primary under load, goes on at the standby, and looks at everything there."""
     with admin(primary) as conn:
-        sale.item_id = put_on_sale(conn, f"shoe {sale.failovers}", STOCK, hold_seconds=2)
+        sale.item_id = item(conn, f"shoe {sale.failovers}", stock=STOCK, hold_seconds=2)
     sale.stopping = False
-    clients = [Client(sale, f"{seed} {sale.failovers} {n}") for n in range(CLIENTS)]
+    clients = [Shopper(sale, f"{seed} {sale.failovers} {n}") for n in range(CLIENTS)]
     try:
         _wait_for_answers(sale, len(sale.answers) + ANSWERS, clients)
         time.sleep(random.Random(f"{seed} {sale.failovers}").random())
@@ -218,14 +226,15 @@ def failover(sale: Sale, primary: EmbeddedPostgres, second: EmbeddedPostgres, se
         if away > SELLING_AGAIN_SECONDS:
             broken.append(f"not selling for {away:.1f} s")
         broken += sell_out(conn)
-        (holes,) = conn.execute(
+        holes = value(
+            conn,
             "select count(*) from flashsale_data.orders where item_id = %s and status = 'void'",
-            [sale.item_id],
-        ).fetchone()
+            sale.item_id,
+        )
     return Round(away, holes, [f"failover {sale.failovers}: {what}" for what in broken])
 
 
-def _broken(conn: Connection, sale: Sale) -> list[str]:
+def _broken(conn: Connection, sale: FailoverSale) -> list[str]:
     """What was acknowledged and is not so, on whichever server."""
     orders = {
         order.order_id: order
@@ -237,8 +246,8 @@ def _broken(conn: Connection, sale: Sale) -> list[str]:
     broken = [
         f"acknowledged, and lost: {answer}"
         for answer in sale.answers
-        if not honours(order := orders.get(answer.order_id), answer)
-        or order.customer_id != answer.customer_id
+        if not honours(orders.get(answer.order_id), answer)
+        or orders[answer.order_id].customer_id != answer.customer_id
     ]
     here = [answer for answer in sale.answers if answer.item_id == sale.item_id and answer.key]
     for first in range(0, len(here), 1000):
@@ -246,7 +255,7 @@ def _broken(conn: Connection, sale: Sale) -> list[str]:
         items, customers, keys = zip(
             *((a.item_id, a.customer_id, a.key) for a in asked), strict=True
         )
-        again = call(conn, "reserve_many", list(items), list(customers), list(keys))
+        again = call_all(conn, "reserve_many", list(items), list(customers), list(keys))
         broken += [
             f"the same key, another order: {answer} {row}"
             for answer, row in zip(asked, again, strict=True)
@@ -271,16 +280,16 @@ def cancelled_waits(primary: EmbeddedPostgres, second: EmbeddedPostgres) -> Row:
             conn.add_notice_handler(
                 lambda n: warned.add(name) if n.source_function == WAIT_FOR_STANDBY else None
             )
-            (told[name],) = call(conn, "reserve", item_id, name, "key")
+            told[name] = call(conn, "reserve", item_id, name, "key")
 
     with admin(primary) as conn:
-        item_id = put_on_sale(conn, "cancelled", CANCELLED, hold_seconds=60)
+        item_id = item(conn, "cancelled", stock=CANCELLED, hold_seconds=60)
         second.stop()
         for n in range(CANCELLED):
             thread = threading.Thread(target=customer, args=(f"customer {n}",))
             thread.start()
-            (pid,) = _until(lambda: conn.execute(WAITING))
-            conn.execute("select pg_cancel_backend(%s)", [pid])
+            (waiting,) = eventually(lambda: rows(conn, WAITING), PATIENCE_SECONDS)
+            conn.execute("select pg_cancel_backend(%s)", [waiting.pid])
             thread.join(PATIENCE_SECONDS)
     kill(primary)
     second.start()
@@ -294,7 +303,7 @@ def cancelled_waits(primary: EmbeddedPostgres, second: EmbeddedPostgres) -> Row:
             f"reported as a success, without a warning: {told[n]}" for n in told.keys() - warned
         ]
         for name in told:
-            (order,) = call(conn, "reserve", item_id, name, "key")
+            order = call(conn, "reserve", item_id, name, "key")
             if order.status != "reserved":
                 broken.append(f"asked again, {name} got {order}")
         broken += sell_out(conn)
@@ -312,12 +321,12 @@ def proof(full: bool) -> list[Row]:
     seed = os.environ.get("PROVE_SEED", str(int(time.time())))
     print(f"   failover: seed {seed}", flush=True)
     rounds = []
-    with folder() as room:
+    with server_folder() as room:
         primary = EmbeddedPostgres(room / "0").start()
         second: EmbeddedPostgres | None = None
         try:
             migrate(primary.url())
-            sale = Sale(primary.url())
+            sale = FailoverSale(primary.url())
             for n in range(10 if full else 2):
                 second = pair(primary, room / f"{n + 1}")
                 rounds.append(failover(sale, primary, second, seed))

@@ -1,0 +1,54 @@
+"""Reserves a unit and pays for it from Python, as a tool of your own does that takes the money.
+
+With `make run` in another terminal, and an item on sale (see README.md in this folder):
+
+    export DATABASE_URL=$(cat .flashsale/database.url)
+    .venv/bin/python examples/reserve_and_pay.py ITEM_ID CUSTOMER KEY
+
+KEY names this request: whoever runs it again with the same key gets the same order, not another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import psycopg
+from psycopg.rows import namedtuple_row
+
+RESERVE = "select * from flashsale.reserve(%s, %s, %s)"
+PAY = "select * from flashsale.pay(%s, %s, %s, %s)"
+
+
+def main(item_id: int, customer: str, key: str) -> int:
+    """Reserves, and pays for what was reserved. Returns the exit status."""
+    # autocommit: each call is a transaction. An order counts once its call has returned.
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as conn:
+        # The URL of `make run` is the owner's. A login of your own, made a member of this role,
+        # may only do what the role may.
+        conn.execute("set role flashsale_tool")
+        order = ask(conn, RESERVE, item_id, customer, key)
+        if order.status != "reserved":
+            place = f", position {order.position} in the line" if order.position else ""
+            print(f"{customer}: {order.status or order.outcome}{place}")
+            return 0
+        print(f"{customer}: reserved with ticket {order.ticket} until {order.expires_at:%H:%M:%S}")
+        # Here your tool takes the money. The second argument is your name for this payment.
+        session = f"till-{order.payment_id}"
+        paid = ask(conn, PAY, order.payment_id, session, order.amount, order.currency)
+        print(f"{customer}: {paid.outcome}")
+        return 0
+
+
+def ask(conn: psycopg.Connection[Any], query: str, *values: object) -> Any:
+    """The row that a function returns. What happens in a sale is in the row and is no error."""
+    with conn.cursor(row_factory=namedtuple_row) as cursor:
+        return cursor.execute(query.encode(), values).fetchone()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3]))
+    except psycopg.Error as error:  # a call that makes no sense: an item that does not exist
+        sys.exit(f"{error.sqlstate}: {error.diag.message_primary}")

@@ -1,0 +1,29 @@
+-- Reserves a unit and pays for it from psql, as an operator at a counter may.
+--
+-- With `make run` in another terminal, and an item on sale (see README.md in this folder):
+--
+--   psql "$(cat .flashsale/database.url)" --quiet -v item_id=ITEM_ID -v customer=CUSTOMER \
+--     -v key=KEY -f examples/reserve_and_pay.sql
+--
+-- KEY names this request: whoever runs it again with the same key gets the same order, not another.
+\set ON_ERROR_STOP on
+
+-- The URL of `make run` is the owner's. A login of your own, made a member of this role, may only
+-- do what the role may.
+set role flashsale_tool;
+
+-- \gset makes a variable of psql of each column: order_outcome, order_ticket and so on.
+select coalesce(status, outcome) as state, ticket, payment_id, amount, currency,
+  coalesce(status = 'reserved', false) as held
+from flashsale.reserve(:item_id, :'customer', :'key') \gset order_
+
+\if :order_held
+  \echo :customer: reserved with ticket :order_ticket
+  -- Here the money is taken. The second argument is your name for this payment.
+  select outcome
+  from flashsale.pay(
+    :order_payment_id, 'till-' || :order_payment_id, :order_amount, :'order_currency') \gset paid_
+  \echo :customer: :paid_outcome
+\else
+  \echo :customer: :order_state
+\endif

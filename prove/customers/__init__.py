@@ -1,0 +1,1 @@
+"""Those who ask: over HTTP, and in SQL."""

@@ -1,0 +1,1 @@
+"""What strikes while customers ask, and the proofs that it breaks no promise."""

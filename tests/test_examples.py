@@ -1,0 +1,221 @@
+"""Every file in examples/, run as its own first lines say, against a running service."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from dev_support import Dev
+from flashsale import signature
+from flashsale.embedded import free_port, wheel_binaries
+from flashsale.testing.processes import environment, stop
+from support import eventually
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+LONGEST_LINES = 60
+PG = "pg@8"
+SECRET = "a secret of the examples"
+
+
+def run(dev: Dev, *command: str, **environ: str) -> str:
+    """What a command prints. Errors: AssertionError if it fails."""
+    ended = attempt(dev, *command, **environ)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def attempt(dev: Dev, *command: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env=os.environ | {"DATABASE_URL": dev.database_url()} | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def sells_the_only_unit(dev: Dev, *command: str) -> None:
+    """Ann gets the only unit of a new item and pays, once; Bob joins the line."""
+    shoe = str(dev.put_on_sale(sku=Path(command[-1]).name, stock=1))
+    reserved, paid = run(dev, *command, shoe, "ann", "k1").splitlines()
+    assert reserved.startswith("ann: reserved with ticket 1")
+    assert paid == "ann: paid"
+    assert run(dev, *command, shoe, "ann", "k1") == "ann: paid\n"
+    assert run(dev, *command, shoe, "bob", "k2").startswith("bob: waiting")
+
+
+def test_there_is_nothing_else_and_all_of_it_is_short_and_listed() -> None:
+    files = sorted(it.name for it in EXAMPLES.iterdir() if it.is_file() and it.name != "README.md")
+    assert sorted(re.findall(r"^\| \[([\w.]+)\]", (EXAMPLES / "README.md").read_text(), re.M)) == (
+        files
+    )
+    for name in files:
+        text = (EXAMPLES / name).read_text()
+        assert text.count("\n") <= LONGEST_LINES, name
+        assert f"examples/{name}" in text, f"{name} does not say how to run it"
+
+
+def test_from_python(dev: Dev) -> None:
+    command = (sys.executable, str(EXAMPLES / "reserve_and_pay.py"))
+    sells_the_only_unit(dev, *command)
+    misused = attempt(dev, *command, "999", "ann", "k1")
+    assert (misused.returncode, misused.stderr.split(":")[0]) == (1, "RV101")
+
+
+@pytest.fixture(scope="module")
+def node_modules() -> Path:
+    """A folder with Node's pg in it, made once per machine."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("node or npm is missing: apt-get install nodejs npm")
+    cache = Path(tempfile.gettempdir()) / f"flashsale-test-{PG}-{os.geteuid()}"
+    if not cache.exists():
+        draft = Path(tempfile.mkdtemp(prefix="flashsale-test-"))
+        done = subprocess.run(
+            ["npm", "install", "--no-audit", "--no-fund", "--prefix", draft, PG],
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        if done.returncode:
+            shutil.rmtree(draft)
+            pytest.skip(f"npm can't install {PG}: {done.stderr.strip().splitlines()[0]}")
+        try:
+            draft.rename(cache)
+        except OSError:  # another run was faster
+            shutil.rmtree(draft)
+    assert cache.stat().st_uid == os.geteuid(), f"{cache} is not ours"
+    return cache / "node_modules"
+
+
+def test_from_node(dev: Dev, node_modules: Path, tmp_path: Path) -> None:
+    # Node looks for pg beside the script, and nothing may be installed into the repository.
+    script = Path(shutil.copy(EXAMPLES / "reserve_and_pay.mjs", tmp_path))
+    (tmp_path / "node_modules").symlink_to(node_modules)
+    sells_the_only_unit(dev, "node", str(script))
+    misused = attempt(dev, "node", str(script), "999", "ann", "k1")
+    assert (misused.returncode, misused.stderr.split(":")[0]) == (1, "RV101")
+
+
+def test_from_psql(dev: Dev, tmp_path: Path) -> None:
+    # As a command with the same arguments as the others.
+    psql = shutil.which("psql") or str(wheel_binaries() / "psql")
+    command = tmp_path / "reserve_and_pay.sh"
+    command.write_text(
+        f'#!/bin/sh\nexec {psql} "$DATABASE_URL" --no-psqlrc --quiet -v item_id="$1" '
+        f'-v customer="$2" -v key="$3" -f {EXAMPLES / "reserve_and_pay.sql"}\n'
+    )
+    command.chmod(0o755)
+    sells_the_only_unit(dev, str(command))
+    misused = attempt(dev, str(command), "999", "ann", "k1")
+    assert misused.returncode == 3
+    assert "item" in misused.stderr
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The webhook's URL, and the file with what it prints."""
+    port, output = free_port(), tmp_path / "output"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(EXAMPLES / "webhook_receiver.py"), str(port)],
+            env=environment(webhook_secret=SECRET),
+            stdout=file,
+            stderr=subprocess.DEVNULL,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}/"
+        eventually(lambda: status_of(url) == 401)
+        yield url, output
+    finally:
+        stop(process)
+
+
+def status_of(url: str, body: bytes = b"{}", header: str = "") -> int:
+    try:
+        return httpx.post(url, content=body, headers={signature.HEADER: header}).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def test_the_webhook_receiver_takes_the_events_of_the_simulated_provider(
+    receiver: tuple[str, Path], tmp_path: Path
+) -> None:
+    url, output = receiver
+    port = free_port()
+    provider = subprocess.Popen(
+        [sys.executable, "-m", "flashsale", "provider"],
+        env=environment(
+            webhook_secret=SECRET,
+            webhook_url=url,
+            provider_port=port,
+            provider_url=f"http://127.0.0.1:{port}",
+            provider_ledger=tmp_path / "ledger.jsonl",
+        ),
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        asked: dict[str, Any] = {"payment_id": "7", "amount": 4900, "currency": "EUR"}
+        key = {"Idempotency-Key": "k"}
+
+        def opened() -> Any:
+            try:
+                return httpx.post(f"http://127.0.0.1:{port}/sessions", json=asked, headers=key)
+            except httpx.TransportError:
+                return None
+
+        session = eventually(opened).json()
+        httpx.post(session["checkout_url"] + "/complete", json={"outcome": "succeed"})
+        eventually(lambda: output.read_text() == "payment.succeeded 7 4900\n")
+    finally:
+        stop(provider)
+
+
+def test_the_webhook_receiver_refuses_what_the_provider_did_not_sign(
+    receiver: tuple[str, Path],
+) -> None:
+    url, output = receiver
+    now = int(time.time())
+    event = {"event_id": "e1", "type": "payment.succeeded", "payment_id": "7", "amount": 4900}
+    body = json.dumps(event).encode()
+    signed = signature.sign(SECRET, body, now)
+    for header, text in (
+        (signature.sign("another secret", body, now), body),
+        (signature.sign(SECRET, body, now - 3600), body),
+        (signed, body + b" "),
+        ("", body),
+    ):
+        assert status_of(url, text, header) == 401
+    assert output.read_text() == ""
+    assert [status_of(url, body, signed) for _ in range(2)] == [200, 200]
+    assert output.read_text() == "payment.succeeded 7 4900\n"  # once
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("locust") is None, reason="locust is missing: it is in the extra dev"
+)
+def test_the_locust_file_runs_a_small_sale(dev: Dev) -> None:
+    said = run(
+        dev,
+        *(sys.executable, "-m", "locust", "--locustfile", str(EXAMPLES / "locustfile.py")),
+        *("--headless", "--host", f"http://127.0.0.1:{dev.port}", "--only-summary"),
+        *("--users", "10", "--spawn-rate", "10", "--run-time", "3s"),
+        UNITS="5",
+    )
+    (sold,) = [it for it in dev.http.get("/items").json() if it["sku"].startswith("locust-")]
+    assert (sold["stock"], sold["paid"]) == (5, 5), said
+    assert sold["waiting"] >= 5, said
