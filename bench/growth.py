@@ -14,7 +14,7 @@ import psycopg
 
 from bench import sql, web
 from bench.report import BenchReport
-from flashsale.embedded import EmbeddedPostgres
+from flashsale.dev.postgres import EmbeddedPostgres
 
 CLIENTS = 8
 RESERVE = sql.single("flashsale", "\\set i 1\n")

@@ -14,7 +14,7 @@ from functools import partial
 
 from bench import sql, web
 from bench.report import HERE, BenchReport
-from flashsale.embedded import free_port
+from flashsale.processes import free_port
 from flashsale.testing.processes import stop
 
 NODE = HERE / "rivals" / "node"

@@ -15,8 +15,8 @@ from typing import Any
 import psycopg
 
 from bench.report import HERE, BenchReport
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing.servers import postgres_server
 
 STOCK = 10_000_000

@@ -23,7 +23,8 @@ from bench import sql
 from bench.load import Answers, Result, Stream, load, request, reserve
 from bench.report import HERE, BenchReport
 from flashsale import signature
-from flashsale.embedded import EmbeddedPostgres, free_port
+from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.processes import free_port
 from flashsale.testing.processes import environment, stop
 
 SECRET = "a secret of the bench"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dev_support import Dev, running
-from flashsale.embedded import EmbeddedPostgres
+from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing import Clock, Connection, put_cluster, server_folder
 
 pytest_plugins = ["flashsale.testing"]

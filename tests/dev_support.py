@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import psutil
 
-from flashsale.embedded import free_port
+from flashsale.processes import free_port
 from flashsale.testing.processes import environment, is_ready, stop
 from support import eventually
 

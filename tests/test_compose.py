@@ -15,9 +15,10 @@ import yaml
 
 from flashsale.api import app
 from flashsale.cli import build_parser
-from flashsale.embedded import RESERVED, SETTINGS
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import RESERVED, SETTINGS
 from flashsale.settings import Settings
+from flashsale.simulator import app as provider
 from support import connect, postgres_server, rows, value
 
 ROOT = Path(__file__).parents[1]

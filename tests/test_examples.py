@@ -20,7 +20,8 @@ import pytest
 
 from dev_support import Dev
 from flashsale import signature
-from flashsale.embedded import free_port, wheel_binaries
+from flashsale.dev.binaries import wheel_binaries
+from flashsale.processes import free_port
 from flashsale.testing.processes import environment, stop
 from support import eventually
 

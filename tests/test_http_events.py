@@ -20,8 +20,8 @@ from flashsale.api import examples
 from flashsale.api.streams import Watcher
 from flashsale.database.calls import Database
 from flashsale.models import Order
+from flashsale.processes import free_port
 from flashsale.testing.processes import stop
-from flashsale.watch import Watcher
 from http_support import NEW_ITEM, SECRET, Api, settings, success
 from support import Connection, sweep
 

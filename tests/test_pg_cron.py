@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flashsale import worker
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
 from flashsale.settings import Settings
 from flashsale.worker import run as worker
 from support import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
 from support import Connection, connect, postgres_server, rows
 
 BIN_DIR = "/usr/lib/postgresql/15/bin"

@@ -18,8 +18,13 @@ import pytest
 
 from flashsale import signature
 from flashsale.settings import SettingsError
+from flashsale.simulator.app import create_app
+from flashsale.simulator.faults import FaultDice
+from flashsale.simulator.ledger import Ledger, LedgerError
+from flashsale.simulator.messages import Faults
+from flashsale.simulator.sessions import SimulatedProvider
 from flashsale.testing.processes import environment
-from provider_support import SECRET, Stage, staged, until
+from simulator_support import SECRET, Stage, staged, until
 
 
 @pytest.fixture

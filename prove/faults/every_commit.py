@@ -25,8 +25,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing.calls import Connection, item, value
 from flashsale.testing.servers import server_folder
 from prove.customers.sql_sale import ITEMS, SqlSale, Told

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from flashsale.embedded import EmbeddedPostgres
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing.calls import (
     Connection,
     call,

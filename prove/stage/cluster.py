@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from psycopg.rows import namedtuple_row
 
-from flashsale.embedded import EmbeddedPostgres
+from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing.calls import Connection, connect
 
 

@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 
-from flashsale.embedded import EmbeddedPostgres, free_port
-from flashsale.migrate import migrate
+from flashsale.database.migrate import migrate
+from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.processes import free_port
 from flashsale.testing.processes import environment, is_ready, stop
 from flashsale.testing.servers import cluster_folder
 from prove.stage.proxy import Proxy

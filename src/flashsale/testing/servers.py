@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from hashlib import md5
 from pathlib import Path
 
-from flashsale.embedded import EmbeddedPostgres, wheel_binaries
+from flashsale.dev.binaries import wheel_binaries
+from flashsale.dev.postgres import EmbeddedPostgres
 
 FAST: Mapping[str, str] = {
     "fsync": "off",
