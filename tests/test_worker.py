@@ -529,13 +529,13 @@ async def test_a_database_that_is_away_is_said_once_and_found_again(
 ) -> None:
     caplog.set_level(logging.INFO, "flashsale.worker")
     hits: Counter[str] = Counter()
-    hit = worker._Trouble.hit
+    hit = trouble.Trouble.hit
 
-    def count(self: worker._Trouble, error: Exception) -> float:
-        hits[self._what] += 1
+    def count(self: trouble.Trouble, error: Exception) -> float:
+        hits[self.what] += 1
         return hit(self, error)
 
-    monkeypatch.setattr(worker._Trouble, "hit", count)
+    monkeypatch.setattr(trouble.Trouble, "hit", count)
     shoe = item(db)
     name = database_url.rsplit("/", 1)[1]
     box = Box()
