@@ -10,6 +10,10 @@ COPY migrations migrations
 RUN /venv/bin/pip install --no-cache-dir --constraint constraints.txt .
 
 FROM python:3.11-slim-bookworm
+# psql is for `flashsale psql`: here is no embedded Postgres that would bring one.
+RUN apt-get update \
+  && apt-get install --yes --no-install-recommends postgresql-client \
+  && rm -rf /var/lib/apt/lists/*
 # The provider's ledger is the only thing that is written; a named volume takes this folder's owner.
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin flashsale \
   && install --directory --owner=flashsale --group=flashsale --mode=0700 /var/lib/flashsale

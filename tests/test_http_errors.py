@@ -150,7 +150,7 @@ async def test_a_bad_body_is_refused(api: Api, body: str | bytes, status: int, c
 
 
 @pytest.mark.parametrize("body", ["[]", '{"wait": 1}', '{"wait": null}', '{"x": 1}', '"x"', "{"])
-async def test_a_bad_request_for_a_unit_is_refused(api: Api, body: str) -> None:
+async def test_a_bad_body_of_a_request_for_a_unit_is_refused(api: Api, body: str) -> None:
     item = await api.item()
     response = await api.order(item, "ann", content=body, headers=JSON)
     code = "malformed_body" if body == "{" else "bad_value"

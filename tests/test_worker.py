@@ -532,7 +532,7 @@ async def test_a_database_that_is_away_is_said_once_and_found_again(
     hit = trouble.Trouble.hit
 
     def count(self: trouble.Trouble, error: Exception) -> float:
-        hits[self._what] += 1
+        hits[self.what] += 1
         return hit(self, error)
 
     monkeypatch.setattr(trouble.Trouble, "hit", count)

@@ -157,7 +157,7 @@ class DemoCustomer:
         self.sale = sale
         self.api = Browser(api_url)
         self.dice = random.Random(seed)
-        self.headers = {"X-DemoCustomer-Id": name}
+        self.headers = {"X-Customer-Id": name}
 
     async def shop(self, item_id: int) -> None:
         """Goes through the whole sale, and returns when the order has ended."""

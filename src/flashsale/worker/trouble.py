@@ -22,7 +22,7 @@ class Trouble:
 
     def __init__(self, what: str) -> None:
         """what: the thing that may fail, as the log calls it."""
-        self._what = what
+        self.what = what
         self._known: set[str] = set()
         self._delay = RETRY_SECONDS
 
@@ -33,7 +33,7 @@ class Trouble:
             self._known.add(kind)
             log.warning(
                 "%s failed, will keep trying: error=%r",
-                self._what,
+                self.what,
                 in_short(error),
                 exc_info=unless_expected(error),
             )
@@ -43,7 +43,7 @@ class Trouble:
     def over(self) -> None:
         """Notes a success."""
         if self._known:
-            log.info("%s works again", self._what)
+            log.info("%s works again", self.what)
             self._known.clear()
             self._delay = RETRY_SECONDS
 

