@@ -50,7 +50,7 @@ def test_nobody_but_a_superuser_makes_large_objects() -> None:
     with cluster_folder() as folder, EmbeddedPostgres(folder) as server:
         for call in ("lo_create(0)", "lo_creat(0)", "lo_from_bytea(0, 'x')"):
             with psycopg.connect(server.url()) as conn, pytest.raises(InsufficientPrivilege):
-                conn.execute(f"select {call}")  # type: ignore[call-overload]
+                conn.execute(f"select {call}")
 
 
 def test_postgres_ends_with_its_parent_and_starts_again() -> None:

@@ -134,7 +134,8 @@ async def counted(url: str, **changes: Any) -> AsyncIterator[tuple[Database, lis
 
     async def count_one(wish: Wish, deadline: float) -> Reservation:
         sizes.append(1)
-        return await one(wish, deadline)
+        answer: Reservation = await one(wish, deadline)
+        return answer
 
     async def count_many(asked: Sequence[Wish], deadline: float) -> Sequence[Reservation]:
         sizes.append(len(asked))
@@ -204,6 +205,7 @@ async def test_a_twin_that_is_held_delays_its_customer_only(
         answer = await twin
         attempts = value(db, "select flashsale.last_ticket(%s)", shoe) - 91
         assert attempts < 40  # tickets that are lost for a while: a batch's, and few more
+        assert answer.order is not None
         assert (answer.outcome, answer.order.order_id) == ("existing", str(held.order_id))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from conftest import Clock
 from support import (
     Connection,
     call,
@@ -84,7 +85,7 @@ def test_keys_belong_to_one_customer_and_item(db: Connection) -> None:
     assert len({o.order_id for o in orders}) == 3
 
 
-def test_an_overdue_hold_ends_when_its_customer_asks_again(db: Connection, clock) -> None:
+def test_an_overdue_hold_ends_when_its_customer_asks_again(db: Connection, clock: Clock) -> None:
     shoe = item(db, hold_seconds=10)
     first = reserve(db, shoe, "ann")
     clock.advance(10)
@@ -95,7 +96,7 @@ def test_an_overdue_hold_ends_when_its_customer_asks_again(db: Connection, clock
     assert status(db, second.order_id).status == "reserved"
 
 
-def test_a_batch_with_an_overdue_hold_serves_everybody(db: Connection, clock) -> None:
+def test_a_batch_with_an_overdue_hold_serves_everybody(db: Connection, clock: Clock) -> None:
     shoe = item(db, stock=3, hold_seconds=10)
     old = reserve(db, shoe, "bob", "old")
     clock.advance(11)
@@ -164,7 +165,7 @@ def test_tickets_follow_the_order_of_the_batch_not_of_the_names(db: Connection) 
     assert [(o.customer_id, o.ticket) for o in batch] == [("zoe", 1), ("ann", 2), ("max", 3)]
 
 
-def test_a_refusal_takes_no_ticket_and_writes_nothing(db: Connection, clock) -> None:
+def test_a_refusal_takes_no_ticket_and_writes_nothing(db: Connection, clock: Clock) -> None:
     closed = item(db, "closed")
     call(db, "close_item", closed)
     paused = item(db, "paused")
@@ -185,7 +186,7 @@ def test_a_refusal_takes_no_ticket_and_writes_nothing(db: Connection, clock) -> 
     assert value(db, "select sum(issued) from flashsale.item_status") == 0
 
 
-def test_a_request_alone_is_answered_as_in_a_batch(db: Connection, clock) -> None:
+def test_a_request_alone_is_answered_as_in_a_batch(db: Connection, clock: Clock) -> None:
     # ann has a hold or a place everywhere, bob had one that is over, eve is new.
     terms = {
         "open": {"stock": 99},
@@ -250,7 +251,7 @@ def test_a_request_alone_is_answered_as_in_a_batch(db: Connection, clock) -> Non
     }
 
 
-def test_a_sale_opens_and_closes_by_the_clock(db: Connection, clock) -> None:
+def test_a_sale_opens_and_closes_by_the_clock(db: Connection, clock: Clock) -> None:
     shoe = item(db, stock=5, opens_at=clock.at(10), closes_at=clock.at(20))
     assert reserve(db, shoe, "ann").outcome == "not_open"
     clock.advance(10)
