@@ -276,7 +276,7 @@ class Item:
         return len(due)
 
     def promote(self) -> tuple[int, int, int]:
-        """(recycled, promoted, unserved)"""
+        """Returns how many were recycled, promoted and unserved."""
         unserved = recycled = promoted = 0
         if self.state == "closed":
             for order in self._line("waiting"):

@@ -1,3 +1,5 @@
+"""What a cancelled hold or a place given up means for its customer and for the line."""
+
 from __future__ import annotations
 
 import psycopg

@@ -80,7 +80,7 @@ def test_a_crash_in_a_storm_loses_nothing(victim: str) -> None:
             for running in storm:
                 running.result()
         if victim == "postmaster":
-            server._process.wait()  # type: ignore[union-attr]
+            eventually(lambda: not server.is_running())
             server = EmbeddedPostgres(folder)
             server.start()
         try:

@@ -1,3 +1,5 @@
+"""A hold ends at its deadline, and the unit goes to the next in line."""
+
 from __future__ import annotations
 
 from conftest import Clock

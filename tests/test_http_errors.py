@@ -21,6 +21,7 @@ from flashsale.migrate import migrate
 from http_support import (
     NEW_ITEM,
     Api,
+    LocalApi,
     api_fixture,  # noqa: F401
     problem,
     serving,
@@ -471,10 +472,10 @@ async def test_the_unexpected_is_logged_and_told_nobody(
 
 
 async def test_the_pool_acts_as_the_api_role_and_reaches_no_table(
-    api: Api, database_url: str
+    api: LocalApi, database_url: str
 ) -> None:
     await api.item()
-    pool = api.client._transport.app.state.service.database._read._pool  # type: ignore[attr-defined]
+    pool = api.app.state.service.database._read._pool
     async with pool.acquire() as connection:
         assert await connection.fetchval("select current_user") == "flashsale_api"
         with pytest.raises(asyncpg.InsufficientPrivilegeError):

@@ -1,3 +1,5 @@
+"""Items as the operators see and change them: terms, stock, pausing, closing."""
+
 from __future__ import annotations
 
 from typing import Any

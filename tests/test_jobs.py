@@ -1,3 +1,5 @@
+"""The two queues: jobs are leased, acknowledged, retried, and dropped when nobody needs them."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,3 +1,5 @@
+"""Migrating: at once from many places, again, from older versions, and after a crash."""
+
 from __future__ import annotations
 
 import os

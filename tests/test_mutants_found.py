@@ -1,5 +1,4 @@
-"""Rules that no other test missed when prove/mutants.py, the model or the permutations took them
-away."""
+"""Rules that only a mutant, the model or a permutation had shown to be untested."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""What the arrival of money means: in time, late, twice, or not as agreed."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,3 +1,5 @@
+"""A unit that is free goes to whoever waits longest."""
+
 from __future__ import annotations
 
 from conftest import Clock

@@ -262,32 +262,35 @@ def test_batches_in_opposite_order_do_not_deadlock_ten_thousand_times(
     opposite_batches(db, database_url, 10_000)
 
 
+def keep_sweeping(conn: Connection, done: threading.Event) -> None:
+    while not done.is_set():
+        sweep(conn)
+
+
+def ask_and_change_their_minds(conn: Connection, shoe: int, seed: int, customers: int) -> None:
+    """One customer after the other, each of whom reserves, and may roll back, cancel or pay."""
+    dice = random.Random(seed)
+    for n in range(customers):
+        name = f"{seed}-{n}"
+        if dice.random() < 0.05:
+            with conn.transaction(force_rollback=True):
+                reserve(conn, shoe, name)
+            continue
+        order = reserve(conn, shoe, name, f"k{n}" if dice.random() < 0.5 else None)
+        roll = dice.random()
+        if roll < 0.2:
+            call(conn, "cancel", order.order_id)
+        elif order.outcome == "reserved" and roll < 0.5:
+            assert pay(conn, order).outcome in ("paid", "refund_due")
+        elif roll < 0.55:
+            assert reserve(conn, shoe, name).order_id == order.order_id
+
+
 def storm(db: Connection, url: str, requests: int, stock: int) -> None:
     """Everything at once: rollbacks, cancels, payments, short holds, restocking, two sweepers."""
     shoe = item(db, stock=stock, hold_seconds=1)
     done = threading.Event()
     oversold: list[Any] = []
-
-    def customer(conn: Connection, seed: int) -> None:
-        dice = random.Random(seed)
-        for n in range(requests // 8):
-            name = f"{seed}-{n}"
-            if dice.random() < 0.05:
-                with conn.transaction(force_rollback=True):
-                    reserve(conn, shoe, name)
-                continue
-            order = reserve(conn, shoe, name, f"k{n}" if dice.random() < 0.5 else None)
-            roll = dice.random()
-            if roll < 0.2:
-                call(conn, "cancel", order.order_id)
-            elif order.outcome == "reserved" and roll < 0.5:
-                assert pay(conn, order).outcome in ("paid", "refund_due")
-            elif roll < 0.55:
-                assert reserve(conn, shoe, name).order_id == order.order_id
-
-    def sweeper(conn: Connection) -> None:
-        while not done.is_set():
-            sweep(conn)
 
     def watcher(conn: Connection) -> None:
         while not done.is_set():
@@ -295,12 +298,15 @@ def storm(db: Connection, url: str, requests: int, stock: int) -> None:
 
     with sessions(url, 11) as conns:
         background = [
-            Call(lambda: sweeper(conns[8])),
-            Call(lambda: sweeper(conns[9])),
+            Call(lambda: keep_sweeping(conns[8], done)),
+            Call(lambda: keep_sweeping(conns[9], done)),
             Call(lambda: watcher(conns[10])),
         ]
         try:
-            running = [Call(partial(customer, conns[n], n)) for n in range(8)]
+            running = [
+                Call(partial(ask_and_change_their_minds, conns[n], shoe, n, requests // 8))
+                for n in range(8)
+            ]
             for c in running:
                 c.join(500)
                 c.result()
@@ -344,10 +350,6 @@ def pay_at_the_deadline(db: Connection, url: str, count: int, seed: int) -> None
     moments = sorted((dice.uniform(-0.05, 0.05), order) for order in orders)
     done = threading.Event()
 
-    def keep_sweeping(conn: Connection) -> None:
-        while not done.is_set():
-            sweep(conn)
-
     def pay_at(conn: Connection, offset: float, order: Any) -> str:
         conn.execute(
             "select pg_sleep(extract(epoch from %s::timestamptz - clock_timestamp()) + %s)",
@@ -356,7 +358,7 @@ def pay_at_the_deadline(db: Connection, url: str, count: int, seed: int) -> None
         return str(pay(conn, order).outcome)
 
     with connect(url) as sweeper:
-        sweeping = Call(lambda: keep_sweeping(sweeper))
+        sweeping = Call(lambda: keep_sweeping(sweeper, done))
         outcomes = in_parallel(url, 25, [partial(pay_at, offset=t, order=o) for t, o in moments])
         done.set()
         sweeping.result()

@@ -1,3 +1,5 @@
+"""The worker does the jobs: sessions are opened, voided and refunded, and customers are told."""
+
 from __future__ import annotations
 
 import asyncio
