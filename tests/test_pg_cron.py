@@ -31,9 +31,12 @@ from support import (
 BIN_DIR = "/usr/lib/postgresql/15/bin"
 EXTENSION = Path("/usr/share/postgresql/15/extension/pg_cron.control")
 
-pytestmark = pytest.mark.skipif(
-    not EXTENSION.exists(), reason="pg_cron is missing: apt-get install postgresql-15-cron"
-)
+pytestmark = [
+    pytest.mark.debian,
+    pytest.mark.skipif(
+        not EXTENSION.exists(), reason="pg_cron is missing: apt-get install postgresql-15-cron"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
