@@ -1,4 +1,4 @@
-"""Commit subjects fit into a line of `git log`, from the commit on in which that became the rule."""
+"""Subjects of commits fit into a line of `git log`, since that became the rule."""
 
 from __future__ import annotations
 

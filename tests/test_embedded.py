@@ -20,7 +20,15 @@ from psycopg.errors import InsufficientPrivilege
 
 from flashsale import embedded
 from flashsale.embedded import EmbeddedError, EmbeddedPostgres, wheel_binaries
-from support import cluster_folder, connect, eventually, put_cluster, server_folder, value
+from support import (
+    Connection,
+    cluster_folder,
+    connect,
+    eventually,
+    put_cluster,
+    server_folder,
+    value,
+)
 
 RUN_AND_HANG = """
 import sys, time
@@ -297,6 +305,15 @@ def test_binaries_in_a_closed_home_are_copied_once(
     subprocess.run(
         [copy / "postgres", "--version"], user=user.pw_uid, extra_groups=[], cwd="/", check=True
     )
+
+
+def test_the_tests_run_on_the_server_that_was_asked_for(db: Connection) -> None:
+    """Else CI could run the same version four times without anybody noticing."""
+    binaries = Path(os.environ.get("FLASHSALE_TEST_PG_BIN") or wheel_binaries())
+    printed = subprocess.run(
+        [binaries / "postgres", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed == f"postgres (PostgreSQL) {value(db, 'show server_version')}\n"
 
 
 def use_up(url: str, opened: contextlib.ExitStack) -> NoReturn:
