@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -n 4
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## Start the whole service on an embedded Postgres, ready to sell
 	$(BIN)/flashsale dev
@@ -15,13 +15,19 @@ demo: $(VENV)/.installed ## Run a whole sale against a fresh service and check t
 psql: $(VENV)/.installed ## Open psql on the running service, as an operator
 	$(BIN)/flashsale psql
 
-test: $(VENV)/.installed ## Run the tests
-	$(PYTEST)
+check: lint format-check types test ## All that a change has to pass: style, format, types, tests
 
-test-all: $(VENV)/.installed ## Run the tests and the long storms
-	$(PYTEST)
+test: $(VENV)/.installed ## Run the tests (TEST=tests/test_pay.py: some of them)
+	$(PYTEST) $(TEST)
+
+test-all: test storms ## Run the tests and the long storms
+
+storms: $(VENV)/.installed ## Run the long storms
 	$(BIN)/pytest -n 2 -m 'storm and not alone'
 	$(BIN)/pytest -m alone
+
+coverage: $(VENV)/.installed ## Run the tests, and fail if they cover less of the code than they did
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 prove: $(VENV)/.installed ## Try to break it: crashes, faults, interleavings, mutants (15 minutes)
 	$(BIN)/python -m prove $(PROVE)
@@ -32,17 +38,21 @@ prove-full: $(VENV)/.installed ## The same before a release (hours)
 bench: $(VENV)/.installed ## Measure everything that docs/performance.md says (half an hour)
 	$(BIN)/python -m bench $(BENCH)
 
-lint: $(VENV)/.installed ## Check style and types
+lint: $(VENV)/.installed ## Check the style
 	$(BIN)/ruff check .
+
+format-check: $(VENV)/.installed ## Check the format
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed ## Check the types
 	$(BIN)/mypy
 
-format: $(VENV)/.installed ## Format the code
+format: $(VENV)/.installed ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove the virtual environment, the caches and the data of make run
-	rm -rf $(VENV) .flashsale .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .flashsale .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -51,5 +61,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-.PHONY: help run demo psql test test-all prove prove-full bench lint format clean
+# One thing after the other, as listed, even with -j: the quick checks speak first.
+.NOTPARALLEL:
+.PHONY: help run demo psql check test test-all storms coverage prove prove-full bench
+.PHONY: lint format-check types format clean
 .DEFAULT_GOAL := help

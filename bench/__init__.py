@@ -1,0 +1,1 @@
+"""`make bench`: the measurements that docs/performance.md reports."""

@@ -299,8 +299,7 @@ def _waiting(conn: psycopg.Connection, item_id: int) -> int:
 
 
 def churn(report: BenchReport, seconds: float) -> None:
-    """Reserve and cancel, over and over, with autovacuum as it comes; what a sweep reads stays
-    small."""
+    """Reserves and cancels, over and over, with autovacuum on; what a sweep reads stays small."""
     script = (
         f"{sql.NEW_CUSTOMER}select order_id from flashsale.reserve(1, {sql.CUSTOMER}) \\gset\n"
         "select flashsale.cancel(:order_id);\n"
@@ -379,8 +378,10 @@ def _allow_files(count: int) -> None:
 async def _listen(
     port: int, orders: list[tuple[int, str]], promote: Callable[[], float]
 ) -> tuple[list[float], int]:
-    """Seconds from the promotion until each customer has heard of it; and how many streams were
-    refused at first, and opened later."""
+    """Seconds from the promotion until each customer has heard of it.
+
+    Also how many streams were refused at first, and opened later.
+    """
     began = float("inf")
 
     async def listen(order_id: int, customer: str, ready: asyncio.Semaphore) -> float:

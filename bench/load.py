@@ -57,6 +57,8 @@ class Answers(NamedTuple):
 
 
 class Result(NamedTuple):
+    """What the load generator saw, and how it fared itself."""
+
     seconds: float
     """Until the last answer, so longer than asked for where a queue was left at the end."""
     cores: float

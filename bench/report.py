@@ -22,6 +22,8 @@ HERE = Path(__file__).parent
 
 
 class Figure(NamedTuple):
+    """A measured figure, a value for each round, and the goal that its median has to meet."""
+
     what: str
     goal: str
     """As `>= 0.95`, `<= 5 s`; empty: reported only."""

@@ -183,8 +183,10 @@ def prepare(postgres: EmbeddedPostgres) -> None:
 
 
 def _age(postgres: EmbeddedPostgres) -> None:
-    """A server that has run for a while writes into WAL segments that it has used before. A new one
-    fills each with zeros first, and all commits wait for that: 40 ms every 16 MB."""
+    """Makes a new server write its WAL into segments that it has used before, as an old one does.
+
+    A new segment is filled with zeros first, and all commits wait for that: 40 ms every 16 MB.
+    """
     with psycopg.connect(postgres.url("flashsale", "postgres"), autocommit=True) as conn:
         for _ in range(WAL_SEGMENTS):
             conn.execute("select pg_logical_emit_message(false, 'bench', '')")

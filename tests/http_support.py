@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from litestar import Litestar
 
 from flashsale import signature
 from flashsale.api.app import create_app
@@ -68,6 +69,14 @@ class Api:
         return await self.event(success(order, event_id))
 
 
+class LocalApi(Api):
+    """The same for an app that runs in this process, so that a test may look into it."""
+
+    def __init__(self, client: httpx.AsyncClient, app: Litestar) -> None:
+        super().__init__(client)
+        self.app = app
+
+
 def success(order: dict[str, Any], event_id: str = "e1") -> dict[str, Any]:
     """The provider's event that an order's money has come."""
     payment = order["payment"]
@@ -94,7 +103,7 @@ def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def serving(configured: Settings) -> AsyncIterator[Api]:
+async def serving(configured: Settings) -> AsyncIterator[LocalApi]:
     """The service as the app runs it, without a server in between."""
     app = create_app(configured)
     started, stop = asyncio.Event(), asyncio.Event()
@@ -110,13 +119,13 @@ async def serving(configured: Settings) -> AsyncIterator[Api]:
     try:
         transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            yield Api(client)
+            yield LocalApi(client, app)
     finally:
         stop.set()
         await lifespan
 
 
 @pytest.fixture(name="api")
-async def api_fixture(database_url: str) -> AsyncIterator[Api]:
+async def api_fixture(database_url: str) -> AsyncIterator[LocalApi]:
     async with serving(settings(database_url)) as api:
         yield api

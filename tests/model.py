@@ -16,12 +16,16 @@ FOREVER = 2**31 - 1
 
 @dataclass(eq=False)
 class ModelPayment:
+    """An attempt to pay."""
+
     amount: int
     status: str = "requested"
 
 
 @dataclass(eq=False)
 class ModelOrder:
+    """A customer's claim on a unit, or a hole in the line."""
+
     ticket: int
     customer: str | None
     status: str
@@ -34,6 +38,8 @@ class ModelOrder:
 
 @dataclass(frozen=True)
 class Request:
+    """A request for a unit."""
+
     customer: str
     key: str | None = None
     wait: bool = True
@@ -48,6 +54,8 @@ class RefusedError(Exception):
 
 @dataclass
 class ModelItem:
+    """An item and its line, in the plainest way to say what should happen."""
+
     now: datetime
     stock: int
     price: int
@@ -276,7 +284,7 @@ class ModelItem:
         return len(due)
 
     def promote(self) -> tuple[int, int, int]:
-        """(recycled, promoted, unserved)"""
+        """Returns how many were recycled, promoted and unserved."""
         unserved = recycled = promoted = 0
         if self.state == "closed":
             for order in self._line("waiting"):

@@ -32,6 +32,8 @@ async def until(condition: Callable[[], Any], what: str = "") -> None:
 
 
 class Delivery(NamedTuple):
+    """An event as the provider sent it."""
+
     header: str
     body: bytes
 

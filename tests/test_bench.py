@@ -7,6 +7,7 @@ import shutil
 import socket
 import threading
 import time
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -50,10 +51,18 @@ def test_a_goal_is_met_by_the_median(goal: str, values: list[float], met: bool |
 
 
 def test_sides_take_turns_and_ratios_are_of_the_same_round() -> None:
-    report, order = BenchReport(3), []
-    seen = report.take_turns(
-        {"a": lambda: order.append("a") or len(order), "b": lambda: order.append("b") or 1}
-    )
+    report = BenchReport(3)
+    order: list[str] = []
+
+    def a() -> float:
+        order.append("a")
+        return len(order)
+
+    def b() -> float:
+        order.append("b")
+        return 1
+
+    seen = report.take_turns({"a": a, "b": b})
     assert order == ["a", "b", "b", "a", "a", "b"]
     report.ratio("a / b", ">= 1", seen["a"], seen["b"])
     assert report.figures[0].values == [1, 4, 5]
@@ -62,7 +71,7 @@ def test_sides_take_turns_and_ratios_are_of_the_same_round() -> None:
     assert {"commit", "machine", "python", "packages", "figures", "raw"} <= set(written)
 
 
-def test_charts_show_what_was_measured_on_light_and_dark_pages(tmp_path) -> None:
+def test_charts_show_what_was_measured_on_light_and_dark_pages(tmp_path: Path) -> None:
     files = charts.draw(RAW, tmp_path)
     assert sorted(f.name for f in files) == ["clients.svg", "growth.svg", "load.svg"]
     for file in files:

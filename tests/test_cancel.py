@@ -1,8 +1,11 @@
+"""What a cancelled hold or a place given up means for its customer and for the line."""
+
 from __future__ import annotations
 
 import psycopg
 import pytest
 
+from flashsale.testing.clock import Clock
 from support import Connection, call, item, item_status, pay, reserve, rows, statuses, sweep, value
 
 
@@ -51,7 +54,7 @@ def test_another_customers_order_is_unknown(db: Connection) -> None:
     assert call(db, "order_status", order.order_id).status == "reserved"
 
 
-def test_a_hold_past_its_deadline_is_expired_not_cancelled(db: Connection, clock) -> None:
+def test_a_hold_past_its_deadline_is_expired_not_cancelled(db: Connection, clock: Clock) -> None:
     order = reserve(db, item(db, hold_seconds=5), "ann")
     clock.advance(5)
     late = call(db, "cancel", order.order_id, "ann")

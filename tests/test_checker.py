@@ -130,8 +130,9 @@ def told_to_wait_for_a_free_unit(story: Story) -> None:
 
 def overtaken(story: Story) -> None:
     row = story.orders[3]
-    fields = {"reserved_at": 110.3, "expires_at": 120.3, "paid_at": 112, "ended_at": None}
-    story.orders[3] = row._replace(status="paid", **fields)
+    story.orders[3] = row._replace(
+        status="paid", reserved_at=110.3, expires_at=120.3, paid_at=112, ended_at=None
+    )
     story.orders[2] = order(3, "unserved", 102, ended=150)._replace(recycled=True)
     story.payments[1] = PaymentRow(2, SHOE, 4, PRICE, "succeeded", "s2")
 

@@ -1,3 +1,5 @@
+"""The commands' help, their exit statuses, and what they say to wrong use."""
+
 from __future__ import annotations
 
 import signal

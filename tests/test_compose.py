@@ -219,6 +219,7 @@ def test_the_images_are_built_on_official_ones_of_fitting_versions() -> None:
     assert 15 <= int(major) <= 17  # from 18 on the image keeps its data somewhere else
 
 
+@pytest.mark.debian
 @pytest.mark.skipif(
     not DEBIAN_PG_CRON.exists(), reason="pg_cron is missing: apt-get install postgresql-15-cron"
 )

@@ -140,7 +140,7 @@ def test_each_role_can_read_its_views(database_url: str, db: Connection) -> None
     ]
     for role in ROLES:
         with psycopg.connect(database_url, autocommit=True) as conn:
-            conn.execute(f"set role {role}")  # type: ignore[call-overload]
+            conn.execute(f"set role {role}")
             for view in views:
                 if value(
                     db, "select has_table_privilege(%s, %s, 'select')", role, f"flashsale.{view}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -69,7 +70,7 @@ def test_a_crash_in_a_storm_loses_nothing(victim: str) -> None:
             backend = conn.info.backend_pid
             acknowledged: list[Any] = []
             storm = [
-                Call(lambda s=s: storm_until_the_crash(server.url(), shoe, s, acknowledged))
+                Call(partial(storm_until_the_crash, server.url(), shoe, s, acknowledged))
                 for s in range(4)
             ]
             storm.append(Call(lambda: sweep_until_the_crash(server.url())))
@@ -79,7 +80,7 @@ def test_a_crash_in_a_storm_loses_nothing(victim: str) -> None:
             for running in storm:
                 running.result()
         if victim == "postmaster":
-            server._process.wait()  # type: ignore[union-attr]
+            eventually(lambda: not server.is_running())
             server = EmbeddedPostgres(folder)
             server.start()
         try:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,7 @@ import psutil
 import psycopg
 import pytest
 
-from dev_support import running
+from dev_support import Dev, running
 from flashsale.dev.stack import Stack
 from flashsale.settings import Settings
 from support import eventually, put_cluster, server_folder
@@ -23,6 +24,10 @@ from support import eventually, put_cluster, server_folder
 
 def all_gone(family: list[psutil.Process]) -> bool:
     return not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def has_printed(dev: Dev, words: str) -> bool:
+    return words in dev.output.read_text()
 
 
 def test_it_sells_takes_the_money_and_stops_without_orphans() -> None:
@@ -84,7 +89,7 @@ def test_a_part_that_dies_is_started_again() -> None:
         for name in ("worker", "serve", "provider"):
             victim, *_ = [p for p in dev.family() if p.cmdline()[-2:] == ["flashsale", name]]
             victim.kill()
-            eventually(lambda n=name: f"{n} ended" in dev.output.read_text())
+            eventually(partial(has_printed, dev, f"{name} ended"))
         eventually(dev.is_ready, 30)
         shoe = dev.put_on_sale()
         order = dev.reserve(shoe, "ann")

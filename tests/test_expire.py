@@ -1,5 +1,8 @@
+"""A hold ends at its deadline, and the unit goes to the next in line."""
+
 from __future__ import annotations
 
+from flashsale.testing.clock import Clock
 from support import (
     Call,
     Connection,
@@ -17,7 +20,7 @@ from support import (
 )
 
 
-def test_a_hold_expires_at_its_deadline_not_before(db: Connection, clock) -> None:
+def test_a_hold_expires_at_its_deadline_not_before(db: Connection, clock: Clock) -> None:
     order = reserve(db, item(db, hold_seconds=10), "ann")
     clock.set(order.expires_at, -0.001)
     assert call(db, "expire")[0] == 0
@@ -28,7 +31,9 @@ def test_a_hold_expires_at_its_deadline_not_before(db: Connection, clock) -> Non
     assert status(db, order.order_id).ended_at == order.expires_at
 
 
-def test_the_next_in_line_gets_the_unit_a_full_hold_and_a_payment(db: Connection, clock) -> None:
+def test_the_next_in_line_gets_the_unit_a_full_hold_and_a_payment(
+    db: Connection, clock: Clock
+) -> None:
     shoe = item(db, hold_seconds=10)
     reserve(db, shoe, "ann")
     bob = reserve(db, shoe, "bob")
@@ -41,7 +46,7 @@ def test_the_next_in_line_gets_the_unit_a_full_hold_and_a_payment(db: Connection
     assert (bob.expires_at - bob.reserved_at).total_seconds() == 10
 
 
-def test_a_no_show_goes_to_the_end_of_the_line(db: Connection, clock) -> None:
+def test_a_no_show_goes_to_the_end_of_the_line(db: Connection, clock: Clock) -> None:
     shoe = item(db, hold_seconds=10)
     many(db, shoe, ["ann", "bob", "cid"])
     clock.advance(10)
@@ -50,7 +55,7 @@ def test_a_no_show_goes_to_the_end_of_the_line(db: Connection, clock) -> None:
     assert statuses(db, shoe) == {"ann": "waiting", "bob": "reserved", "cid": "waiting"}
 
 
-def test_paid_orders_never_expire(db: Connection, clock) -> None:
+def test_paid_orders_never_expire(db: Connection, clock: Clock) -> None:
     order = reserve(db, item(db, hold_seconds=10), "ann")
     pay(db, order)
     clock.advance(1000)
@@ -59,7 +64,7 @@ def test_paid_orders_never_expire(db: Connection, clock) -> None:
 
 
 def test_expiry_does_not_wait_for_an_order_that_is_being_paid(
-    db: Connection, database_url: str, clock
+    db: Connection, database_url: str, clock: Clock
 ) -> None:
     shoe = item(db, stock=2, hold_seconds=10)
     ann, _bob = reserve(db, shoe, "ann"), reserve(db, shoe, "bob")
@@ -72,7 +77,7 @@ def test_expiry_does_not_wait_for_an_order_that_is_being_paid(
     assert call(db, "expire")[0] == 1
 
 
-def test_everything_due_ends_in_steps_of_the_limit(db: Connection, clock) -> None:
+def test_everything_due_ends_in_steps_of_the_limit(db: Connection, clock: Clock) -> None:
     shoe = item(db, stock=25, hold_seconds=10)
     many(db, shoe, [f"c{n}" for n in range(60)])
     clock.advance(10)
@@ -81,7 +86,7 @@ def test_everything_due_ends_in_steps_of_the_limit(db: Connection, clock) -> Non
     assert value(db, "select count(*) from flashsale.open_reservation") == 25
 
 
-def test_the_customer_is_told(db: Connection, clock) -> None:
+def test_the_customer_is_told(db: Connection, clock: Clock) -> None:
     shoe = item(db, hold_seconds=10)
     many(db, shoe, ["ann", "bob"])
     clock.advance(10)

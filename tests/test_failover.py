@@ -24,6 +24,8 @@ KEY = {"Idempotency-Key": "k"}
 
 
 class Pair(NamedTuple):
+    """A primary, its standby, and a superuser's session on the primary."""
+
     primary: EmbeddedPostgres
     standby: EmbeddedPostgres
     watcher: Connection

@@ -22,6 +22,7 @@ from flashsale.refusals import CODES
 from http_support import (
     NEW_ITEM,
     Api,
+    LocalApi,
     api_fixture,  # noqa: F401
     problem,
     serving,
@@ -237,7 +238,7 @@ async def test_an_event_must_be_signed_now_and_by_us(api: Api) -> None:
         problem(await api.event(event, at), 401, "bad_signature")
     for headers in ({}, {"Flashsale-Signature": "t=1,v1=00"}, {"Flashsale-Signature": b"\xff"}):
         problem(
-            await api("POST", "/webhooks/payments", json=event, headers=headers),  # type: ignore[arg-type]
+            await api("POST", "/webhooks/payments", json=event, headers=headers),
             401,
             "bad_signature",
         )
@@ -318,7 +319,7 @@ async def test_an_sqlstate_has_its_status(
           raise exception 'in words' using errcode = '{sqlstate}', constraint = 'of_sql',
             detail = 'secret', hint = 'what next';
         end $$
-        """  # type: ignore[arg-type]
+        """
     )
     response = await api("GET", "/items/1")
     if code == "of_sql":
@@ -412,13 +413,13 @@ async def test_the_service_comes_back_with_its_database(
     assert set(answers) <= {200, 503} and answers[-1] == 200  # each dead connection fails once
 
     admin = connect(postgres.url("postgres", "postgres"))
-    admin.execute(f"alter database {name} with allow_connections false")  # type: ignore[call-overload]
+    admin.execute(f"alter database {name} with allow_connections false")
     rows(db, kill)
     for _ in range(4):
         away = await api("GET", path)
         problem(away, 503, "database_unavailable")
         assert away.headers["retry-after"] == "1"
-    admin.execute(f"alter database {name} with allow_connections true")  # type: ignore[call-overload]
+    admin.execute(f"alter database {name} with allow_connections true")
     admin.close()
     assert (await api("GET", path)).status_code == 200
     assert [r.getMessage() for r in caplog.records if "database" in r.getMessage()][-2:] == [
@@ -432,7 +433,7 @@ async def test_a_replay_of_the_functions_is_survived(
 ) -> None:
     with connect(postgres.url("postgres", "postgres")) as admin:
         name = value(db, "select current_database()")
-        admin.execute(f"alter database {name} owner to flashsale")  # type: ignore[call-overload]
+        admin.execute(f"alter database {name} owner to flashsale")
     item = await api.item()
     path = f"/items/{item['item_id']}"
     for _ in range(5):  # every connection has its statement prepared
@@ -472,10 +473,10 @@ async def test_the_unexpected_is_logged_and_told_nobody(
 
 
 async def test_the_pool_acts_as_the_api_role_and_reaches_no_table(
-    api: Api, database_url: str
+    api: LocalApi, database_url: str
 ) -> None:
     await api.item()
-    pool = api.client._transport.app.state.service.database._read._pool  # type: ignore[attr-defined]
+    pool = api.app.state.service.database._read._pool  # noqa: SLF001 - no answer tells the role
     async with pool.acquire() as connection:
         assert await connection.fetchval("select current_user") == "flashsale_api"
         with pytest.raises(asyncpg.InsufficientPrivilegeError):

@@ -283,13 +283,12 @@ async def test_a_database_that_fails_only_makes_streams_wait(told: tuple[Told, W
     database, watcher = told
     stream = watcher.stream(WAITING)
     await event_of(stream)
-    real = database.orders_by_id
 
     async def broken(_: Any) -> list[Order]:
         raise RuntimeError
 
-    database.orders_by_id = broken  # type: ignore[method-assign]
-    await asyncio.sleep(0.05)
-    database.orders_by_id = real  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(database, "orders_by_id", broken)
+        await asyncio.sleep(0.05)
     database.orders = [NEXT]
     assert await event_of(stream) == NEXT

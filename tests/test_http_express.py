@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flashsale.api import express
-from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
+from http_support import Api, LocalApi, api_fixture, problem, serving, settings  # noqa: F401
 
 JSON = {"Content-Type": "application/json"}
 OPEN: dict[str, Any] = {}
@@ -114,12 +114,11 @@ def test_what_is_well_formed_takes_the_express_way(headers: list[tuple[bytes, by
 
 
 async def test_overload_is_refused_before_anything_else_and_says_when_to_ask_again(
-    api: Api, monkeypatch: pytest.MonkeyPatch
+    api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     item = await api.item()
-    app = api.client._transport.app  # type: ignore[attr-defined]
     with monkeypatch.context() as busy:
-        busy.setattr(app.state.service.intake, "retry_after", lambda: 7)
+        busy.setattr(api.app.state.service.intake, "retry_after", lambda: 7)
         for customer in ("ann", " "):
             refused = await api.order(item, customer)
             problem(refused, 503, "overloaded")

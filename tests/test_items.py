@@ -1,3 +1,5 @@
+"""Items as the operators see and change them: terms, stock, pausing, closing."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -6,6 +8,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from flashsale.testing.clock import Clock
 from support import (
     Call,
     Connection,
@@ -179,7 +182,7 @@ def test_a_change_is_all_or_nothing(db: Connection) -> None:
     assert (item_status(db, shoe).hold_seconds, item_status(db, shoe).stock) == (60, 3)
 
 
-def test_a_change_sets_what_it_names_and_null_removes(db: Connection, clock) -> None:
+def test_a_change_sets_what_it_names_and_null_removes(db: Connection, clock: Clock) -> None:
     shoe = item(db, max_waiting=5, closes_at=clock.at(60))
     changed = call(
         db,
@@ -220,7 +223,7 @@ def test_an_unknown_item_is_an_error_for_every_verb(db: Connection) -> None:
         assert error.value.sqlstate == "RV101", verb
 
 
-def test_a_sale_that_never_opened_can_be_closed_and_opened(db: Connection, clock) -> None:
+def test_a_sale_that_never_opened_can_be_closed_and_opened(db: Connection, clock: Clock) -> None:
     shoe = item(db, opens_at=clock.at(60))
     assert call(db, "close_item", shoe).state == "closed"
     assert call(db, "open_item", shoe).state == "open"

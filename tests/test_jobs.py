@@ -1,3 +1,5 @@
+"""The two queues: jobs are leased, acknowledged, retried, and dropped when nobody needs them."""
+
 from __future__ import annotations
 
 import itertools
@@ -7,6 +9,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from flashsale.testing.clock import Clock
 from support import Connection, call, item, pay, reserve, rows, status, sweep, value
 
 
@@ -67,7 +70,7 @@ def test_a_late_worker_can_not_acknowledge_somebody_elses_lease(db: Connection) 
     assert value(db, "select depth from flashsale.queue_status where queue = 'payments'") == 0
 
 
-def test_a_job_that_nobody_needs_any_more_is_dropped(db: Connection, clock) -> None:
+def test_a_job_that_nobody_needs_any_more_is_dropped(db: Connection, clock: Clock) -> None:
     order = reserve(db, item(db), "ann")
     clock.advance(60)
     sweep(db)
@@ -76,7 +79,7 @@ def test_a_job_that_nobody_needs_any_more_is_dropped(db: Connection, clock) -> N
     assert value(db, "select sum(depth) from flashsale.queue_status where queue = 'payments'") == 0
 
 
-def test_a_session_that_may_exist_is_found_again_and_voided(db: Connection, clock) -> None:
+def test_a_session_that_may_exist_is_found_again_and_voided(db: Connection, clock: Clock) -> None:
     reserve(db, item(db), "ann")
     take(db, 0)  # a worker asked the provider, and nobody knows what came of it
     clock.advance(60)
@@ -96,7 +99,7 @@ def test_a_session_opened_for_a_hold_that_is_over_is_voided(db: Connection) -> N
     assert {(j.kind, j.session_id) for j in take(db)} == {("void", "s1")}
 
 
-def test_a_void_that_finds_the_money_captured_has_it_refunded(db: Connection, clock) -> None:
+def test_a_void_that_finds_the_money_captured_has_it_refunded(db: Connection, clock: Clock) -> None:
     order = reserve(db, item(db), "ann")
     open_session(db, take(db)[0])
     clock.advance(60)
@@ -143,7 +146,7 @@ def test_failures_are_retried_with_a_growing_delay_then_buried(db: Connection) -
     assert call(db, "request_payment", order.order_id, "ann").outcome == "requested"
 
 
-def test_a_dead_letter_can_be_tried_again(db: Connection, clock) -> None:
+def test_a_dead_letter_can_be_tried_again(db: Connection, clock: Clock) -> None:
     order = reserve(db, item(db), "ann")
     clock.advance(60)
     pay(db, order)

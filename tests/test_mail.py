@@ -1,3 +1,5 @@
+"""The words of each mail, and the mail server that takes it."""
+
 from __future__ import annotations
 
 import logging

@@ -1,3 +1,5 @@
+"""Migrating: at once from many places, again, from older versions, and after a crash."""
+
 from __future__ import annotations
 
 import os
@@ -27,9 +29,9 @@ def empty_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     """An empty database of the test's own."""
     name = f"e{uuid.uuid4().hex[:12]}"
     with connect(postgres.url("postgres", "postgres")) as admin:
-        admin.execute(f"create database {name} owner flashsale")  # type: ignore[call-overload]
+        admin.execute(f"create database {name} owner flashsale")
         yield postgres.url(name)
-        admin.execute(f"drop database {name} with (force)")  # type: ignore[call-overload]
+        admin.execute(f"drop database {name} with (force)")
 
 
 def start_migrating(url: str) -> subprocess.Popen[str]:

@@ -273,10 +273,10 @@ class LineMachine(RuleBasedStateMachine):
             return
         assert rows(self.db, "select * from flashsale.violation") == []
         for table in TABLES:
-            self.db.execute(f"delete from flashsale_data.{table}")  # type: ignore[call-overload]
+            self.db.execute(f"delete from flashsale_data.{table}")
         self.db.execute("delete from pgmq.q_payments")
         self.db.execute("delete from pgmq.q_notifications")
-        self.db.execute(f"drop sequence flashsale_data.line_{self.item_id}")  # type: ignore[call-overload]
+        self.db.execute(f"drop sequence flashsale_data.line_{self.item_id}")
 
     # Both of them
 
@@ -515,8 +515,8 @@ class HttpLine(LineMachine):
         answer = self.send("GET", "/orders", customer)
         mine = [o for o in self.claims() if o.customer == customer]
         shown = msgspec.json.decode(answer.content, type=list[Order])
-        for order, expected in zip(shown, reversed(mine), strict=True):
-            self.same_order(order, expected)
+        for found, expected in zip(shown, reversed(mine), strict=True):
+            self.same_order(found, expected)
         for order in self.claims():
             one = self.send("GET", f"/orders/{self.order_id(order)}", customer)
             if order.customer == customer:

@@ -1,8 +1,8 @@
-"""Rules that no other test missed when prove/mutants.py, the model or the permutations took them
-away."""
+"""Rules that only a mutant, the model or a permutation had shown to be untested."""
 
 from __future__ import annotations
 
+from flashsale.testing.clock import Clock
 from support import (
     Call,
     Connection,
@@ -80,7 +80,7 @@ def test_a_ticket_taken_after_the_visit_is_no_hole(db: Connection, database_url:
 
 
 def test_late_money_goes_back_while_somebody_waits_for_a_unit_that_has_come(
-    db: Connection, clock
+    db: Connection, clock: Clock
 ) -> None:
     shoe = item(db, late_payment="keep_if_free")
     ann = reserve(db, shoe, "ann")
@@ -93,7 +93,7 @@ def test_late_money_goes_back_while_somebody_waits_for_a_unit_that_has_come(
 
 
 def test_late_money_that_is_kept_leaves_the_cancelled_order_cancelled(
-    db: Connection, clock
+    db: Connection, clock: Clock
 ) -> None:
     shoe = item(db, stock=3, late_payment="keep_if_free")
     ann = reserve(db, shoe, "ann")
@@ -126,7 +126,7 @@ def test_who_asked_first_is_served_first_though_not_all_are_served_at_once(
     assert statuses(db, shoe) == {"ann": "reserved", "bob": "reserved", "cid": "waiting"}
 
 
-def test_a_line_goes_on_until_the_close(db: Connection, clock) -> None:
+def test_a_line_goes_on_until_the_close(db: Connection, clock: Clock) -> None:
     shoe = item(db, closes_at=clock.at(60))
     many(db, shoe, ["ann", "bob"])
     assert call(db, "promote", shoe).unserved == 0
@@ -134,7 +134,7 @@ def test_a_line_goes_on_until_the_close(db: Connection, clock) -> None:
 
 
 def test_expiry_leaves_a_locked_order_and_ends_the_others(
-    db: Connection, database_url: str, clock
+    db: Connection, database_url: str, clock: Clock
 ) -> None:
     shoe = item(db, stock=2)
     ann, bob = many(db, shoe, ["ann", "bob"])

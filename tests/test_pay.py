@@ -1,3 +1,5 @@
+"""What the arrival of money means: in time, late, twice, or not as agreed."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -5,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from flashsale.testing.clock import Clock
 from support import (
     Call,
     Connection,
@@ -73,14 +76,14 @@ def test_money_in_time_makes_the_order_final(db: Connection) -> None:
     ("seconds", "outcome"), [(-0.000001, "paid"), (0, "refund_due"), (0.001, "refund_due")]
 )
 def test_the_deadline_decides_to_the_microsecond(
-    db: Connection, clock, seconds: float, outcome: str
+    db: Connection, clock: Clock, seconds: float, outcome: str
 ) -> None:
     order = reserve(db, item(db), "ann")
     clock.set(order.expires_at, seconds)
     assert pay(db, order).outcome == outcome
 
 
-def test_late_money_goes_back_once(db: Connection, clock) -> None:
+def test_late_money_goes_back_once(db: Connection, clock: Clock) -> None:
     order = reserve(db, item(db), "ann")
     clock.advance(60)
     assert [pay(db, order).outcome for _ in range(3)] == ["refund_due"] * 3
@@ -160,7 +163,7 @@ def test_an_attempt_under_way_is_not_doubled(db: Connection) -> None:
     assert (again.outcome, again.payment_id) == ("existing", order.payment_id)
 
 
-def test_only_a_reserved_order_takes_a_new_attempt(db: Connection, clock) -> None:
+def test_only_a_reserved_order_takes_a_new_attempt(db: Connection, clock: Clock) -> None:
     shoe = item(db)
     order, waiting = reserve(db, shoe, "ann"), reserve(db, shoe, "bob")
     clock.advance(60)
@@ -243,7 +246,7 @@ def test_a_session_that_we_know_decides_whatever_payment_the_event_names(db: Con
     assert pay(db, bob, "s-bob").outcome == "already_paid"
 
 
-def test_a_refund_is_settled_by_the_event_or_by_the_call_once(db: Connection, clock) -> None:
+def test_a_refund_is_settled_by_the_event_or_by_the_call_once(db: Connection, clock: Clock) -> None:
     order = reserve(db, item(db), "ann")
     clock.advance(60)
     pay(db, order)
@@ -261,7 +264,9 @@ def test_events_of_other_kinds_are_stored_and_ignored(db: Connection) -> None:
     assert value(db, "select outcome from flashsale.payment_event") == "ignored"
 
 
-def test_late_money_is_kept_if_a_unit_is_free_and_nobody_waits(db: Connection, clock) -> None:
+def test_late_money_is_kept_if_a_unit_is_free_and_nobody_waits(
+    db: Connection, clock: Clock
+) -> None:
     shoe = item(db, stock=2, late_payment="keep_if_free")
     order = reserve(db, shoe, "ann")
     clock.advance(60)
@@ -301,7 +306,7 @@ def test_money_that_names_an_order_in_the_line_is_a_stray(db: Connection) -> Non
 
 @pytest.mark.parametrize("spoiler", ["sold", "line", "other order", "closed", "paused"])
 def test_late_money_goes_back_if_somebody_else_could_want_the_unit(
-    db: Connection, clock, spoiler: str
+    db: Connection, clock: Clock, spoiler: str
 ) -> None:
     shoe = item(db, stock=2, late_payment="keep_if_free")
     order = reserve(db, shoe, "ann")

@@ -103,10 +103,10 @@ class BusySale:
 
     def clear(self) -> None:
         for table in TABLES:
-            self.db.execute(f"delete from flashsale_data.{table}")  # type: ignore[call-overload]
+            self.db.execute(f"delete from flashsale_data.{table}")
         self.db.execute("delete from pgmq.q_payments")
         self.db.execute("delete from pgmq.q_notifications")
-        self.db.execute(f"drop sequence flashsale_data.line_{self.item_id}")  # type: ignore[call-overload]
+        self.db.execute(f"drop sequence flashsale_data.line_{self.item_id}")
 
 
 VERBS = [
@@ -138,17 +138,17 @@ def cases(*levels: str) -> Iterator[Case]:
 
     levels: of the two sessions of a pair. Triples are all of one level.
     """
-    for verbs in combinations_with_replacement(VERBS, 2):
+    for pair in combinations_with_replacement(VERBS, 2):
         for order in orders_of_steps([3, 3]):
-            yield Case(verbs, levels, order)
-    for verbs in TRIPLES if len(set(levels)) == 1 else ():
+            yield Case(pair, levels, order)
+    for triple in TRIPLES if len(set(levels)) == 1 else ():
         for order in orders_of_steps([2, 2, 2]):
-            yield Case(verbs, levels[:1] * 3, order)
+            yield Case(triple, levels[:1] * 3, order)
 
 
 def begin(level: str) -> Step:
     def step(conn: Connection) -> None:
-        conn.execute(f"begin isolation level {level}")  # type: ignore[call-overload]
+        conn.execute(f"begin isolation level {level}")
         conn.execute("select pg_current_xact_id()")  # its place among the others is a step too
 
     return step

@@ -33,9 +33,9 @@ def opened(conn: Connection, order: Any) -> Any:
 
 
 def told(conn: Connection, order: Any) -> Any:
-    event = [f"e{order.payment_id}", "payment.succeeded", f"s{order.payment_id}"]
-    event += [str(order.payment_id), order.amount, "EUR", None]
-    return call(conn, "record_payment_event", *event)
+    session, payment_id = f"s{order.payment_id}", str(order.payment_id)
+    event = (f"e{order.payment_id}", "payment.succeeded", session, payment_id)
+    return call(conn, "record_payment_event", *event, order.amount, "EUR", None)
 
 
 def _read(conn: Connection, query: str = READ) -> int:

@@ -13,10 +13,13 @@ from support import Connection, connect, postgres_server, rows
 BIN_DIR = "/usr/lib/postgresql/15/bin"
 EXTENSION = Path("/usr/share/postgresql/15/extension/plpgsql_check.control")
 
-pytestmark = pytest.mark.skipif(
-    not EXTENSION.exists(),
-    reason="plpgsql_check is missing: apt-get install postgresql-15-plpgsql-check",
-)
+pytestmark = [
+    pytest.mark.debian,
+    pytest.mark.skipif(
+        not EXTENSION.exists(),
+        reason="plpgsql_check is missing: apt-get install postgresql-15-plpgsql-check",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,8 @@
+"""A unit that is free goes to whoever waits longest."""
+
 from __future__ import annotations
 
+from flashsale.testing.clock import Clock
 from support import (
     Call,
     Connection,
@@ -61,7 +64,9 @@ def test_a_paused_item_promotes_nobody_until_it_resumes(db: Connection) -> None:
     assert sweep(db).promoted == 1
 
 
-def test_after_the_close_the_line_ends_and_holds_may_still_be_paid(db: Connection, clock) -> None:
+def test_after_the_close_the_line_ends_and_holds_may_still_be_paid(
+    db: Connection, clock: Clock
+) -> None:
     shoe = item(db, stock=2, closes_at=clock.at(30))
     orders = many(db, shoe, ["ann", "bob", "cid", "dan"])
     clock.advance(30)
@@ -164,7 +169,7 @@ def test_more_items_than_a_round_are_examined_in_turn(db: Connection) -> None:
     assert statuses(db, last) == {"ann": "reserved"}
 
 
-def test_nobody_is_served_before_he_asked(db: Connection, clock) -> None:
+def test_nobody_is_served_before_he_asked(db: Connection, clock: Clock) -> None:
     """An order that is committed just after promote has looked at the clock: here, by the clock."""
     shoe = item(db)
     db.execute(
@@ -193,7 +198,7 @@ def test_nobody_is_served_before_he_asked(db: Connection, clock) -> None:
     assert order.created_at <= order.reserved_at
 
 
-def test_nobody_is_served_if_the_sale_closes_meanwhile(db: Connection, clock) -> None:
+def test_nobody_is_served_if_the_sale_closes_meanwhile(db: Connection, clock: Clock) -> None:
     shoe = item(db, stock=0, closes_at=clock.at(5))
     reserve(db, shoe, "ann")
     call(db, "restock", shoe, 1)

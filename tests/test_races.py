@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from flashsale.testing.clock import Clock
 from support import (
     Call,
     Connection,
@@ -50,7 +52,7 @@ def in_parallel(url: str, workers: int, tasks: list[Callable[[Connection], Any]]
             results[n] = task(conn)
 
     with sessions(url, workers) as conns:
-        for running in [Call(lambda c=c: work(c)) for c in conns]:
+        for running in [Call(partial(work, c)) for c in conns]:
             running.result()
     return results
 
@@ -58,7 +60,7 @@ def in_parallel(url: str, workers: int, tasks: list[Callable[[Connection], Any]]
 def test_two_hundred_at_once_for_the_last_unit(db: Connection, database_url: str) -> None:
     shoe = item(db)
     orders = in_parallel(
-        database_url, 20, [lambda c, n=n: reserve(c, shoe, f"c{n}") for n in range(200)]
+        database_url, 20, [partial(reserve, item_id=shoe, customer=f"c{n}") for n in range(200)]
     )
     assert sorted(o.outcome for o in orders) == ["reserved"] + ["waiting"] * 199
     assert sorted(o.position for o in orders if o.outcome == "waiting") == list(range(1, 200))
@@ -80,8 +82,8 @@ def test_a_twin_waits_for_its_twin_and_finds_its_order(db: Connection, database_
         name = f"ann {key_one} {key_two}"
         with connect(database_url, autocommit=False) as first, connect(database_url) as second:
             order = reserve(first, shoe, name, key_one)
-            twin = Call(lambda s=second, n=name, k=key_two: reserve(s, shoe, n, k))
-            eventually(lambda s=second: blocked(db, s))
+            twin = Call(partial(reserve, second, shoe, name, key_two))
+            eventually(partial(blocked, db, second))
             first.commit()
             assert twin.result().order_id == order.order_id
         for key in (key_one, key_two):
@@ -136,7 +138,9 @@ def test_a_caller_with_an_old_snapshot_never_oversells(
     settle(db)
 
 
-def test_pay_and_expire_agree_on_who_was_first(db: Connection, database_url: str, clock) -> None:
+def test_pay_and_expire_agree_on_who_was_first(
+    db: Connection, database_url: str, clock: Clock
+) -> None:
     shoe = item(db, stock=2, hold_seconds=10)
     order = reserve(db, shoe, "ann")
     with connect(database_url, autocommit=False) as sweeper, connect(database_url) as payer:
@@ -169,7 +173,7 @@ def test_cancel_and_pay_agree_on_who_was_first(db: Connection, database_url: str
 
 
 def test_a_session_opened_while_the_hold_expires_is_voided_either_way(
-    db: Connection, database_url: str, clock
+    db: Connection, database_url: str, clock: Clock
 ) -> None:
     for first_is_expiry in (True, False):
         order = reserve(db, item(db, f"i{first_is_expiry}", hold_seconds=10), "ann")
@@ -179,7 +183,7 @@ def test_a_session_opened_while_the_hold_expires_is_voided_either_way(
             opened = [job.job_id, job.reads, job.payment_id, f"s{order.item_id}", "http://pay"]
             if first_is_expiry:
                 call(one, "expire")
-                opening = Call(lambda o=opened, c=two: call(c, "payment_opened", *o))
+                opening = Call(partial(call, two, "payment_opened", *opened))
                 eventually(lambda: blocked(db, two))
                 one.commit()
                 opening.result()
@@ -205,9 +209,9 @@ def freed_unit(db: Connection, database_url: str, rounds: int) -> None:
                 return function()
 
             calls = [
-                Call(lambda h=holder: at_once(lambda: call(canceller, "cancel", h.order_id))),
-                Call(lambda: at_once(lambda: sweep(sweeper))),
-                Call(lambda n=n: at_once(lambda: reserve(newcomer, shoe, f"n{n}"))),
+                Call(partial(at_once, partial(call, canceller, "cancel", holder.order_id))),
+                Call(partial(at_once, partial(sweep, sweeper))),
+                Call(partial(at_once, partial(reserve, newcomer, shoe, f"n{n}"))),
             ]
             fresh = [c.result() for c in calls][2]
             assert fresh.outcome == "waiting"
@@ -258,32 +262,35 @@ def test_batches_in_opposite_order_do_not_deadlock_ten_thousand_times(
     opposite_batches(db, database_url, 10_000)
 
 
+def keep_sweeping(conn: Connection, done: threading.Event) -> None:
+    while not done.is_set():
+        sweep(conn)
+
+
+def ask_and_change_their_minds(conn: Connection, shoe: int, seed: int, customers: int) -> None:
+    """One customer after the other, each of whom reserves, and may roll back, cancel or pay."""
+    dice = random.Random(seed)
+    for n in range(customers):
+        name = f"{seed}-{n}"
+        if dice.random() < 0.05:
+            with conn.transaction(force_rollback=True):
+                reserve(conn, shoe, name)
+            continue
+        order = reserve(conn, shoe, name, f"k{n}" if dice.random() < 0.5 else None)
+        roll = dice.random()
+        if roll < 0.2:
+            call(conn, "cancel", order.order_id)
+        elif order.outcome == "reserved" and roll < 0.5:
+            assert pay(conn, order).outcome in ("paid", "refund_due")
+        elif roll < 0.55:
+            assert reserve(conn, shoe, name).order_id == order.order_id
+
+
 def storm(db: Connection, url: str, requests: int, stock: int) -> None:
     """Everything at once: rollbacks, cancels, payments, short holds, restocking, two sweepers."""
     shoe = item(db, stock=stock, hold_seconds=1)
     done = threading.Event()
     oversold: list[Any] = []
-
-    def customer(conn: Connection, seed: int) -> None:
-        dice = random.Random(seed)
-        for n in range(requests // 8):
-            name = f"{seed}-{n}"
-            if dice.random() < 0.05:
-                with conn.transaction(force_rollback=True):
-                    reserve(conn, shoe, name)
-                continue
-            order = reserve(conn, shoe, name, f"k{n}" if dice.random() < 0.5 else None)
-            roll = dice.random()
-            if roll < 0.2:
-                call(conn, "cancel", order.order_id)
-            elif order.outcome == "reserved" and roll < 0.5:
-                assert pay(conn, order).outcome in ("paid", "refund_due")
-            elif roll < 0.55:
-                assert reserve(conn, shoe, name).order_id == order.order_id
-
-    def sweeper(conn: Connection) -> None:
-        while not done.is_set():
-            sweep(conn)
 
     def watcher(conn: Connection) -> None:
         while not done.is_set():
@@ -291,12 +298,15 @@ def storm(db: Connection, url: str, requests: int, stock: int) -> None:
 
     with sessions(url, 11) as conns:
         background = [
-            Call(lambda: sweeper(conns[8])),
-            Call(lambda: sweeper(conns[9])),
+            Call(lambda: keep_sweeping(conns[8], done)),
+            Call(lambda: keep_sweeping(conns[9], done)),
             Call(lambda: watcher(conns[10])),
         ]
         try:
-            running = [Call(lambda n=n: customer(conns[n], n)) for n in range(8)]
+            running = [
+                Call(partial(ask_and_change_their_minds, conns[n], shoe, n, requests // 8))
+                for n in range(8)
+            ]
             for c in running:
                 c.join(500)
                 c.result()
@@ -340,10 +350,6 @@ def pay_at_the_deadline(db: Connection, url: str, count: int, seed: int) -> None
     moments = sorted((dice.uniform(-0.05, 0.05), order) for order in orders)
     done = threading.Event()
 
-    def keep_sweeping(conn: Connection) -> None:
-        while not done.is_set():
-            sweep(conn)
-
     def pay_at(conn: Connection, offset: float, order: Any) -> str:
         conn.execute(
             "select pg_sleep(extract(epoch from %s::timestamptz - clock_timestamp()) + %s)",
@@ -352,8 +358,8 @@ def pay_at_the_deadline(db: Connection, url: str, count: int, seed: int) -> None
         return str(pay(conn, order).outcome)
 
     with connect(url) as sweeper:
-        sweeping = Call(lambda: keep_sweeping(sweeper))
-        outcomes = in_parallel(url, 25, [lambda c, t=t, o=o: pay_at(c, t, o) for t, o in moments])
+        sweeping = Call(lambda: keep_sweeping(sweeper, done))
+        outcomes = in_parallel(url, 25, [partial(pay_at, offset=t, order=o) for t, o in moments])
         done.set()
         sweeping.result()
     sweep(db)  # whom the last one passed over, because their late payment held them

@@ -9,9 +9,9 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from dev_support import running
 from flashsale.refusals import CODES
 from support import put_cluster, server_folder
-from test_dev import running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

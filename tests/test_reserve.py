@@ -1,3 +1,5 @@
+"""Reserving, one request at a time and in batches: units, places in the line, keys, refusals."""
+
 from __future__ import annotations
 
 from itertools import product
@@ -6,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from flashsale.testing.clock import Clock
 from support import (
     Connection,
     call,
@@ -84,7 +87,7 @@ def test_keys_belong_to_one_customer_and_item(db: Connection) -> None:
     assert len({o.order_id for o in orders}) == 3
 
 
-def test_an_overdue_hold_ends_when_its_customer_asks_again(db: Connection, clock) -> None:
+def test_an_overdue_hold_ends_when_its_customer_asks_again(db: Connection, clock: Clock) -> None:
     shoe = item(db, hold_seconds=10)
     first = reserve(db, shoe, "ann")
     clock.advance(10)
@@ -95,7 +98,7 @@ def test_an_overdue_hold_ends_when_its_customer_asks_again(db: Connection, clock
     assert status(db, second.order_id).status == "reserved"
 
 
-def test_a_batch_with_an_overdue_hold_serves_everybody(db: Connection, clock) -> None:
+def test_a_batch_with_an_overdue_hold_serves_everybody(db: Connection, clock: Clock) -> None:
     shoe = item(db, stock=3, hold_seconds=10)
     old = reserve(db, shoe, "bob", "old")
     clock.advance(11)
@@ -164,7 +167,7 @@ def test_tickets_follow_the_order_of_the_batch_not_of_the_names(db: Connection) 
     assert [(o.customer_id, o.ticket) for o in batch] == [("zoe", 1), ("ann", 2), ("max", 3)]
 
 
-def test_a_refusal_takes_no_ticket_and_writes_nothing(db: Connection, clock) -> None:
+def test_a_refusal_takes_no_ticket_and_writes_nothing(db: Connection, clock: Clock) -> None:
     closed = item(db, "closed")
     call(db, "close_item", closed)
     paused = item(db, "paused")
@@ -185,8 +188,8 @@ def test_a_refusal_takes_no_ticket_and_writes_nothing(db: Connection, clock) -> 
     assert value(db, "select sum(issued) from flashsale.item_status") == 0
 
 
-def test_a_request_alone_is_answered_as_in_a_batch(db: Connection, clock) -> None:
-    # ann has a hold or a place everywhere, bob had one that is over, eve is new.
+def items_in_every_state(db: Connection, clock: Clock) -> list[int]:
+    """In each, ann has a hold or a place, bob had one that is over, and nobody else has asked."""
     terms = {
         "open": {"stock": 99},
         "line": {"stock": 0},
@@ -210,47 +213,44 @@ def test_a_request_alone_is_answered_as_in_a_batch(db: Connection, clock) -> Non
     for sku in ("closed", "closed and paused"):
         call(db, "close_item", items[sku])
     settle(db)
+    return list(items.values())
 
-    def issued() -> int:
-        return int(value(db, "select sum(issued) from flashsale.item_status"))
 
-    def asked(one: bool, request: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The answer, and what was written; of a new order nothing that its ticket decides."""
-        before = issued()
-        with db.transaction(force_rollback=True):
-            if one:
-                row = call(db, "reserve", *request)
-            else:
-                query = "array[%s], array[%s], array[%s], array[%s]"
-                (row,) = rows(db, f"select * from flashsale.reserve_many({query})", *request)
-            written = [
-                value(db, f"select count(*) from {table}")
-                for table in (
-                    "flashsale_data.orders",
-                    "flashsale_data.order_keys",
-                    "pgmq.q_payments",
-                )
-            ]
-        if row.outcome in ("reserved", "waiting"):
-            row = row._replace(order_id=None, ticket=None, position=None, payment_id=None)
-        return row, written, issued() - before
+def asked(db: Connection, request: tuple[Any, ...], *, alone: bool) -> tuple[Any, ...]:
+    """The answer, and what was written; of a new order nothing that its ticket decides."""
+    issued = "select sum(issued) from flashsale.item_status"
+    before = value(db, issued)
+    with db.transaction(force_rollback=True):
+        if alone:
+            row = call(db, "reserve", *request)
+        else:
+            query = "array[%s], array[%s], array[%s], array[%s]"
+            (row,) = rows(db, f"select * from flashsale.reserve_many({query})", *request)
+        tables = ("flashsale_data.orders", "flashsale_data.order_keys", "pgmq.q_payments")
+        written = [value(db, f"select count(*) from {table}") for table in tables]
+    if row.outcome in ("reserved", "waiting"):
+        row = row._replace(order_id=None, ticket=None, position=None, payment_id=None)
+    return row, written, value(db, issued) - before
 
+
+def test_a_request_alone_is_answered_as_in_a_batch(db: Connection, clock: Clock) -> None:
+    items = items_in_every_state(db, clock)
     outcomes = set()
     for overdue in (False, True):
         if overdue:
             clock.advance(100)
         for request in product(
-            items.values(), ("ann", "bob", "cid", "eve"), (None, "known", "old"), (True, False)
+            items, ("ann", "bob", "cid", "eve"), (None, "known", "old"), (True, False)
         ):
-            answer = asked(True, request)
-            assert answer == asked(False, request), request
+            answer = asked(db, request, alone=True)
+            assert answer == asked(db, request, alone=False), request
             outcomes.add(answer[0].outcome)
     assert outcomes == {
         *("reserved", "waiting", "existing", "sold_out", "closed", "paused", "not_open")
     }
 
 
-def test_a_sale_opens_and_closes_by_the_clock(db: Connection, clock) -> None:
+def test_a_sale_opens_and_closes_by_the_clock(db: Connection, clock: Clock) -> None:
     shoe = item(db, stock=5, opens_at=clock.at(10), closes_at=clock.at(20))
     assert reserve(db, shoe, "ann").outcome == "not_open"
     clock.advance(10)

@@ -89,7 +89,7 @@ def test_a_role_is_refused_what_is_not_its_own(
 def _refused(conn: Connection, attempt: str) -> bool:
     sqlstate = None
     try:
-        conn.execute(attempt)  # type: ignore[call-overload]
+        conn.execute(attempt)
     except psycopg.Error as error:
         sqlstate = error.sqlstate
     # Anything else would only mean that the attempt has a mistake; 3F000: no cron here.
@@ -104,7 +104,7 @@ def test_a_login_of_one_role_can_become_no_other(
     name = value(db, "select current_database()")
     with connect(postgres.url(name, "postgres")) as conn:
         # As a login that has only this role: the owner, who has all, could always go back.
-        conn.execute(f"set session authorization flashsale_{audience}")  # type: ignore[call-overload]
+        conn.execute(f"set session authorization flashsale_{audience}")
         for other in {"flashsale", "postgres", *(f"flashsale_{a}" for a in AUDIENCES)}:
             if other != f"flashsale_{audience}":
                 assert _refused(conn, f"set role {other}"), other

@@ -1,3 +1,5 @@
+"""Settings come from the environment and from flags, and a bad one is named."""
+
 from __future__ import annotations
 
 import re
