@@ -10,9 +10,7 @@ declare
 begin
   select o.* into v_order from flashsale_data.orders o where o.order_id = p_order_id;
   if not found then
-    raise exception 'There is no such order.' using
-      errcode = 'RV102', constraint = 'unknown_order', detail = format('order_id %s', p_order_id),
-      hint = 'Use the order_id that reserve returned.';
+    perform flashsale.raise_unknown_order(p_order_id);
   end if;
   select i.* into v_item from flashsale_data.items i where i.item_id = v_order.item_id;
   return query

@@ -34,6 +34,7 @@ create schema flashsale;
 
 \ir clock.sql
 \ir roles.sql
+\ir errors.sql
 \ir order_status.sql
 \ir item_status.sql
 \ir items.sql

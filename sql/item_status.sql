@@ -59,10 +59,7 @@ declare
 begin
   select * into v_item from flashsale.item_status s where s.item_id = p_item_id;
   if not found then
-    raise exception 'There is no such item.' using
-      errcode = 'RV101', constraint = 'unknown_item',
-      detail = format('item_id %s', p_item_id),
-      hint = 'flashsale.items() lists the items.';
+    perform flashsale.raise_unknown_item(p_item_id);
   end if;
   return v_item;
 end

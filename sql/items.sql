@@ -105,9 +105,7 @@ begin
   where i.item_id = p_item_id
   for no key update;
   if not found then
-    raise exception 'There is no such item.' using
-      errcode = 'RV101', constraint = 'unknown_item', detail = format('item_id %s', p_item_id),
-      hint = 'flashsale.items() lists the items.';
+    perform flashsale.raise_unknown_item(p_item_id);
   end if;
   return v_item;
 end

@@ -104,10 +104,7 @@ begin
   where o.order_id = p_order_id
     and (o.customer_id = p_customer_id or p_customer_id is null);
   if not found then
-    raise exception 'There is no such order.' using
-      errcode = 'RV102', constraint = 'unknown_order',
-      detail = format('order_id %s', p_order_id),
-      hint = 'Use the order_id that reserve returned, with the customer who asked.';
+    perform flashsale.raise_unknown_order(p_order_id);
   end if;
   return v_row;
 end
