@@ -492,28 +492,28 @@ MUTANTS = [
     ),
     Mutant(
         "withdraw: lowers now_serving",
-        "items",
+        "create_item",
         "    forfeited = i.forfeited + c.units,\n",
         "",
         "items",
     ),
     Mutant(
         "withdraw: what was paid a moment ago too",
-        "items",
+        "create_item",
         " - v_item.paid - coalesce(sum(t.paid), 0)",
         " - v_item.paid",
         "items",
     ),
     Mutant(
         "withdraw: the rest is forgotten",
-        "items",
+        "create_item",
         "    withdrawing = i.withdrawing + p_units - c.units,\n",
         "",
         "items",
     ),
     Mutant(
         "restock: leaves the debt",
-        "items",
+        "create_item",
         "  v_settled integer := least(p_units, v_item.withdrawing);",
         "  v_settled integer := 0;",
         "items",
@@ -527,14 +527,14 @@ MUTANTS = [
     ),
     Mutant(
         "jobs: acknowledged whoever has the lease",
-        "jobs",
+        "take_payment_jobs",
         "  delete from pgmq.q_payments q where q.msg_id = p_job_id and q.read_ct = p_reads;",
         "  delete from pgmq.q_payments q where q.msg_id = p_job_id;",
         "jobs",
     ),
     Mutant(
         "jobs: put off whoever has the lease",
-        "jobs",
+        "take_payment_jobs",
         "      update pgmq.q_payments q set vt = v_at\n"
         "      where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_reads",
         "      update pgmq.q_payments q set vt = v_at\n"
@@ -543,21 +543,21 @@ MUTANTS = [
     ),
     Mutant(
         "jobs: tried again without backoff",
-        "jobs",
+        "take_payment_jobs",
         "    + least(300, 0.25 * 2 ^ p_reads) * (0.75 + random() / 2) * interval '1 second';",
         "    + interval '0.1 second';",
         "jobs",
     ),
     Mutant(
         "jobs: a job that failed too often is thrown away",
-        "jobs",
+        "take_payment_jobs",
         "  from (select * from dead union all select * from also_dead) d\n",
         "  from (select * from dead union all select * from also_dead) d where false\n",
         "jobs",
     ),
     Mutant(
         "jobs: poison is thrown away",
-        "jobs",
+        "take_payment_jobs",
         "      select 'payments', t.message, t.reads, 'given up', t.enqueued_at, "
         "flashsale.clock()\n      from taken t\n      where t.verdict = 'bury'\n",
         "      select 'payments', t.message, t.reads, 'given up', t.enqueued_at, "
@@ -566,7 +566,7 @@ MUTANTS = [
     ),
     Mutant(
         "jobs: a session opened too late is not voided",
-        "jobs",
+        "take_payment_jobs",
         "    perform flashsale.send_jobs('void', array[p_payment_id]);\n",
         "",
         "jobs",
