@@ -134,7 +134,7 @@ MUTANTS = [
     ),
     Mutant(
         "first payments: although late money took it along",
-        "pay",
+        "first_payments",
         "    and not exists (select from flashsale_data.payments p where p.order_id = o.order_id)\n"
         "  order by",
         "  order by",
@@ -142,7 +142,7 @@ MUTANTS = [
     ),
     Mutant(
         "first payments: of who waits",
-        "pay",
+        "first_payments",
         "    and o.reserved_at is not null\n    and not exists",
         "    and not exists",
         "pay",
@@ -170,21 +170,21 @@ MUTANTS = [
     ),
     Mutant(
         "an event has its effect each time it comes",
-        "pay",
+        "record_payment_event",
         "  if not found then\n    return 'duplicate';",
         "  if false then\n    return 'duplicate';",
         "pay",
     ),
     Mutant(
         "a failure ends the payment of another session",
-        "pay",
+        "end_payment",
         "    and coalesce(p.session_id, p_session_id) = p_session_id\n",
         "",
         "pay",
     ),
     Mutant(
         "a refund is settled twice",
-        "pay",
+        "settle_refund",
         "    and p.status = 'refund_due'\n  returning",
         "    and p.status in ('refund_due', 'refunded')\n  returning",
         "pay",
@@ -448,21 +448,21 @@ MUTANTS = [
     ),
     Mutant(
         "fill: while somebody may still come",
-        "promote",
+        "fill",
         "  if v_item.noted_xid <= pg_snapshot_xmin(pg_current_snapshot()) then",
         "  if v_item.noted_xid is not null then",
         "promote",
     ),
     Mutant(
         "fill: two visits instead of three",
-        "promote",
+        "fill",
         "    v_item.noted_xid := null;",
         "    v_item.noted_xid := pg_current_xact_id();",
         "found",
     ),
     Mutant(
         "fill: up to the last ticket, not the noted one",
-        "promote",
+        "fill",
         "    v_last := least(v_item.noted_ticket, ",
         "    v_last := least(pg_sequence_last_value(v_item.line), ",
         "found",
@@ -492,28 +492,28 @@ MUTANTS = [
     ),
     Mutant(
         "withdraw: lowers now_serving",
-        "create_item",
+        "withdraw",
         "    forfeited = i.forfeited + c.units,\n",
         "",
         "items",
     ),
     Mutant(
         "withdraw: what was paid a moment ago too",
-        "create_item",
+        "withdraw",
         " - v_item.paid - coalesce(sum(t.paid), 0)",
         " - v_item.paid",
         "items",
     ),
     Mutant(
         "withdraw: the rest is forgotten",
-        "create_item",
+        "withdraw",
         "    withdrawing = i.withdrawing + p_units - c.units,\n",
         "",
         "items",
     ),
     Mutant(
         "restock: leaves the debt",
-        "create_item",
+        "restock",
         "  v_settled integer := least(p_units, v_item.withdrawing);",
         "  v_settled integer := 0;",
         "items",
@@ -527,14 +527,14 @@ MUTANTS = [
     ),
     Mutant(
         "jobs: acknowledged whoever has the lease",
-        "take_payment_jobs",
+        "lease",
         "  delete from pgmq.q_payments q where q.msg_id = p_job_id and q.read_ct = p_reads;",
         "  delete from pgmq.q_payments q where q.msg_id = p_job_id;",
         "jobs",
     ),
     Mutant(
         "jobs: put off whoever has the lease",
-        "take_payment_jobs",
+        "retry_job",
         "      update pgmq.q_payments q set vt = v_at\n"
         "      where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_reads",
         "      update pgmq.q_payments q set vt = v_at\n"
@@ -543,14 +543,14 @@ MUTANTS = [
     ),
     Mutant(
         "jobs: tried again without backoff",
-        "take_payment_jobs",
+        "retry_job",
         "    + least(300, 0.25 * 2 ^ p_reads) * (0.75 + random() / 2) * interval '1 second';",
         "    + interval '0.1 second';",
         "jobs",
     ),
     Mutant(
         "jobs: a job that failed too often is thrown away",
-        "take_payment_jobs",
+        "retry_job",
         "  from (select * from dead union all select * from also_dead) d\n",
         "  from (select * from dead union all select * from also_dead) d where false\n",
         "jobs",
@@ -566,7 +566,7 @@ MUTANTS = [
     ),
     Mutant(
         "jobs: a session opened too late is not voided",
-        "take_payment_jobs",
+        "payment_opened",
         "    perform flashsale.send_jobs('void', array[p_payment_id]);\n",
         "",
         "jobs",

@@ -1,6 +1,7 @@
 -- The two errors that more than one function raises. Each stands once, so that its code, its name
 -- and its hint are the same wherever a caller meets it. All other errors stand where they are
 -- raised.
+--
 -- Both functions always raise; that they return void is for `perform`.
 create function flashsale.raise_unknown_item(p_item_id integer) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp

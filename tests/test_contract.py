@@ -207,6 +207,14 @@ def test_what_install_lists_is_what_there_is() -> None:
     )
 
 
+def test_every_verb_is_in_the_file_of_its_name() -> None:
+    verbs = set(" ".join(EXPECTED_GRANTS.values()).split()) - {"reserve_many"}  # beside reserve
+    for verb in verbs:
+        source = ROOT / "sql" / f"{verb}.sql"
+        assert source.exists(), f"sql/{verb}.sql"
+        assert f"function flashsale.{verb}(" in source.read_text(), f"sql/{verb}.sql"
+
+
 def functions_called(source: str) -> set[str]:
     text = (ROOT / "src" / "flashsale" / source).read_text()
     return set(re.findall(r"(?:from|select) flashsale\.(\w+)\(", text))

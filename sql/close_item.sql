@@ -1,0 +1,20 @@
+create function flashsale.close_item(p_item_id integer) returns flashsale.item_status
+language plpgsql security definer set search_path = '' set enable_seqscan = off
+as $$
+declare
+  v_now timestamptz;
+begin
+  perform flashsale.lock_item(p_item_id);
+  v_now := flashsale.clock();
+  update flashsale_data.items i
+  set
+    closes_at = least(i.closes_at, v_now),
+    opens_at = case when i.opens_at < v_now then i.opens_at end -- it never opened: no start
+  where i.item_id = p_item_id;
+  return flashsale.item_status(p_item_id);
+end
+$$;
+
+comment on function flashsale.close_item(integer) is
+$$Closes the sale of an item now, for good: its line ends unserved
+Holds may still be paid until their deadline. Errors: RV101 unknown item.$$;

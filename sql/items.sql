@@ -1,0 +1,12 @@
+create function flashsale.items(p_limit integer default 100, p_after integer default 0)
+returns setof flashsale.item_status
+language sql stable security definer set search_path = '' set enable_seqscan = off
+as $$
+  select * from flashsale.item_status s
+  where s.item_id > p_after
+  order by s.item_id
+  limit least(p_limit, 1000)
+$$;
+
+comment on function flashsale.items(integer, integer) is
+$$Items by item_id, at most p_limit (1,000), after item p_after$$;

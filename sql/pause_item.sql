@@ -1,0 +1,7 @@
+create function flashsale.pause_item(p_item_id integer) returns flashsale.item_status
+language sql security definer set search_path = '' set enable_seqscan = off
+as $$ select * from flashsale.change_item(p_item_id, '{"paused": true}') $$;
+
+comment on function flashsale.pause_item(integer) is
+$$Pauses an item: no new orders, no promotions; holds run on
+Errors: RV101 unknown item.$$;

@@ -1,0 +1,20 @@
+create function flashsale.payment_captured(
+  p_job_id bigint, p_reads integer, p_payment_id bigint, p_session_id text, p_amount bigint,
+  p_currency text)
+returns text
+language plpgsql security definer set search_path = '' set enable_seqscan = off
+as $$
+declare
+  v_outcome text;
+begin
+  v_outcome := (flashsale.pay(p_payment_id, p_session_id, p_amount, p_currency)).outcome;
+  return case
+    when flashsale.finish_job(p_job_id, p_reads) then v_outcome
+    else 'lost_lease'
+  end;
+end
+$$;
+
+comment on function flashsale.payment_captured(bigint, integer, bigint, text, bigint, text) is
+$$A session can't be voided, its money has come: decides like pay
+Returns pay's outcome or lost_lease. p_amount: minor units. Errors: RV303 as pay.$$;

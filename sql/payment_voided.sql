@@ -1,0 +1,21 @@
+create function flashsale.payment_voided(p_job_id bigint, p_reads integer, p_payment_id bigint)
+returns text
+language plpgsql security definer set search_path = '' set enable_seqscan = off
+as $$
+declare
+  v_outcome text;
+begin
+  v_outcome := flashsale.end_payment(
+    p_payment_id,
+    (select p.session_id from flashsale_data.payments p where p.payment_id = p_payment_id),
+    'voided');
+  return case
+    when flashsale.finish_job(p_job_id, p_reads) then v_outcome
+    else 'lost_lease'
+  end;
+end
+$$;
+
+comment on function flashsale.payment_voided(bigint, integer, bigint) is
+$$The provider has voided a session: no money will come
+Returns voided, ignored (known already) or lost_lease.$$;

@@ -1,0 +1,25 @@
+create function flashsale.restock(p_item_id integer, p_units integer)
+returns flashsale.item_status
+language plpgsql security definer set search_path = '' set enable_seqscan = off
+as $$
+declare
+  v_item flashsale_data.items := flashsale.lock_item(p_item_id);
+  v_settled integer := least(p_units, v_item.withdrawing);
+begin
+  if coalesce(p_units not between 1 and 10000000, true) then
+    raise exception 'Restock by 1 to 10000000 units.' using
+      errcode = 'RV302', constraint = 'bad_value', detail = format('units %s', p_units);
+  end if;
+  perform flashsale.check_terms(
+    jsonb_build_object('stock', v_item.stock::bigint + p_units - v_settled));
+  update flashsale_data.items i
+  set stock = i.stock + p_units - v_settled, withdrawing = i.withdrawing - v_settled
+  where i.item_id = p_item_id;
+  return flashsale.item_status(p_item_id);
+end
+$$;
+
+comment on function flashsale.restock(integer, integer) is
+$$Adds units to an item's stock; the line is served first
+Units still to be withdrawn (withdrawing) are settled first: new units take their place.
+Errors: RV101 unknown item, RV302 units or the new stock out of range.$$;

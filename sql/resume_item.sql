@@ -1,0 +1,7 @@
+create function flashsale.resume_item(p_item_id integer) returns flashsale.item_status
+language sql security definer set search_path = '' set enable_seqscan = off
+as $$ select * from flashsale.change_item(p_item_id, '{"paused": false}') $$;
+
+comment on function flashsale.resume_item(integer) is
+$$Ends the pause of an item; the next sweep serves its line
+Errors: RV101 unknown item.$$;
