@@ -20,7 +20,7 @@ create table flashsale_data.items (
   now_serving integer not null generated always as (stock + forfeited) stored,
   withdrawing integer not null default 0, -- units to be withdrawn from the next forfeits
   paid integer not null default 0,        -- paid orders, as folded from tallies
-  gaps integer not null default 0,        -- tickets in the line that nobody holds any more
+  gaps_in_line integer not null default 0, -- tickets in the line that nobody holds any more
   settled integer not null default 0,     -- every ticket up to here has its row: no holes
   noted_ticket integer not null default 0, -- the line's last ticket when a sweep looked ...
   noted_xid xid8,                         -- ... and a transaction id given out after that

@@ -70,5 +70,5 @@ create table flashsale_data.order_keys (
 create table flashsale_data.tallies (
   item_id integer not null,
   paid integer not null,
-  gaps integer not null
+  gaps_in_line integer not null
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);

@@ -62,7 +62,7 @@ create table flashsale_data.dead_letters (
   dead_letter_id bigint generated always as identity,
   queue text not null,
   message jsonb not null,
-  reads integer not null,
+  tries integer not null,
   error text,
   enqueued_at timestamptz not null,
   died_at timestamptz not null,

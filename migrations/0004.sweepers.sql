@@ -5,6 +5,6 @@ create table flashsale_data.sweepers (
   sweeps bigint not null default 0,
   expired bigint not null default 0,
   promoted bigint not null default 0,
-  item_id integer not null default 0, -- the next sweep looks for holes after this item
+  last_examined_item_id integer not null default 0, -- the next sweep looks for holes after it
   constraint sweepers_pkey primary key (runner)
 ) with (fillfactor = 50);

@@ -107,7 +107,7 @@ MUTANTS = [
     Mutant(
         "pay: no refund is asked for",
         "pay",
-        "    perform flashsale.send_jobs('refund', array[v_payment_id]);\n",
+        "    perform flashsale.enqueue_payment_jobs('refund', array[v_payment_id]);\n",
         "",
         "pay",
     ),
@@ -164,7 +164,7 @@ MUTANTS = [
     Mutant(
         "stray money: refunded each time it is heard of",
         "pay",
-        "array[v_payment_id]) where v_payment_id is not null;",
+        "array[v_payment_id])\n  where v_payment_id is not null;",
         "array[v_payment_id]);",
         "pay",
     ),
@@ -206,8 +206,8 @@ MUTANTS = [
     Mutant(
         "cancel: the payment is not voided",
         "cancel",
-        "    perform flashsale.void_payments_of(v_cancelled), flashsale",
-        "    perform flashsale",
+        "      flashsale.void_payments_of(v_cancelled), flashsale",
+        "      flashsale",
         "cancel",
     ),
     Mutant(
@@ -442,8 +442,8 @@ MUTANTS = [
     Mutant(
         "promote: the gaps stay",
         "promote",
-        "      gaps = i.gaps - c.gaps\n",
-        "      gaps = i.gaps\n",
+        "      gaps_in_line = i.gaps_in_line - c.gaps\n",
+        "      gaps_in_line = i.gaps_in_line\n",
         "promote",
     ),
     Mutant(
@@ -478,8 +478,8 @@ MUTANTS = [
         "sweep: counts a tally each time",
         "sweep",
         "    delete from flashsale_data.tallies t\n    using locked l\n"
-        "    where t.item_id = l.item_id\n    returning t.item_id, t.paid, t.gaps\n",
-        "    select t.item_id, t.paid, t.gaps from flashsale_data.tallies t\n"
+        "    where t.item_id = l.item_id\n    returning t.item_id, t.paid, t.gaps_in_line\n",
+        "    select t.item_id, t.paid, t.gaps_in_line from flashsale_data.tallies t\n"
         "    join locked l on t.item_id = l.item_id\n",
         "pay",
     ),
@@ -528,7 +528,7 @@ MUTANTS = [
     Mutant(
         "jobs: acknowledged whoever has the lease",
         "lease",
-        "  delete from pgmq.q_payments q where q.msg_id = p_job_id and q.read_ct = p_reads;",
+        "  delete from pgmq.q_payments q where q.msg_id = p_job_id and q.read_ct = p_tries;",
         "  delete from pgmq.q_payments q where q.msg_id = p_job_id;",
         "jobs",
     ),
@@ -536,7 +536,7 @@ MUTANTS = [
         "jobs: put off whoever has the lease",
         "retry_job",
         "      update pgmq.q_payments q set vt = v_at\n"
-        "      where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_reads",
+        "      where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_tries",
         "      update pgmq.q_payments q set vt = v_at\n"
         "      where p_queue = 'payments' and q.msg_id = p_job_id",
         "jobs",
@@ -544,7 +544,7 @@ MUTANTS = [
     Mutant(
         "jobs: tried again without backoff",
         "retry_job",
-        "    + least(300, 0.25 * 2 ^ p_reads) * (0.75 + random() / 2) * interval '1 second';",
+        "    + least(300, 0.25 * 2 ^ p_tries) * (0.75 + random() / 2) * interval '1 second';",
         "    + interval '0.1 second';",
         "jobs",
     ),
@@ -558,16 +558,16 @@ MUTANTS = [
     Mutant(
         "jobs: poison is thrown away",
         "take_payment_jobs",
-        "      select 'payments', t.message, t.reads, 'given up', t.enqueued_at, "
+        "      select 'payments', t.message, t.tries, 'given up', t.enqueued_at, "
         "flashsale.clock()\n      from taken t\n      where t.verdict = 'bury'\n",
-        "      select 'payments', t.message, t.reads, 'given up', t.enqueued_at, "
+        "      select 'payments', t.message, t.tries, 'given up', t.enqueued_at, "
         "flashsale.clock()\n      from taken t\n      where false\n",
         "jobs",
     ),
     Mutant(
         "jobs: a session opened too late is not voided",
         "payment_opened",
-        "    perform flashsale.send_jobs('void', array[p_payment_id]);\n",
+        "    perform flashsale.enqueue_payment_jobs('void', array[p_payment_id]);\n",
         "",
         "jobs",
     ),

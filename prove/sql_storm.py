@@ -127,7 +127,7 @@ class Storm:
     def _work(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
         """What the worker does; now and then it dies with the lease."""
         for job in call(conn, "take_payment_jobs", dice.randint(1, 10), 30):
-            lease = (job.job_id, job.reads, job.payment_id)
+            lease = (job.job_id, job.tries, job.payment_id)
             if dice.random() < 0.05:
                 continue
             match job.kind:
@@ -142,7 +142,7 @@ class Storm:
 
     def _notify(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
         for job in call(conn, "take_notifications", dice.randint(1, 20), 30):
-            call(conn, "finish_notifications", [job.job_id], [job.reads])
+            call(conn, "finish_notifications", [job.job_id], [job.tries])
         return ()
 
 

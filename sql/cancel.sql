@@ -20,13 +20,14 @@ begin
       and (o.status = 'waiting' or o.status = 'reserved' and o.expires_at > v_now)
     returning o.order_id, o.item_id, o.reserved_at
   ), tallied as (
-    insert into flashsale_data.tallies (item_id, paid, gaps)
+    insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
     select c.item_id, 0, 1 from cancelled c where c.reserved_at is null
   )
   select array_agg(c.order_id) into v_cancelled from cancelled c;
   v_row := flashsale.order_status(p_order_id, p_customer_id);
   if v_cancelled is not null then
-    perform flashsale.void_payments_of(v_cancelled), flashsale.notify('cancelled', v_cancelled);
+    perform
+      flashsale.void_payments_of(v_cancelled), flashsale.enqueue_mail('cancelled', v_cancelled);
     v_row.outcome := 'cancelled';
     return v_row;
   elsif v_row.status = 'paid' then

@@ -1,9 +1,11 @@
--- What a verb leaves behind for the worker, in the verb's own transaction. A message names things;
--- the worker reads how they are when it gets there.
+-- What a verb leaves to the worker. A verb enqueues its jobs in its own transaction, so a job
+-- exists exactly if the change that wants it was committed. A message names a payment or an order
+-- and says nothing else about it: the worker looks up how things are when it takes the job.
 --
--- These insert into pgmq's tables, as pgmq.send_batch does: it composes and plans its statement
--- anew for every call, which costs more than all the rest of a reservation.
-create function flashsale.send_jobs(p_kind text, p_payment_ids bigint[]) returns integer
+-- These functions insert into the tables of pgmq's queues, as pgmq.send_batch does. To call
+-- pgmq.send_batch would cost more than all the rest of a reservation, because it composes and plans
+-- its statement anew for every call. Every version of pgmq has the columns vt and message.
+create function flashsale.enqueue_payment_jobs(p_kind text, p_payment_ids bigint[]) returns integer
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -18,11 +20,12 @@ begin
 end
 $$;
 
-comment on function flashsale.send_jobs(text, bigint[]) is
+comment on function flashsale.enqueue_payment_jobs(text, bigint[]) is
 $$Enqueues a job for the payment provider for each payment
-p_kind: open, void or refund. Returns how many. An empty or null array is none.$$;
+p_kind: open, void or refund. Returns the number of jobs. A null array is as good as an empty
+one.$$;
 
-create function flashsale.notify(p_kind text, p_order_ids bigint[]) returns integer
+create function flashsale.enqueue_mail(p_kind text, p_order_ids bigint[]) returns integer
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -37,19 +40,21 @@ begin
 end
 $$;
 
-comment on function flashsale.notify(text, bigint[]) is
+comment on function flashsale.enqueue_mail(text, bigint[]) is
 $$Enqueues an e-mail to the customer of each order
-p_kind: reserved, your_turn, paid, expired, cancelled, refunded or unserved. Returns how many.$$;
+p_kind: reserved, your_turn, paid, expired, cancelled, refunded or unserved. Returns the number of
+e-mails. A null array is as good as an empty one.$$;
 
 create function flashsale.void_payments_of(p_order_ids bigint[]) returns integer
 language sql volatile set search_path = ''
 as $$
-  select flashsale.send_jobs('void', array_agg(p.payment_id order by p.payment_id))
+  select flashsale.enqueue_payment_jobs('void', array_agg(p.payment_id order by p.payment_id))
   from flashsale_data.payments p
   where p.order_id = any (p_order_ids)
     and p.status in ('requested', 'open')
 $$;
 
 comment on function flashsale.void_payments_of(bigint[]) is
-$$Enqueues the void of the payment attempts that orders leave behind
-The attempt stays open until the provider confirms: money may be on its way. Returns how many.$$;
+$$Enqueues the void of the payment attempts that ended orders leave behind
+An attempt stays open until the provider confirms the void, because money may be on its way.
+Returns the number of jobs.$$;

@@ -15,7 +15,7 @@ begin
     returning o.order_id
   )
   select array_agg(e.order_id order by e.order_id) into v_expired from expired e;
-  perform flashsale.void_payments_of(v_expired), flashsale.notify('expired', v_expired);
+  perform flashsale.void_payments_of(v_expired), flashsale.enqueue_mail('expired', v_expired);
   return coalesce(cardinality(v_expired), 0);
 end
 $$;

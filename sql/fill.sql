@@ -44,7 +44,7 @@ begin
     settled = v_item.settled,
     noted_ticket = v_item.noted_ticket,
     noted_xid = v_item.noted_xid,
-    gaps = i.gaps + v_filled
+    gaps_in_line = i.gaps_in_line + v_filled
   where i.item_id = p_item_id;
   return v_filled;
 end

@@ -37,7 +37,7 @@ select
   greatest(0, i.now_serving - l.issued) as available,
   greatest(0, i.stock - greatest(0, i.now_serving - l.issued) - i.paid) as reserved,
   i.paid,
-  greatest(0, l.issued - i.now_serving - i.gaps) as waiting,
+  greatest(0, l.issued - i.now_serving - i.gaps_in_line) as waiting,
   i.withdrawing,
   i.created_at,
   least(s.swept_at, flashsale.clock()) as as_of

@@ -1,9 +1,9 @@
--- The worker's side of the queues. A job is leased: reads is the number of the lease, so that a
+-- The worker's side of the queues. A job is leased: tries is the number of the lease, so that a
 -- worker that was too slow can't acknowledge what somebody else is working on. What it learnt from
 -- the provider is recorded all the same: every effect is a conditional update.
 create type flashsale.payment_job as (
   job_id bigint,
-  reads integer,
+  tries integer,
   kind text,
   payment_id bigint,
   order_id bigint,
@@ -17,31 +17,31 @@ create type flashsale.payment_job as (
 
 comment on type flashsale.payment_job is
 $$A call to make at the payment provider: kind open, void or refund
-job_id and reads name the lease. amount is in minor units of currency.$$;
+job_id and tries name the lease. amount is in minor units of currency.$$;
 
 create type flashsale.notification_job as (
   job_id bigint,
-  reads integer,
+  tries integer,
   message jsonb
 );
 
 comment on type flashsale.notification_job is
-$$An e-mail to send; job_id and reads name the lease$$;
+$$An e-mail to send; job_id and tries name the lease$$;
 
-create function flashsale.max_reads(p_message jsonb) returns integer
+create function flashsale.max_tries(p_message jsonb) returns integer
 language sql immutable parallel safe
 as $$ select case when p_message ->> 'kind' in ('refund', 'void') then 300 else 10 end $$;
 
-comment on function flashsale.max_reads(jsonb) is
+comment on function flashsale.max_tries(jsonb) is
 $$How often a job is tried before it goes to the dead letters
 A session to open and an e-mail: 10 times, about four minutes. What is owed to a customer, a refund
 or a void: 300 times, about a day.$$;
 
-create function flashsale.finish_job(p_job_id bigint, p_reads integer) returns boolean
+create function flashsale.finish_job(p_job_id bigint, p_tries integer) returns boolean
 language plpgsql volatile set search_path = ''
 as $$
 begin
-  delete from pgmq.q_payments q where q.msg_id = p_job_id and q.read_ct = p_reads;
+  delete from pgmq.q_payments q where q.msg_id = p_job_id and q.read_ct = p_tries;
   return found;
 end
 $$;

@@ -79,7 +79,7 @@ begin
       session_id = p_session_id, ended_at = v_now
     where p.payment_id = v_payment_id
       and p.status in ('requested', 'open', 'failed', 'voided');
-    perform flashsale.send_jobs('refund', array[v_payment_id]);
+    perform flashsale.enqueue_payment_jobs('refund', array[v_payment_id]);
     v_row := flashsale.order_status(v_order.order_id);
     v_row.outcome := 'refund_due';
     return v_row;
@@ -94,7 +94,7 @@ begin
         and o.expires_at > v_now
       returning o.order_id, o.item_id
     ), tallied as (
-      insert into flashsale_data.tallies (item_id, paid, gaps)
+      insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
       select p.item_id, 1, 0 from paid p
     )
     update flashsale_data.payments p
@@ -105,7 +105,7 @@ begin
       and p.status in ('requested', 'open', 'failed', 'voided');
     v_row := flashsale.order_status(v_order.order_id);
   end if;
-  perform flashsale.notify('paid', array[v_row.order_id]);
+  perform flashsale.enqueue_mail('paid', array[v_row.order_id]);
   v_row.outcome := 'paid';
   return v_row;
 end
@@ -158,7 +158,7 @@ begin
     on conflict do nothing               -- the customer has another order by now
     returning order_id, item_id
   ), tallied as (
-    insert into flashsale_data.tallies (item_id, paid, gaps)
+    insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
     select b.item_id, 1, 0 from bought b
   )
   select b.order_id into v_order_id from bought b;
@@ -193,7 +193,8 @@ begin
   values (p_amount, p_currency, 'refund_due', p_now, p_now, p_session_id, 'stray')
   on conflict (session_id) where session_id is not null do nothing
   returning payment_id into v_payment_id;
-  perform flashsale.send_jobs('refund', array[v_payment_id]) where v_payment_id is not null;
+  perform flashsale.enqueue_payment_jobs('refund', array[v_payment_id])
+  where v_payment_id is not null;
   v_row.outcome := 'stray';
   v_row.amount := p_amount;
   v_row.currency := p_currency;

@@ -1,5 +1,5 @@
 create function flashsale.payment_captured(
-  p_job_id bigint, p_reads integer, p_payment_id bigint, p_session_id text, p_amount bigint,
+  p_job_id bigint, p_tries integer, p_payment_id bigint, p_session_id text, p_amount bigint,
   p_currency text)
 returns text
 language plpgsql security definer set search_path = '' set enable_seqscan = off
@@ -9,7 +9,7 @@ declare
 begin
   v_outcome := (flashsale.pay(p_payment_id, p_session_id, p_amount, p_currency)).outcome;
   return case
-    when flashsale.finish_job(p_job_id, p_reads) then v_outcome
+    when flashsale.finish_job(p_job_id, p_tries) then v_outcome
     else 'lost_lease'
   end;
 end

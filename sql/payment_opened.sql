@@ -1,5 +1,5 @@
 create function flashsale.payment_opened(
-  p_job_id bigint, p_reads integer, p_payment_id bigint, p_session_id text, p_checkout_url text)
+  p_job_id bigint, p_tries integer, p_payment_id bigint, p_session_id text, p_checkout_url text)
 returns text
 language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
@@ -20,15 +20,15 @@ begin
   where p.payment_id = p_payment_id and p.status = 'requested';
   if found and v_order.status = 'reserved' and v_order.expires_at > flashsale.clock() then
     v_outcome := 'opened';
-    perform flashsale.notify(
+    perform flashsale.enqueue_mail(
       case when v_order.reserved_at > v_order.created_at then 'your_turn' else 'reserved' end,
       array[v_order.order_id]);
   elsif found then
     v_outcome := 'superseded';
-    perform flashsale.send_jobs('void', array[p_payment_id]);
+    perform flashsale.enqueue_payment_jobs('void', array[p_payment_id]);
   end if;
   return case
-    when flashsale.finish_job(p_job_id, p_reads) then v_outcome
+    when flashsale.finish_job(p_job_id, p_tries) then v_outcome
     else 'lost_lease'
   end;
 end

@@ -1,4 +1,4 @@
-create function flashsale.payment_refunded(p_job_id bigint, p_reads integer, p_payment_id bigint)
+create function flashsale.payment_refunded(p_job_id bigint, p_tries integer, p_payment_id bigint)
 returns text
 language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
@@ -9,7 +9,7 @@ begin
     p_payment_id,
     (select p.session_id from flashsale_data.payments p where p.payment_id = p_payment_id));
   return case
-    when flashsale.finish_job(p_job_id, p_reads) then v_outcome
+    when flashsale.finish_job(p_job_id, p_tries) then v_outcome
     else 'lost_lease'
   end;
 end

@@ -49,9 +49,9 @@ begin
     select array_agg(l.order_id order by l.order_id) into v_order_ids from left_out l;
     unserved := coalesce(cardinality(v_order_ids), 0);
     more := unserved >= p_limit;
-    update flashsale_data.items i set gaps = i.gaps + unserved
+    update flashsale_data.items i set gaps_in_line = i.gaps_in_line + unserved
     where i.item_id = p_item_id and unserved > 0;
-    perform flashsale.notify('unserved', v_order_ids);
+    perform flashsale.enqueue_mail('unserved', v_order_ids);
   end if;
 
   -- Each dead order that the line has passed moves it by one, and so may pass others: again, until
@@ -79,7 +79,7 @@ begin
       forfeited = i.forfeited + c.forfeits,
       stock = i.stock - least(i.withdrawing, c.forfeits),
       withdrawing = i.withdrawing - least(i.withdrawing, c.forfeits),
-      gaps = i.gaps - c.gaps
+      gaps_in_line = i.gaps_in_line - c.gaps
     from counted c
     where i.item_id = p_item_id and c.forfeits > 0
     returning i.now_serving, c.forfeits into v_now_serving, v_count;
@@ -118,7 +118,7 @@ begin
     returning o.order_id
   )
   select array_agg(g.order_id order by g.order_id) into v_order_ids from granted g;
-  promoted := flashsale.send_jobs('open', v_order_ids);
+  promoted := flashsale.enqueue_payment_jobs('open', v_order_ids);
   more := more or promoted >= p_limit;
 end
 $$;

@@ -28,7 +28,7 @@ begin
   from flashsale_data.items i
   where i.item_id = v_row.item_id
   returning payment_id into v_payment_id;
-  perform flashsale.send_jobs('open', array[v_payment_id]);
+  perform flashsale.enqueue_payment_jobs('open', array[v_payment_id]);
   v_row := flashsale.order_status(p_order_id, p_customer_id);
   v_row.outcome := 'requested';
   return v_row;

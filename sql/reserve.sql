@@ -79,7 +79,8 @@ begin
           when r.outcome is null then coalesce(k.order_id, o.order_id)
           else r.order_id
         end as order_id,
-        flashsale.last_ticket_for(r.wait, i.now_serving, i.gaps, i.max_waiting) as last_ticket,
+        flashsale.last_ticket_for(r.wait, i.now_serving, i.gaps_in_line, i.max_waiting)
+          as last_ticket,
         case
           when r.outcome is not null then r.outcome
           when r.item_id is null
@@ -386,7 +387,8 @@ begin
     v_order_id, v_verdict
   from flashsale_data.items i
   cross join lateral (
-    select flashsale.last_ticket_for(p_wait, i.now_serving, i.gaps, i.max_waiting) as last_ticket
+    select flashsale.last_ticket_for(p_wait, i.now_serving, i.gaps_in_line, i.max_waiting)
+      as last_ticket
   ) l
   left join flashsale_data.orders o
     on o.item_id = i.item_id and o.customer_id = p_customer_id and o.ended_at is null

@@ -1,5 +1,5 @@
 create function flashsale.retry_job(
-  p_queue text, p_job_id bigint, p_reads integer, p_error text)
+  p_queue text, p_job_id bigint, p_tries integer, p_error text)
 returns text
 language plpgsql security definer set search_path = '' set enable_seqscan = off
 as $$
@@ -9,7 +9,7 @@ declare
   -- together don't come back together. pgmq lives by clock_timestamp(), so does this.
   v_at constant timestamptz :=
     clock_timestamp()
-    + least(300, 0.25 * 2 ^ p_reads) * (0.75 + random() / 2) * interval '1 second';
+    + least(300, 0.25 * 2 ^ p_tries) * (0.75 + random() / 2) * interval '1 second';
 begin
   select q.message into v_message
   from (
@@ -18,14 +18,14 @@ begin
     select n.msg_id, n.message from pgmq.q_notifications n where p_queue = 'notifications'
   ) q
   where q.msg_id = p_job_id;
-  if p_reads < flashsale.max_reads(v_message) then
+  if p_tries < flashsale.max_tries(v_message) then
     with payments as (
       update pgmq.q_payments q set vt = v_at
-      where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_reads
+      where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_tries
       returning q.msg_id
     ), notifications as (
       update pgmq.q_notifications q set vt = v_at
-      where p_queue = 'notifications' and q.msg_id = p_job_id and q.read_ct = p_reads
+      where p_queue = 'notifications' and q.msg_id = p_job_id and q.read_ct = p_tries
       returning q.msg_id
     )
     select 'retry' into p_error
@@ -34,15 +34,15 @@ begin
   end if;
   with dead as (
     delete from pgmq.q_payments q
-    where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_reads
+    where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_tries
     returning q.enqueued_at, q.message
   ), also_dead as (
     delete from pgmq.q_notifications q
-    where p_queue = 'notifications' and q.msg_id = p_job_id and q.read_ct = p_reads
+    where p_queue = 'notifications' and q.msg_id = p_job_id and q.read_ct = p_tries
     returning q.enqueued_at, q.message
   )
-  insert into flashsale_data.dead_letters (queue, message, reads, error, enqueued_at, died_at)
-  select p_queue, d.message, p_reads, left(p_error, 1000), d.enqueued_at, flashsale.clock()
+  insert into flashsale_data.dead_letters (queue, message, tries, error, enqueued_at, died_at)
+  select p_queue, d.message, p_tries, left(p_error, 1000), d.enqueued_at, flashsale.clock()
   from (select * from dead union all select * from also_dead) d
   returning message into v_message;
   if not found then
@@ -60,6 +60,6 @@ $$;
 
 comment on function flashsale.retry_job(text, bigint, integer, text) is
 $$A job failed: tries again later, or gives it up
-Returns retry (after a backoff that doubles), dead (after max_reads tries: see dead_letter; a
+Returns retry (after a backoff that doubles), dead (after max_tries tries: see dead_letter; a
 payment that could not be opened has failed) or lost_lease. p_error: what went wrong, 1,000
 characters of it.$$;

@@ -14,7 +14,7 @@ begin
   if not found then
     return 'ignored';
   end if;
-  perform flashsale.notify('refunded', array[v_order_id]) where v_order_id is not null;
+  perform flashsale.enqueue_mail('refunded', array[v_order_id]) where v_order_id is not null;
   return 'refunded';
 end
 $$;

@@ -21,7 +21,7 @@ begin
   recycled := 0;
   promoted := 0;
   unserved := 0;
-  perform flashsale.mind_the_clock(p_runner);
+  perform flashsale.make_jobs_due_if_clock_went_back(p_runner);
   expired := flashsale.expire(p_limit);
   more := expired >= p_limit;
   perform flashsale.fold();
@@ -32,7 +32,7 @@ begin
     select i.item_id
     from flashsale_data.items i
     where i.item_id > coalesce(
-      (select s.item_id from flashsale_data.sweepers s where s.runner = p_runner), 0)
+      (select s.last_examined_item_id from flashsale_data.sweepers s where s.runner = p_runner), 0)
     order by i.item_id
     limit v_round
   ) r;
@@ -45,7 +45,7 @@ begin
     filled := filled + flashsale.fill(v_item_id, p_limit);
   end loop;
 
-  for v_item_id in select s.item_id from flashsale.stirring_items() s loop
+  for v_item_id in select s.item_id from flashsale.items_to_serve() s loop
     select * into v_served from flashsale.promote(v_item_id, p_limit);
     recycled := recycled + v_served.recycled;
     promoted := promoted + v_served.promoted;
@@ -60,7 +60,8 @@ begin
     sweeps = s.sweeps + 1,
     expired = s.expired + sweep.expired,
     promoted = s.promoted + sweep.promoted,
-    item_id = case when cardinality(v_item_ids) = v_round then v_item_ids[v_round] else 0 end
+    last_examined_item_id =
+      case when cardinality(v_item_ids) = v_round then v_item_ids[v_round] else 0 end
   from (
     select l.runner from flashsale_data.sweepers l
     where l.runner = p_runner
@@ -86,7 +87,7 @@ Safe to run at any time, any number at once; never waits for a customer, an oper
 
 -- A queue hides a job until its time. When the clock has gone back, that time is far away for every
 -- job that was sent, leased or put off before.
-create function flashsale.mind_the_clock(p_runner text) returns void
+create function flashsale.make_jobs_due_if_clock_went_back(p_runner text) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -100,7 +101,7 @@ begin
 end
 $$;
 
-comment on function flashsale.mind_the_clock(text) is
+comment on function flashsale.make_jobs_due_if_clock_went_back(text) is
 $$Makes all jobs due if the clock went back since p_runner swept last
 Leased ones too: to do a job twice is harmless. Steps of less than a second are ignored.$$;
 
@@ -118,14 +119,14 @@ as $$
     delete from flashsale_data.tallies t
     using locked l
     where t.item_id = l.item_id
-    returning t.item_id, t.paid, t.gaps
+    returning t.item_id, t.paid, t.gaps_in_line
   ), summed as (
-    select f.item_id, sum(f.paid)::integer as paid, sum(f.gaps)::integer as gaps
+    select f.item_id, sum(f.paid)::integer as paid, sum(f.gaps_in_line)::integer as gaps_in_line
     from folded f
     group by f.item_id
   )
   update flashsale_data.items i
-  set paid = i.paid + s.paid, gaps = i.gaps + s.gaps
+  set paid = i.paid + s.paid, gaps_in_line = i.gaps_in_line + s.gaps_in_line
   from summed s
   where i.item_id = s.item_id
 $$;
@@ -135,7 +136,7 @@ $$Adds the tallies that pay and cancel left to their items$$;
 
 -- The first waiting and the first unrecycled order of each item tell whether there is anything to
 -- do for it: one index probe an item that has such orders, none for the others.
-create function flashsale.stirring_items() returns table (item_id integer)
+create function flashsale.items_to_serve() returns table (item_id integer)
 language sql volatile set search_path = ''
 as $$
   with recursive first_waiting (order_id) as (
@@ -179,5 +180,5 @@ as $$
   order by item_id
 $$;
 
-comment on function flashsale.stirring_items() is
+comment on function flashsale.items_to_serve() is
 $$The items that promote has something to do for$$;

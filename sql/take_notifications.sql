@@ -13,10 +13,10 @@ begin
     return query
     with taken as materialized (
       select
-        r.msg_id, r.read_ct::integer as reads, r.enqueued_at, r.message, o.order_id, o.item_id,
+        r.msg_id, r.read_ct::integer as tries, r.enqueued_at, r.message, o.order_id, o.item_id,
         o.customer_id, o.expires_at, o.checkout_url, i.name,
         case
-          when r.read_ct > flashsale.max_reads(r.message) or o.order_id is null then 'bury'
+          when r.read_ct > flashsale.max_tries(r.message) or o.order_id is null then 'bury'
           when r.message ->> 'kind' in ('reserved', 'your_turn') and o.status <> 'reserved'
             then 'drop'
           else 'do'
@@ -31,18 +31,18 @@ begin
       ) o on true
       left join flashsale_data.items i on i.item_id = o.item_id
     ), buried as (
-      insert into flashsale_data.dead_letters (queue, message, reads, error, enqueued_at, died_at)
-      select 'notifications', t.message, t.reads, 'given up', t.enqueued_at, flashsale.clock()
+      insert into flashsale_data.dead_letters (queue, message, tries, error, enqueued_at, died_at)
+      select 'notifications', t.message, t.tries, 'given up', t.enqueued_at, flashsale.clock()
       from taken t
       where t.verdict = 'bury'
     ), dropped as (
       delete from pgmq.q_notifications q
       using taken t
-      where q.msg_id = t.msg_id and q.read_ct = t.reads and t.verdict <> 'do'
+      where q.msg_id = t.msg_id and q.read_ct = t.tries and t.verdict <> 'do'
     )
     select
       t.msg_id,
-      t.reads,
+      t.tries,
       jsonb_build_object(
         'kind', t.message ->> 'kind',
         'order_id', t.order_id::text,

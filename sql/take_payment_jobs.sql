@@ -17,12 +17,12 @@ begin
     return query
     with taken as materialized (
       select
-        r.msg_id, r.read_ct::integer as reads, r.enqueued_at, r.message,
+        r.msg_id, r.read_ct::integer as tries, r.enqueued_at, r.message,
         r.message ->> 'kind' as kind,
         p.payment_id, p.order_id, o.item_id, o.customer_id, p.session_id, p.amount, p.currency,
         o.expires_at,
         case
-          when r.read_ct > flashsale.max_reads(r.message) or p.payment_id is null then 'bury'
+          when r.read_ct > flashsale.max_tries(r.message) or p.payment_id is null then 'bury'
           when r.message ->> 'kind' = 'void' and p.status <> 'open' then 'drop'
           when r.message ->> 'kind' = 'refund' and p.status <> 'refund_due' then 'drop'
           when r.message ->> 'kind' = 'open' and p.status <> 'requested' then 'drop'
@@ -47,8 +47,8 @@ begin
       from taken t
       where p.payment_id = t.payment_id and t.verdict = 'do' and not p.tried
     ), buried as (
-      insert into flashsale_data.dead_letters (queue, message, reads, error, enqueued_at, died_at)
-      select 'payments', t.message, t.reads, 'given up', t.enqueued_at, flashsale.clock()
+      insert into flashsale_data.dead_letters (queue, message, tries, error, enqueued_at, died_at)
+      select 'payments', t.message, t.tries, 'given up', t.enqueued_at, flashsale.clock()
       from taken t
       where t.verdict = 'bury'
     ), failed as ( -- nobody will open it: let the customer ask for another attempt
@@ -60,10 +60,10 @@ begin
     ), dropped as (
       delete from pgmq.q_payments q
       using taken t
-      where q.msg_id = t.msg_id and q.read_ct = t.reads and t.verdict <> 'do'
+      where q.msg_id = t.msg_id and q.read_ct = t.tries and t.verdict <> 'do'
     )
     select
-      t.msg_id, t.reads, t.kind, t.payment_id, t.order_id, t.item_id, t.customer_id, t.session_id,
+      t.msg_id, t.tries, t.kind, t.payment_id, t.order_id, t.item_id, t.customer_id, t.session_id,
       t.amount, t.currency, t.expires_at
     from taken t
     where t.verdict = 'do'

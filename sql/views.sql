@@ -84,7 +84,7 @@ comment on view flashsale.payment_event is
 $$What the payment provider told us, each event once, and what it led to$$;
 
 create view flashsale.dead_letter as
-select d.dead_letter_id, d.queue, d.message, d.reads, d.error, d.enqueued_at, d.died_at
+select d.dead_letter_id, d.queue, d.message, d.tries, d.error, d.enqueued_at, d.died_at
 from flashsale_data.dead_letters d;
 
 comment on view flashsale.dead_letter is

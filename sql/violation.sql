@@ -13,7 +13,7 @@ with live as (
   join flashsale_data.items i on i.item_id = o.item_id
   group by o.item_id
 ), tallied as (
-  select t.item_id, sum(t.paid) as paid, sum(t.gaps) as gaps
+  select t.item_id, sum(t.paid) as paid, sum(t.gaps_in_line) as gaps_in_line
   from flashsale_data.tallies t
   group by t.item_id
 )
@@ -39,12 +39,12 @@ where coalesce(l.settled, 0) <> i.settled
 union all
 select 'counters add up', i.item_id, null,
   format('counted %s paid and %s gaps, there are %s and %s', i.paid + coalesce(t.paid, 0),
-    i.gaps + coalesce(t.gaps, 0), coalesce(l.paid, 0), coalesce(l.gaps, 0))
+    i.gaps_in_line + coalesce(t.gaps_in_line, 0), coalesce(l.paid, 0), coalesce(l.gaps, 0))
 from flashsale_data.items i
 left join live l on l.item_id = i.item_id
 left join tallied t on t.item_id = i.item_id
 where i.paid + coalesce(t.paid, 0) <> coalesce(l.paid, 0)
-  or i.gaps + coalesce(t.gaps, 0) <> coalesce(l.gaps, 0)
+  or i.gaps_in_line + coalesce(t.gaps_in_line, 0) <> coalesce(l.gaps, 0)
 union all
 select 'every ticket is of its line', o.item_id, o.order_id,
   format('ticket %s, the line has given out %s', o.ticket,

@@ -47,7 +47,7 @@ begin
     stock = i.stock - c.units,
     forfeited = i.forfeited + c.units,
     withdrawing = i.withdrawing + p_units - c.units,
-    gaps = i.gaps + c.gaps
+    gaps_in_line = i.gaps_in_line + c.gaps
   from counted c
   where i.item_id = p_item_id;
   return flashsale.item_status(p_item_id);

@@ -139,7 +139,7 @@ def test_payments_from_when_each_hold_wrote_one_at_once_go_on(
             " select order_id, 1000, 'EUR', clock_timestamp() from o",
             [shoe],
         )
-        conn.execute("select flashsale.send_jobs('open', array[1, 2])")
+        conn.execute("select flashsale.enqueue_payment_jobs('open', array[1, 2])")
     assert migrate(empty_url).applied == [m.stem for m in migrations[5:]]
     with connect(empty_url) as conn:
         taken = rows(conn, "select * from flashsale.take_payment_jobs(10, 30)")

@@ -25,7 +25,7 @@ def opened(conn: Connection, order: Any) -> Any:
         conn,
         "payment_opened",
         job.job_id,
-        job.reads,
+        job.tries,
         job.payment_id,
         f"s{job.job_id}",
         "http://pay",

@@ -73,7 +73,7 @@ PaymentJob = Open | Void | Refund
 
 
 class Ack(NamedTuple):
-    """What tells the database that a job is done: job_id and reads are its first arguments."""
+    """What tells the database that a job is done: job_id and tries are its first arguments."""
 
     sql: str
     args: tuple[object, ...] = ()
@@ -197,7 +197,7 @@ class _Queue:
 
     async def acknowledge(self, row: Any, ack: Ack) -> Any:
         """Tells the database, once."""
-        return await self._pool.fetchval(ack.sql, row["job_id"], row["reads"], *ack.args)
+        return await self._pool.fetchval(ack.sql, row["job_id"], row["tries"], *ack.args)
 
     async def work(self) -> None:
         s = self._settings
@@ -290,7 +290,7 @@ class _Queue:
             self._failed_in_a_row = 0
 
     def _about(self, row: Any, text: str) -> str:
-        return f"{self.name} job {row['job_id']}, try {row['reads']}: {text}"
+        return f"{self.name} job {row['job_id']}, try {row['tries']}: {text}"
 
 
 class _Payments(_Queue):
@@ -353,7 +353,7 @@ class _Notifications(_Queue):
         if ack is not SENT:
             return await super().acknowledge(row, ack)
         future = asyncio.get_running_loop().create_future()
-        self._sent[row["job_id"], row["reads"]] = future
+        self._sent[row["job_id"], row["tries"]] = future
         if self._finishing is None or self._finishing.done():
             self._finishing = asyncio.create_task(self._finish())
         return await future
@@ -365,7 +365,7 @@ class _Notifications(_Queue):
                 rows = await self._pool.fetch(
                     "select flashsale.finish_notifications($1, $2)",
                     [job_id for job_id, _ in sent],
-                    [reads for _, reads in sent],
+                    [tries for _, tries in sent],
                 )
             except Exception as error:
                 for future in sent.values():
