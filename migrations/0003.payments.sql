@@ -28,6 +28,8 @@ create table flashsale_data.payments (
   constraint payments_open_has_a_session check (status <> 'open' or session_id is not null),
   constraint payments_refund_has_a_reason check (
     (status in ('refund_due', 'refunded')) = (refund_reason is not null)),
+  constraint payments_active_attempts_have_not_ended check (
+    (status in ('requested', 'open')) = (ended_at is null)),
   constraint payments_success_has_an_order check (status <> 'succeeded' or order_id is not null)
 ) with (fillfactor = 80);
 
@@ -37,7 +39,7 @@ create unique index payments_one_per_session on flashsale_data.payments (session
 create index payments_order_id_payment_id on flashsale_data.payments (order_id, payment_id);
 
 create unique index payments_one_active_attempt on flashsale_data.payments (order_id)
-  where status in ('requested', 'open');
+  where ended_at is null;
 
 create unique index payments_one_success_per_order on flashsale_data.payments (order_id)
   where status = 'succeeded';

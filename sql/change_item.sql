@@ -1,6 +1,6 @@
 create function flashsale.change_item(p_item_id integer, p_changes jsonb)
 returns flashsale.item_status
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_item flashsale_data.items;

@@ -1,5 +1,5 @@
 create function flashsale.close_item(p_item_id integer) returns flashsale.item_status
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz;

@@ -12,7 +12,7 @@ create function flashsale.create_item(
   p_max_waiting integer default null,
   p_late_payment text default 'refund')
 returns flashsale.item_status
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_item_id integer := nextval(pg_get_serial_sequence('flashsale_data.items', 'item_id'));

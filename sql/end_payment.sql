@@ -1,6 +1,6 @@
 create function flashsale.end_payment(p_payment_id bigint, p_session_id text, p_status text)
 returns text
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform flashsale.first_payments(array[p_payment_id]);

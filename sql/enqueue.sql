@@ -6,7 +6,7 @@
 -- pgmq.send_batch would cost more than all the rest of a reservation, because it composes and plans
 -- its statement anew for every call. Every version of pgmq has the columns vt and message.
 create function flashsale.enqueue_payment_jobs(p_kind text, p_payment_ids bigint[]) returns integer
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_count integer;
@@ -26,7 +26,7 @@ p_kind: open, void or refund. Returns the number of jobs. A null array is as goo
 one.$$;
 
 create function flashsale.enqueue_mail(p_kind text, p_order_ids bigint[]) returns integer
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_count integer;
@@ -46,12 +46,12 @@ p_kind: reserved, your_turn, paid, expired, cancelled, refunded or unserved. Ret
 e-mails. A null array is as good as an empty one.$$;
 
 create function flashsale.void_payments_of(p_order_ids bigint[]) returns integer
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
-  select flashsale.enqueue_payment_jobs('void', array_agg(p.payment_id order by p.payment_id))
+  select flashsale.enqueue_payment_jobs('void', array_agg(p.payment_id))
   from flashsale_data.payments p
   where p.order_id = any (p_order_ids)
-    and p.status in ('requested', 'open')
+    and p.ended_at is null -- requested or open; by the index of active attempts
 $$;
 
 comment on function flashsale.void_payments_of(bigint[]) is

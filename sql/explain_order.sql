@@ -1,7 +1,8 @@
 -- An order's story in words, for the people who answer the customer's question.
 create function flashsale.explain_order(p_order_id bigint)
 returns table (at timestamptz, what text)
-language plpgsql stable security definer set search_path = '' set enable_seqscan = off
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_order flashsale_data.orders;

@@ -5,7 +5,8 @@
 -- transaction id before its ticket), so what is missing then stays missing.
 create function flashsale.fill(p_item_id integer, p_limit integer default 10000)
 returns integer
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_first constant bigint := flashsale.order_id_of(p_item_id, 0);

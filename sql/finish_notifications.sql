@@ -1,10 +1,13 @@
 create function flashsale.finish_notifications(p_job_ids bigint[], p_tries integer[])
 returns setof bigint
-language sql volatile security definer set search_path = '' set enable_seqscan = off
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
   delete from pgmq.q_notifications q
-  using unnest(p_job_ids, p_tries) j (job_id, tries)
-  where q.msg_id = j.job_id and q.read_ct = j.tries
+  where q.msg_id = any (p_job_ids) -- or the queue might be read whole for the join
+    and exists (
+      select from unnest(p_job_ids, p_tries) j (job_id, tries)
+      where j.job_id = q.msg_id and j.tries = q.read_ct)
   returning q.msg_id
 $$;
 

@@ -1,7 +1,7 @@
 -- What everybody sees of an item. All of it is arithmetic on one row and the line's last ticket, so
 -- it costs the same at ten orders and at ten million.
 create function flashsale.last_ticket(p_item_id integer) returns integer
-language sql volatile security definer set search_path = '' set enable_seqscan = off
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(pg_sequence_last_value(i.line), 0)::integer
   from flashsale_data.items i
@@ -52,7 +52,7 @@ reserved and waiting are as of the last sweep (as_of), so up to a second old. wi
 that leave the sale as they come back. price is in minor units of currency.$$;
 
 create function flashsale.item_status(p_item_id integer) returns flashsale.item_status
-language plpgsql stable security definer set search_path = '' set enable_seqscan = off
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_item flashsale.item_status;

@@ -1,6 +1,6 @@
 create function flashsale.items(p_limit integer default 100, p_after integer default 0)
 returns setof flashsale.item_status
-language sql stable security definer set search_path = '' set enable_seqscan = off
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select * from flashsale.item_status s
   where s.item_id > p_after

@@ -38,7 +38,7 @@ A session to open and an e-mail: 10 times, about four minutes. What is owed to a
 or a void: 300 times, about a day.$$;
 
 create function flashsale.finish_job(p_job_id bigint, p_tries integer) returns boolean
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   delete from pgmq.q_payments q where q.msg_id = p_job_id and q.read_ct = p_tries;

@@ -1,5 +1,5 @@
 create function flashsale.lock_item(p_item_id integer) returns flashsale_data.items
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_item flashsale_data.items;

@@ -94,7 +94,8 @@ position: at most so many waiting orders, this one included, are served before t
 
 create function flashsale.order_status(p_order_id bigint, p_customer_id text default null)
 returns flashsale.order_row
-language plpgsql stable security definer set search_path = '' set enable_seqscan = off
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_row flashsale.order_row;

@@ -1,6 +1,7 @@
 create function flashsale.orders_by_id(p_order_ids bigint[])
 returns setof flashsale.order_row
-language sql stable security definer set search_path = '' set enable_seqscan = off
+language sql stable security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
   select
     'found', o.order_id, o.item_id, o.customer_id, r.status::text, o.ticket, o.position,

@@ -1,7 +1,8 @@
 create function flashsale.orders_of(
   p_customer_id text, p_limit integer default 100, p_before bigint default null)
 returns setof flashsale.order_row
-language sql stable security definer set search_path = '' set enable_seqscan = off
+language sql stable security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
   select 'found', o.*, null::timestamptz
   from flashsale.order_status o

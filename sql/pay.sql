@@ -4,7 +4,8 @@
 create function flashsale.pay(
   p_payment_id bigint, p_session_id text, p_amount bigint, p_currency text)
 returns flashsale.order_row
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   -- A session is one piece of money: once we know it, it decides, whatever payment it names.
@@ -126,7 +127,7 @@ create function flashsale.buy_late(
   p_payment flashsale_data.payments,
   p_now timestamptz)
 returns flashsale.order_row
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_order_id bigint;
@@ -182,7 +183,7 @@ Returns null if not. For items with late_payment = keep_if_free.$$;
 create function flashsale.keep_stray(
   p_session_id text, p_amount bigint, p_currency text, p_now timestamptz)
 returns flashsale.order_row
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_payment_id bigint;

@@ -1,7 +1,8 @@
 create function flashsale.payment_opened(
   p_job_id bigint, p_tries integer, p_payment_id bigint, p_session_id text, p_checkout_url text)
 returns text
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_order flashsale_data.orders;

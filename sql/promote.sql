@@ -9,7 +9,8 @@ create function flashsale.promote(
   out promoted integer,
   out unserved integer,
   out more boolean)
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_first constant bigint := flashsale.order_id_of(p_item_id, 0);

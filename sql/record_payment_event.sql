@@ -7,7 +7,8 @@ create function flashsale.record_payment_event(
   p_currency text,
   p_occurred_at timestamptz)
 returns text
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_payment_id constant bigint :=

@@ -1,6 +1,7 @@
 create function flashsale.request_payment(p_order_id bigint, p_customer_id text default null)
 returns flashsale.order_row
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_row flashsale.order_row;

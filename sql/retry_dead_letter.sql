@@ -1,5 +1,5 @@
 create function flashsale.retry_dead_letter(p_dead_letter_id bigint) returns bigint
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_letter flashsale_data.dead_letters;

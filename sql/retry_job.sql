@@ -1,7 +1,8 @@
 create function flashsale.retry_job(
   p_queue text, p_job_id bigint, p_tries integer, p_error text)
 returns text
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_message jsonb;

@@ -1,5 +1,5 @@
 create function flashsale.settle_refund(p_payment_id bigint, p_session_id text) returns text
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_order_id bigint;

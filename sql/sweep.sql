@@ -9,7 +9,8 @@ create function flashsale.sweep(
   out promoted integer,
   out unserved integer,
   out more boolean)
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_round constant integer := 500; -- items a sweep examines for holes
@@ -88,7 +89,7 @@ Safe to run at any time, any number at once; never waits for a customer, an oper
 -- A queue hides a job until its time. When the clock has gone back, that time is far away for every
 -- job that was sent, leased or put off before.
 create function flashsale.make_jobs_due_if_clock_went_back(p_runner text) returns void
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   if exists (
@@ -107,7 +108,7 @@ Leased ones too: to do a job twice is harmless. Steps of less than a second are 
 
 -- tallies has no index: it is to be read whole.
 create function flashsale.fold() returns void
-language sql volatile set search_path = '' set enable_seqscan = on
+language sql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = on
 as $$
   with locked as (
     select i.item_id
@@ -137,7 +138,7 @@ $$Adds the tallies that pay and cancel left to their items$$;
 -- The first waiting and the first unrecycled order of each item tell whether there is anything to
 -- do for it: one index probe an item that has such orders, none for the others.
 create function flashsale.items_to_serve() returns table (item_id integer)
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   with recursive first_waiting (order_id) as (
     (

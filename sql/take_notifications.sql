@@ -1,6 +1,7 @@
 create function flashsale.take_notifications(p_limit integer, p_lease_seconds integer)
 returns setof flashsale.notification_job
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_read pgmq.message_record[];

@@ -1,6 +1,7 @@
 create function flashsale.take_payment_jobs(p_limit integer, p_lease_seconds integer)
 returns setof flashsale.payment_job
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_read pgmq.message_record[];

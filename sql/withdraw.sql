@@ -3,7 +3,7 @@
 -- not free now is a debt that swallows the next forfeits (see promote).
 create function flashsale.withdraw(p_item_id integer, p_units integer)
 returns flashsale.item_status
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_item flashsale_data.items := flashsale.lock_item(p_item_id);
