@@ -68,6 +68,19 @@ PAY_LOCKS = """\
   for update;
 """
 
+GRANT_LOCKS = """\
+  select array_agg(e.order_id) into v_entitled
+  from (
+    select o.order_id
+    from flashsale_data.orders o
+    where o.order_id between v_first and v_first + p_item.now_serving
+      and o.status = 'waiting'
+    order by o.order_id
+    limit p_limit
+    for update skip locked
+  ) e;
+"""
+
 MUTANTS = [
     Mutant(
         "pay: the clock is the start of the transaction",
@@ -107,7 +120,7 @@ MUTANTS = [
     Mutant(
         "pay: no refund is asked for",
         "pay",
-        "    perform flashsale.enqueue_payment_jobs('refund', array[v_payment_id]);\n",
+        "  perform flashsale.enqueue_payment_jobs('refund', array[p_payment.payment_id]);\n",
         "",
         "pay",
     ),
@@ -121,8 +134,8 @@ MUTANTS = [
     Mutant(
         "pay: the sale is not counted",
         "pay",
-        "      select p.item_id, 1, 0 from paid p",
-        "      select p.item_id, 1, 0 from paid p where false",
+        "    select p.item_id, 1, 0 from paid p",
+        "    select p.item_id, 1, 0 from paid p where false",
         "pay",
     ),
     Mutant(
@@ -157,8 +170,8 @@ MUTANTS = [
     Mutant(
         "keep_if_free: although the item is paused",
         "pay",
-        "p_item.closes_at, p_item.paused, p_now)",
-        "p_item.closes_at, false, p_now)",
+        "v_item.closes_at, v_item.paused, p_now)",
+        "v_item.closes_at, false, p_now)",
         "pay",
     ),
     Mutant(
@@ -384,30 +397,31 @@ MUTANTS = [
     Mutant(
         "promote: grants beyond now_serving",
         "promote",
-        "    where o.order_id between v_first and v_first + v_item.now_serving\n"
+        "    where o.order_id between v_first and v_first + p_item.now_serving\n"
         "      and o.status = 'waiting'",
-        "    where o.order_id between v_first and v_first + v_item.now_serving + 1\n"
+        "    where o.order_id between v_first and v_first + p_item.now_serving + 1\n"
         "      and o.status = 'waiting'",
         "promote",
     ),
     Mutant(
         "promote: the hold runs since the customer asked",
         "promote",
-        "      expires_at = v_now + v_item.hold_seconds",
-        "      expires_at = o.created_at + v_item.hold_seconds",
+        "      expires_at = v_now + p_item.hold_seconds",
+        "      expires_at = o.created_at + p_item.hold_seconds",
         "expire",
     ),
     Mutant(
         "promote: the clock is from before the locks",
         "promote",
-        "  v_now := flashsale.clock(); -- some may",
-        "  -- some may",
+        GRANT_LOCKS + "  v_now := flashsale.clock();",
+        "  v_now := flashsale.clock();\n" + GRANT_LOCKS,
         "promote",
     ),
     Mutant(
         "promote: grants though the sale has closed meanwhile",
         "promote",
-        "      and (v_item.closes_at <= v_now) is not true\n",
+        "      and flashsale.shut_by("
+        "p_item.opens_at, p_item.closes_at, p_item.paused, v_now) is null\n",
         "",
         "promote",
     ),
@@ -421,14 +435,14 @@ MUTANTS = [
     Mutant(
         "promote: ends the line before the close",
         "promote",
-        "  if v_item.closes_at <= v_now then\n    with leaving",
-        "  if v_item.closes_at is not null then\n    with leaving",
+        "  if v_shut_by = 'closed' then",
+        "  if v_item.closes_at is not null then",
         "found",
     ),
     Mutant(
         "promote: does not see how far it has moved the line",
         "promote",
-        "    v_item.now_serving := v_now_serving;\n",
+        "    now_serving := v_now_serving;\n",
         "",
         "promote",
     ),
@@ -486,8 +500,8 @@ MUTANTS = [
     Mutant(
         "sweep: a line that nobody may serve any more is left alone",
         "sweep",
-        "  where i.closes_at <= flashsale.clock()\n    or f.order_id",
-        "  where f.order_id",
+        "  where s.shut_by = 'closed'\n    or s.shut_by is null and f.order_id",
+        "  where s.shut_by is null and f.order_id",
         "promote",
     ),
     Mutant(
@@ -558,10 +572,8 @@ MUTANTS = [
     Mutant(
         "jobs: poison is thrown away",
         "take_payment_jobs",
-        "      select 'payments', t.message, t.tries, 'given up', t.enqueued_at, "
-        "flashsale.clock()\n      from taken t\n      where t.verdict = 'bury'\n",
-        "      select 'payments', t.message, t.tries, 'given up', t.enqueued_at, "
-        "flashsale.clock()\n      from taken t\n      where false\n",
+        "      from job j\n      where j.is_hopeless\n",
+        "      from job j\n      where false\n",
         "jobs",
     ),
     Mutant(

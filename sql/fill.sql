@@ -1,8 +1,22 @@
--- A ticket whose transaction rolled back, or that a crash skipped, is a hole. A hole is filled when
--- nobody can still be about to fill it himself. That takes three visits: note the line's last
--- ticket; note a transaction id given out later (this visit's own); and once every older
--- transaction has ended, whoever took one of those tickets has ended too (reserve has its
--- transaction id before its ticket), so what is missing then stays missing.
+-- Filling the holes of an item's line. A ticket whose transaction rolled back, or that the sequence
+-- skipped in a crash, has no order: it is a hole. A hole must be filled with a void order, because
+-- otherwise nobody would ever recycle it, and the unit that it stands for would be lost.
+--
+-- The danger is to take a ticket for a hole while the transaction that holds it is still running.
+-- A hole is filled only if nobody can still be about to insert that order. To know this takes three
+-- visits, each in a transaction of its own:
+--
+-- 1. Note the line's last ticket (noted_ticket). All tickets up to it have been taken by now.
+-- 2. Note a transaction id (noted_xid) that was given out after that: this visit's own.
+-- 3. Wait until every transaction older than noted_xid has ended: until pg_snapshot_xmin, which is
+--    the oldest id that is still running, has reached noted_xid. A request has its transaction id
+--    before it takes its ticket (reserve sees to that). So all requests that took a ticket up to noted_ticket
+--    have an older id than noted_xid, and all of them have ended. A ticket that has no order then
+--    will never have one: fill it.
+--
+-- Two visits would not do. If noted_ticket and noted_xid were noted in one visit, a request might
+-- get a transaction id above noted_xid before the ticket is read, and take a ticket below
+-- noted_ticket.
 create function flashsale.fill(p_item_id integer, p_limit integer default 10000)
 returns integer
 language plpgsql security definer
@@ -53,4 +67,6 @@ $$;
 
 comment on function flashsale.fill(integer, integer) is
 $$Fills holes in an item's line with void orders; returns how many
-Looks only at tickets older than every running transaction, at most p_limit a call. Never waits.$$;
+A hole is a ticket without an order: its request rolled back. Looks only at tickets that are older
+than every running transaction, at most p_limit per call. Never waits: if somebody else serves this
+item at the moment, or there is no such item, it does nothing.$$;

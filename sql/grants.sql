@@ -10,7 +10,8 @@ grant usage on schema flashsale
 
 -- Views call these as their reader.
 grant execute on function flashsale.clock(), flashsale.last_ticket(integer),
-    flashsale.order_id_of(integer, integer)
+    flashsale.order_id_of(integer, integer),
+    flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
 
 -- Customers' verbs: the HTTP service and internal tools.

@@ -26,12 +26,7 @@ select
   i.max_waiting,
   i.late_payment::text as late_payment,
   i.paused,
-  case
-    when i.closes_at <= flashsale.clock() then 'closed'
-    when i.paused then 'paused'
-    when i.opens_at > flashsale.clock() then 'not_open'
-    else 'open'
-  end as state,
+  coalesce(flashsale.shut_by(i.opens_at, i.closes_at, i.paused, c.now), 'open') as state,
   i.now_serving,
   l.issued,
   greatest(0, i.now_serving - l.issued) as available,
@@ -40,8 +35,10 @@ select
   greatest(0, l.issued - i.now_serving - i.gaps_in_line) as waiting,
   i.withdrawing,
   i.created_at,
-  least(s.swept_at, flashsale.clock()) as as_of
+  least(s.swept_at, c.now) as as_of
 from flashsale_data.items i
+-- The clock is read once per row: shut_by is inlined for a column, and not for a volatile function.
+cross join lateral (select flashsale.clock() as now) c
 cross join lateral (select flashsale.last_ticket(i.item_id) as issued) l
 left join (select max(w.swept_at) as swept_at from flashsale_data.sweepers w) s on true;
 

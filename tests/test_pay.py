@@ -277,6 +277,16 @@ def test_late_money_is_kept_if_a_unit_is_free_and_nobody_waits(db: Connection, c
     assert status(db, order.order_id).payment_id is None  # the payment is the other order's now
 
 
+def test_late_money_that_is_kept_keeps_its_session_so_other_money_goes_back(
+    db: Connection, clock
+) -> None:
+    shoe = item(db, stock=2, late_payment="keep_if_free")
+    order = reserve(db, shoe, "ann")
+    clock.advance(60)
+    assert pay(db, order, "first").outcome == "paid"
+    assert pay(db, order, "second").outcome == "stray"
+
+
 def test_a_hold_is_its_own_first_attempt_until_somebody_begins_it(db: Connection) -> None:
     shoe = item(db, stock=2)
     ann, bob = reserve(db, shoe, "ann"), reserve(db, shoe, "bob")
