@@ -13,8 +13,7 @@ declare
 begin
   insert into pgmq.q_payments (vt, message)
   select clock_timestamp(), jsonb_build_object('kind', p_kind, 'payment_id', p.payment_id)
-  from unnest(p_payment_ids) with ordinality p (payment_id, ord)
-  order by p.ord;
+  from unnest(p_payment_ids) p (payment_id); -- in the order of the array
   get diagnostics v_count = row_count;
   return v_count;
 end
@@ -33,8 +32,7 @@ declare
 begin
   insert into pgmq.q_notifications (vt, message)
   select clock_timestamp(), jsonb_build_object('kind', p_kind, 'order_id', o.order_id)
-  from unnest(p_order_ids) with ordinality o (order_id, ord)
-  order by o.ord;
+  from unnest(p_order_ids) o (order_id); -- in the order of the array
   get diagnostics v_count = row_count;
   return v_count;
 end

@@ -36,6 +36,7 @@ declare
   v_item flashsale_data.items;
   v_now timestamptz;
   v_shut_by text;
+  v_moved record;
 begin
   recycled := 0;
   promoted := 0;
@@ -53,8 +54,9 @@ begin
   if v_shut_by = 'closed' then
     unserved := flashsale.end_line(p_item_id, p_limit, v_now);
   end if;
-  select r.recycled, r.now_serving into recycled, v_item.now_serving
-  from flashsale.recycle_forfeits(p_item_id, v_item.now_serving, p_limit) r;
+  v_moved := flashsale.recycle_forfeits(p_item_id, v_item.now_serving, p_limit);
+  recycled := v_moved.recycled;
+  v_item.now_serving := v_moved.now_serving;
   if v_shut_by is null then
     promoted := flashsale.grant_holds(v_item, p_limit);
   end if;

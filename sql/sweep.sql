@@ -13,7 +13,7 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
-  v_last_examined_item_id integer;
+  v_round record;
   v_item_id integer;
   v_served record;
 begin
@@ -24,16 +24,16 @@ begin
   expired := flashsale.expire(p_limit);
   more := expired >= p_limit;
   perform flashsale.fold_tallies();
-  select f.filled, f.last_examined_item_id into filled, v_last_examined_item_id
-  from flashsale.fill_next_items(p_runner, p_limit) f;
+  v_round := flashsale.fill_next_items(p_runner, p_limit);
+  filled := v_round.filled;
   for v_item_id in select s.item_id from flashsale.items_to_serve() s loop
-    select * into v_served from flashsale.promote(v_item_id, p_limit);
+    v_served := flashsale.promote(v_item_id, p_limit);
     recycled := recycled + v_served.recycled;
     promoted := promoted + v_served.promoted;
     unserved := unserved + v_served.unserved;
     more := more or v_served.more;
   end loop;
-  perform flashsale.note_sweep(p_runner, expired, promoted, v_last_examined_item_id);
+  perform flashsale.note_sweep(p_runner, expired, promoted, v_round.last_examined_item_id);
 end
 $$;
 
