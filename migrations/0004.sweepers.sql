@@ -1,4 +1,4 @@
--- Who sweeps, when last, and how far each went round the items to look for holes.
+-- Who sweeps, when last, and how far each has gone round the items in search of holes.
 create table flashsale_data.sweepers (
   runner text not null,
   swept_at timestamptz not null,

@@ -1,4 +1,4 @@
-create function flashsale.cancel(p_order_id bigint, p_customer_id text default null)
+create or replace function flashsale.cancel(p_order_id bigint, p_customer_id text default null)
 returns flashsale.order_row
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off

@@ -1,4 +1,4 @@
-create function flashsale.change_item(p_item_id integer, p_changes jsonb)
+create or replace function flashsale.change_item(p_item_id integer, p_changes jsonb)
 returns flashsale.item_status
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$

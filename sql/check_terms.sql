@@ -1,5 +1,5 @@
 -- One table of limits, said in words. p_terms holds what is to be set; null means absent here.
-create function flashsale.check_terms(p_terms jsonb) returns void
+create or replace function flashsale.check_terms(p_terms jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare

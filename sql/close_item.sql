@@ -1,4 +1,4 @@
-create function flashsale.close_item(p_item_id integer) returns flashsale.item_status
+create or replace function flashsale.close_item(p_item_id integer) returns flashsale.item_status
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare

@@ -1,6 +1,6 @@
 -- Putting items on sale and changing the terms. These lock the item's row and may wait for a sweep
 -- of that item; no customer ever waits for them.
-create function flashsale.create_item(
+create or replace function flashsale.create_item(
   p_sku text,
   p_name text,
   p_price bigint,

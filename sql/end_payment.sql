@@ -1,4 +1,5 @@
-create function flashsale.end_payment(p_payment_id bigint, p_session_id text, p_status text)
+create or replace function flashsale.end_payment(
+  p_payment_id bigint, p_session_id text, p_status text)
 returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$

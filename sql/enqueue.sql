@@ -5,7 +5,8 @@
 -- These functions insert into the tables of pgmq's queues, as pgmq.send_batch does. To call
 -- pgmq.send_batch would cost more than all the rest of a reservation, because it composes and plans
 -- its statement anew for every call. Every version of pgmq has the columns vt and message.
-create function flashsale.enqueue_payment_jobs(p_kind text, p_payment_ids bigint[]) returns integer
+create or replace function flashsale.enqueue_payment_jobs(p_kind text, p_payment_ids bigint[])
+returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -24,7 +25,7 @@ $$Enqueues a job for the payment provider for each payment
 p_kind: open, void or refund. Returns the number of jobs. A null array is as good as an empty
 one.$$;
 
-create function flashsale.enqueue_mail(p_kind text, p_order_ids bigint[]) returns integer
+create or replace function flashsale.enqueue_mail(p_kind text, p_order_ids bigint[]) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -43,7 +44,7 @@ $$Enqueues an e-mail to the customer of each order
 p_kind: reserved, your_turn, paid, expired, cancelled, refunded or unserved. Returns the number of
 e-mails. A null array is as good as an empty one.$$;
 
-create function flashsale.void_payments_of(p_order_ids bigint[]) returns integer
+create or replace function flashsale.void_payments_of(p_order_ids bigint[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select flashsale.enqueue_payment_jobs('void', array_agg(p.payment_id))

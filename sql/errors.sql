@@ -3,7 +3,7 @@
 -- raised.
 --
 -- Both functions always raise; that they return void is for `perform`.
-create function flashsale.raise_unknown_item(p_item_id integer) returns void
+create or replace function flashsale.raise_unknown_item(p_item_id integer) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -16,7 +16,7 @@ $$;
 comment on function flashsale.raise_unknown_item(integer) is
 $$Raises RV101: no item has this item_id$$;
 
-create function flashsale.raise_unknown_order(p_order_id bigint) returns void
+create or replace function flashsale.raise_unknown_order(p_order_id bigint) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin

@@ -1,6 +1,7 @@
 -- Ending holds whose deadline has passed. Validity never depends on this: every verb and view
 -- looks at the clock. Expiring makes the unit available to the line and tells the customer.
-create function flashsale.expire_orders(p_order_ids bigint[], p_now timestamptz) returns integer
+create or replace function flashsale.expire_orders(p_order_ids bigint[], p_now timestamptz)
+returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -24,7 +25,7 @@ comment on function flashsale.expire_orders(bigint[], timestamptz) is
 $$Expires those of the given orders that are due
 The caller has locked them. p_now: read after the locks were taken. Returns how many.$$;
 
-create function flashsale.expire(p_limit integer default 10000) returns integer
+create or replace function flashsale.expire(p_limit integer default 10000) returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$

@@ -1,7 +1,7 @@
 -- An order's story in words, for the people who answer the customer's question. It has three parts:
--- what the order itself tells, what its payments tell, and how it stands now. Each event has a step,
--- which orders events of the same moment.
-create function flashsale.explain_order(p_order_id bigint)
+-- what the order itself tells, what its payments tell, and how it stands now. Each event has a
+-- step, which orders events of the same moment.
+create or replace function flashsale.explain_order(p_order_id bigint)
 returns table (at timestamptz, what text)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -33,7 +33,7 @@ $$An order's story in words, oldest first, for support staff
 Each row is an event: when it was, and what happened. The last row of a live order says how it
 stands now. Errors: RV102 unknown order.$$;
 
-create function flashsale.order_events(p_order flashsale_data.orders, p_item_name text)
+create or replace function flashsale.order_events(p_order flashsale_data.orders, p_item_name text)
 returns table (at timestamptz, step integer, what text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -73,7 +73,7 @@ $$;
 comment on function flashsale.order_events(flashsale_data.orders, text) is
 $$What an order's own row tells of its story$$;
 
-create function flashsale.payment_events_of(p_order_id bigint)
+create or replace function flashsale.payment_events_of(p_order_id bigint)
 returns table (at timestamptz, step integer, what text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -100,7 +100,7 @@ $$;
 comment on function flashsale.payment_events_of(bigint) is
 $$What the payments of an order tell of its story$$;
 
-create function flashsale.order_outlook(
+create or replace function flashsale.order_outlook(
   p_order flashsale_data.orders, p_now_serving integer, p_now timestamptz)
 returns table (at timestamptz, step integer, what text)
 language sql stable set search_path = pg_catalog, pg_temp

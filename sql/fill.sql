@@ -10,14 +10,14 @@
 -- 2. Note a transaction id (noted_xid) that was given out after that: this visit's own.
 -- 3. Wait until every transaction older than noted_xid has ended: until pg_snapshot_xmin, which is
 --    the oldest id that is still running, has reached noted_xid. A request has its transaction id
---    before it takes its ticket (reserve sees to that). So all requests that took a ticket up to noted_ticket
---    have an older id than noted_xid, and all of them have ended. A ticket that has no order then
---    will never have one: fill it.
+--    before it takes its ticket (reserve sees to that). So all requests that took a ticket up to
+--    noted_ticket have an older id than noted_xid, and all of them have ended. A ticket that has no
+--    order then will never have one: fill it.
 --
 -- Two visits would not do. If noted_ticket and noted_xid were noted in one visit, a request might
 -- get a transaction id above noted_xid before the ticket is read, and take a ticket below
 -- noted_ticket.
-create function flashsale.fill(p_item_id integer, p_limit integer default 10000)
+create or replace function flashsale.fill(p_item_id integer, p_limit integer default 10000)
 returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off

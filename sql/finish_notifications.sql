@@ -1,4 +1,4 @@
-create function flashsale.finish_notifications(p_job_ids bigint[], p_tries integer[])
+create or replace function flashsale.finish_notifications(p_job_ids bigint[], p_tries integer[])
 returns setof bigint
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off

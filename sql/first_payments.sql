@@ -1,6 +1,6 @@
 -- A hold asks for its money by its job alone: what a first attempt says is what its order says, so
 -- its row can wait for the first who has more to tell.
-create function flashsale.first_payments(p_order_ids bigint[]) returns void
+create or replace function flashsale.first_payments(p_order_ids bigint[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   insert into flashsale_data.payments (payment_id, order_id, amount, currency, requested_at)

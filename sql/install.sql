@@ -40,14 +40,17 @@
 --   waits, and by operators, who hold no lock on an order at that time. reserve takes no lock that
 --   another customer needs. There are no advisory locks, and nothing calls NOTIFY.
 --
--- Each migrate replays these files whole, in this order and in one transaction, into an empty
--- schema.
-drop schema if exists flashsale cascade;
-create schema flashsale;
+-- HOW THIS IS DEPLOYED
+--   Each migrate replays these files whole, in this order and in one transaction, if they differ
+--   from what the database has. Functions and views are replaced and never dropped, so that objects
+--   of other people that depend on them stay. What we no longer have is dropped by name in
+--   dropped.sql. Tables, and the row types of the API, are in migrations/.
 
--- Foundations: the time, the roles, and the errors that several functions raise
-\ir clock.sql
+-- Foundations: what is gone, the roles, the time, the row types, and what several verbs call
+\ir dropped.sql
 \ir roles.sql
+\ir clock.sql
+\ir row_types.sql
 \ir errors.sql
 \ir enqueue.sql
 

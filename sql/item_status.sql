@@ -1,6 +1,6 @@
 -- What everybody sees of an item. All of it is arithmetic on one row and the line's last ticket, so
 -- it costs the same at ten orders and at ten million.
-create function flashsale.last_ticket(p_item_id integer) returns integer
+create or replace function flashsale.last_ticket(p_item_id integer) returns integer
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(pg_sequence_last_value(i.line), 0)::integer
@@ -12,7 +12,7 @@ comment on function flashsale.last_ticket(integer) is
 $$How many tickets an item's line has given out; null for an unknown item
 A function because a view's reader has no right to the sequence.$$;
 
-create view flashsale.item_status as
+create or replace view flashsale.item_status as
 select
   i.item_id,
   i.sku,
@@ -48,7 +48,7 @@ available + reserved + paid = stock. issued: tickets given out so far. available
 reserved and waiting are as of the last sweep (as_of), so up to a second old. withdrawing: units
 that leave the sale as they come back. price is in minor units of currency.$$;
 
-create function flashsale.item_status(p_item_id integer) returns flashsale.item_status
+create or replace function flashsale.item_status(p_item_id integer) returns flashsale.item_status
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare

@@ -1,4 +1,4 @@
-create function flashsale.items(p_limit integer default 100, p_after integer default 0)
+create or replace function flashsale.items(p_limit integer default 100, p_after integer default 0)
 returns setof flashsale.item_status
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$

@@ -1,36 +1,9 @@
 -- The leases of the worker's jobs. A job that was taken is leased to the worker for some seconds.
--- tries says how often the job was taken, this time included, so that job_id and tries together name
--- the lease. A worker that was too slow thus can not acknowledge a job that somebody else is working
--- on. What it has learnt from the provider is recorded all the same: every effect is a conditional
--- update, so it may happen twice.
-create type flashsale.payment_job as (
-  job_id bigint,
-  tries integer,
-  kind text,
-  payment_id bigint,
-  order_id bigint,
-  item_id integer,
-  customer_id text,
-  session_id text,
-  amount bigint,
-  currency text,
-  expires_at timestamptz
-);
-
-comment on type flashsale.payment_job is
-$$A call to make at the payment provider: kind open, void or refund
-job_id and tries name the lease. amount is in minor units of currency.$$;
-
-create type flashsale.notification_job as (
-  job_id bigint,
-  tries integer,
-  message jsonb
-);
-
-comment on type flashsale.notification_job is
-$$An e-mail to send; job_id and tries name the lease$$;
-
-create function flashsale.max_tries(p_message jsonb) returns integer
+-- tries says how often the job was taken, this time included, so that job_id and tries together
+-- name the lease. A worker that was too slow thus can not acknowledge a job that somebody else is
+-- working on. What it has learnt from the provider is recorded all the same: every effect is a
+-- conditional update, so it may happen twice.
+create or replace function flashsale.max_tries(p_message jsonb) returns integer
 language sql immutable parallel safe
 as $$ select case when p_message ->> 'kind' in ('refund', 'void') then 300 else 10 end $$;
 
@@ -40,7 +13,7 @@ A session to open and an e-mail: 10 times, which takes about four minutes. What 
 customer, a refund or a void: 300 times, about a day.$$;
 
 -- A message may hold anything: somebody may have put it into the queue by hand.
-create function flashsale.id_in(p_message jsonb, p_name text) returns bigint
+create or replace function flashsale.id_in(p_message jsonb, p_name text) returns bigint
 language sql immutable parallel safe
 as $$
   select case when p_message ->> p_name ~ '^[0-9]{1,18}$' then (p_message ->> p_name)::bigint end
@@ -49,7 +22,7 @@ $$;
 comment on function flashsale.id_in(jsonb, text) is
 $$The id that a job's message has under a name; null if that is no id$$;
 
-create function flashsale.finish_job(p_job_id bigint, p_tries integer) returns boolean
+create or replace function flashsale.finish_job(p_job_id bigint, p_tries integer) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin

@@ -1,4 +1,4 @@
-create function flashsale.lock_item(p_item_id integer) returns flashsale_data.items
+create or replace function flashsale.lock_item(p_item_id integer) returns flashsale_data.items
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare

@@ -1,5 +1,5 @@
--- What everybody sees of an order: one row type, one view, and the functions that read it.
-create function flashsale.order_id_of(p_item_id integer, p_ticket integer) returns bigint
+-- What everybody sees of an order: the view, and the function that reads one order of it.
+create or replace function flashsale.order_id_of(p_item_id integer, p_ticket integer) returns bigint
 language sql immutable parallel safe
 as $$ select (p_item_id::bigint << 32) | p_ticket::bigint $$;
 
@@ -7,41 +7,15 @@ comment on function flashsale.order_id_of(integer, integer) is
 $$The order's id: the item and the place in its line
 All orders of item i lie between order_id_of(i, 0) and order_id_of(i + 1, 0), in ticket order.$$;
 
-create function flashsale.ticket_of(p_order_id bigint) returns integer
+create or replace function flashsale.ticket_of(p_order_id bigint) returns integer
 language sql immutable parallel safe
 as $$ select (p_order_id & 4294967295)::integer $$;
 
 comment on function flashsale.ticket_of(bigint) is
 $$The order's place in its item's line, by the order's id$$;
 
-create type flashsale.order_row as (
-  outcome text,
-  order_id bigint,
-  item_id integer,
-  customer_id text,
-  status text,
-  ticket integer,
-  position integer,
-  created_at timestamptz,
-  reserved_at timestamptz,
-  expires_at timestamptz,
-  paid_at timestamptz,
-  ended_at timestamptz,
-  payment_id bigint,
-  payment_status text,
-  amount bigint,
-  currency text,
-  checkout_url text,
-  retry_at timestamptz
-);
-
-comment on type flashsale.order_row is
-$$What every order function returns: an outcome and the order as it is
-A refusal (outcome not_open, closed, paused, sold_out, unknown_item, invalid) has no order_id.
-retry_at is set for not_open: when the sale opens. amount is in minor units of currency.$$;
-
 -- A hold past its deadline is over, whether or not a sweep has marked it.
-create view flashsale.order_status as
+create or replace view flashsale.order_status as
 select
   o.order_id,
   o.item_id,
@@ -92,7 +66,8 @@ $$Every order as its customer sees it, with its latest payment attempt
 position: at most so many waiting orders, this one included, are served before the next after it;
 1 is next. A hold past its deadline shows as expired.$$;
 
-create function flashsale.order_status(p_order_id bigint, p_customer_id text default null)
+create or replace function flashsale.order_status(
+  p_order_id bigint, p_customer_id text default null)
 returns flashsale.order_row
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off

@@ -1,4 +1,4 @@
-create function flashsale.orders_by_id(p_order_ids bigint[])
+create or replace function flashsale.orders_by_id(p_order_ids bigint[])
 returns setof flashsale.order_row
 language sql stable security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off

@@ -1,4 +1,4 @@
-create function flashsale.orders_of(
+create or replace function flashsale.orders_of(
   p_customer_id text, p_limit integer default 100, p_before bigint default null)
 returns setof flashsale.order_row
 language sql stable security definer

@@ -11,7 +11,7 @@
 --   whether the money came before the deadline.
 -- * Every update names the states that it leaves, so the same money has its effect once.
 -- * The order's change, the payment's change and the job or e-mail that follows commit together.
-create function flashsale.pay(
+create or replace function flashsale.pay(
   p_payment_id bigint, p_session_id text, p_amount bigint, p_currency text)
 returns flashsale.order_row
 language plpgsql security definer
@@ -86,7 +86,8 @@ is not the amount that was asked for); stray (it names no payment of ours: it is
 without an order, and refunded).
 Errors: RV303 not a session, amount and currency.$$;
 
-create function flashsale.raise_bad_payment(p_session_id text, p_amount bigint, p_currency text)
+create or replace function flashsale.raise_bad_payment(
+  p_session_id text, p_amount bigint, p_currency text)
 returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -101,7 +102,7 @@ $$;
 comment on function flashsale.raise_bad_payment(text, bigint, text) is
 $$Raises RV303: these are not a session, an amount and a currency$$;
 
-create function flashsale.decided_before(p_payment flashsale_data.payments)
+create or replace function flashsale.decided_before(p_payment flashsale_data.payments)
 returns flashsale.order_row
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -116,7 +117,7 @@ $$;
 comment on function flashsale.decided_before(flashsale_data.payments) is
 $$The answer about money whose effect is recorded already: it stays$$;
 
-create function flashsale.buy_in_time(
+create or replace function flashsale.buy_in_time(
   p_payment_id bigint, p_order_id bigint, p_session_id text, p_now timestamptz)
 returns flashsale.order_row
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -152,7 +153,7 @@ comment on function flashsale.buy_in_time(bigint, bigint, text, timestamptz) is
 $$Pays a reserved order before its deadline
 The caller has locked the order and its payment, and read p_now after that.$$;
 
-create function flashsale.owe_refund(
+create or replace function flashsale.owe_refund(
   p_payment flashsale_data.payments,
   p_session_id text,
   p_amount bigint,
@@ -184,10 +185,10 @@ $$Sends money back that can not be used
 p_reason: wrong_amount, superseded or late, as in payments.refund_reason. The payment's amount
 becomes what came, because that is what is refunded.$$;
 
--- Late money may buy a unit that is free while nobody waits. It does so as anybody would: with a new
--- ticket, so that the line's arithmetic holds. Customers may be faster while this runs. Then the
--- ticket is above now_serving, no order is inserted, and fill finds the ticket as a hole.
-create function flashsale.buy_late(
+-- Late money may buy a unit that is free while nobody waits. It does so as anybody would: with a
+-- new ticket, so that the line's arithmetic holds. Customers may be faster while this runs. Then
+-- the ticket is above now_serving, no order is inserted, and fill finds the ticket as a hole.
+create or replace function flashsale.buy_late(
   p_payment_id bigint,
   p_late flashsale_data.orders,
   p_session_id text,
@@ -252,7 +253,7 @@ $$Late money buys a new order if a unit is free and nobody waits
 Returns null if not, or if the item's late_payment is not keep_if_free. The caller has locked the
 order that ended (p_late) and the payment, and read p_now after that.$$;
 
-create function flashsale.keep_stray(
+create or replace function flashsale.keep_stray(
   p_session_id text, p_amount bigint, p_currency text, p_now timestamptz)
 returns flashsale.order_row
 language plpgsql volatile set search_path = pg_catalog, pg_temp

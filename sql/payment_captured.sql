@@ -1,4 +1,4 @@
-create function flashsale.payment_captured(
+create or replace function flashsale.payment_captured(
   p_job_id bigint, p_tries integer, p_payment_id bigint, p_session_id text, p_amount bigint,
   p_currency text)
 returns text

@@ -1,4 +1,4 @@
-create function flashsale.payment_opened(
+create or replace function flashsale.payment_opened(
   p_job_id bigint, p_tries integer, p_payment_id bigint, p_session_id text, p_checkout_url text)
 returns text
 language plpgsql security definer

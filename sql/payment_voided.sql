@@ -1,4 +1,5 @@
-create function flashsale.payment_voided(p_job_id bigint, p_tries integer, p_payment_id bigint)
+create or replace function flashsale.payment_voided(
+  p_job_id bigint, p_tries integer, p_payment_id bigint)
 returns text
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off

@@ -22,7 +22,7 @@
 --   might be looked for by reading all orders, and a session keeps such a plan.
 -- * Nothing here can oversell. An order is granted a hold only if its ticket is not above
 --   now_serving, and now_serving grows only by orders that are marked in the same statement.
-create function flashsale.promote(
+create or replace function flashsale.promote(
   p_item_id integer,
   p_limit integer default 10000,
   out recycled integer,
@@ -72,7 +72,7 @@ open, nobody is promoted. p_limit: at most so many orders of each kind; more: ca
 Returns how many orders were recycled, promoted and unserved. Never waits: if somebody else serves
 this item at the moment, or there is no such item, it does nothing.$$;
 
-create function flashsale.end_line(p_item_id integer, p_limit integer, p_now timestamptz)
+create or replace function flashsale.end_line(p_item_id integer, p_limit integer, p_now timestamptz)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -113,7 +113,7 @@ lowest tickets first.$$;
 -- that has ended, which is recycled in turn: this goes on until nothing changes. Units that an
 -- operator is withdrawing leave the stock with the first forfeits: then forfeited grows, stock
 -- shrinks by as many, and the line does not move.
-create function flashsale.recycle_forfeits(
+create or replace function flashsale.recycle_forfeits(
   p_item_id integer,
   p_now_serving integer,
   p_limit integer,
@@ -168,7 +168,7 @@ $$Counts orders that ended without a sale into forfeited, each once
 The caller has locked the item; p_now_serving is the item's. Returns how many orders were recycled
 (about p_limit at most) and what now_serving is after that.$$;
 
-create function flashsale.grant_holds(p_item flashsale_data.items, p_limit integer)
+create or replace function flashsale.grant_holds(p_item flashsale_data.items, p_limit integer)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$

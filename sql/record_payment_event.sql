@@ -1,4 +1,4 @@
-create function flashsale.record_payment_event(
+create or replace function flashsale.record_payment_event(
   p_event_id text,
   p_type text,
   p_session_id text,

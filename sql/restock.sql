@@ -1,4 +1,4 @@
-create function flashsale.restock(p_item_id integer, p_units integer)
+create or replace function flashsale.restock(p_item_id integer, p_units integer)
 returns flashsale.item_status
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$

@@ -1,4 +1,4 @@
-create function flashsale.resume_item(p_item_id integer) returns flashsale.item_status
+create or replace function flashsale.resume_item(p_item_id integer) returns flashsale.item_status
 language sql security definer set search_path = pg_catalog, pg_temp
 as $$ select * from flashsale.change_item(p_item_id, '{"paused": false}') $$;
 

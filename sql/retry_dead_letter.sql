@@ -1,4 +1,4 @@
-create function flashsale.retry_dead_letter(p_dead_letter_id bigint) returns bigint
+create or replace function flashsale.retry_dead_letter(p_dead_letter_id bigint) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare

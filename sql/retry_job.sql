@@ -1,4 +1,4 @@
-create function flashsale.retry_job(
+create or replace function flashsale.retry_job(
   p_queue text, p_job_id bigint, p_tries integer, p_error text)
 returns text
 language plpgsql security definer

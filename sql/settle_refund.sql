@@ -1,4 +1,5 @@
-create function flashsale.settle_refund(p_payment_id bigint, p_session_id text) returns text
+create or replace function flashsale.settle_refund(p_payment_id bigint, p_session_id text)
+returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare

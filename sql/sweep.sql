@@ -1,6 +1,6 @@
 -- Everything that is due, for all items. What there is to do is found through partial indexes that
 -- hold nothing else, so an idle sweep is cheap however many items and orders there are.
-create function flashsale.sweep(
+create or replace function flashsale.sweep(
   p_runner text default 'manual',
   p_limit integer default 10000,
   out expired integer,
@@ -46,7 +46,7 @@ once. Never waits for a customer, an operator or another sweep.$$;
 
 -- A queue hides a job until the job's time has come. When the clock has gone back, that time is far
 -- away for every job that was enqueued, leased or put off before.
-create function flashsale.make_jobs_due_if_clock_went_back(p_runner text) returns void
+create or replace function flashsale.make_jobs_due_if_clock_went_back(p_runner text) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -65,7 +65,7 @@ $$Makes all jobs due if the clock went back since p_runner swept last
 Leased ones too: to do a job twice is harmless. Steps of less than a second are ignored.$$;
 
 -- The table of tallies has no index: it is nearly empty and is to be read whole.
-create function flashsale.fold_tallies() returns void
+create or replace function flashsale.fold_tallies() returns void
 language sql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = on
 as $$
   with locked as (
@@ -97,7 +97,7 @@ Items that somebody else has locked are left to the next sweep.$$;
 -- Each sweep examines the next few items, so that all are examined in turn. It is few at a time
 -- because to read the last value of an item's sequence takes a lock on the sequence, which is held
 -- until the transaction ends.
-create function flashsale.fill_next_items(
+create or replace function flashsale.fill_next_items(
   p_runner text,
   p_limit integer,
   out filled integer,
@@ -140,9 +140,9 @@ Returns how many holes were filled, and the item after which the runner's next s
 
 -- An item's first waiting order and its first order that has ended and is not recycled tell whether
 -- there is anything to do for the item. They are found by jumping from item to item in the partial
--- indexes of such orders (a "loose index scan"): one probe per item that has such an order, and none
--- for all the other items.
-create function flashsale.items_to_serve() returns table (item_id integer)
+-- indexes of such orders (a "loose index scan"): one probe per item that has such an order, and
+-- none for all the other items.
+create or replace function flashsale.items_to_serve() returns table (item_id integer)
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   with recursive first_waiting (order_id) as (
@@ -192,7 +192,7 @@ $$;
 comment on function flashsale.items_to_serve() is
 $$The items that promote has something to do for$$;
 
-create function flashsale.note_sweep(
+create or replace function flashsale.note_sweep(
   p_runner text,
   p_expired integer,
   p_promoted integer,

@@ -1,7 +1,7 @@
--- Taking e-mails. As in take_payment_jobs, what is not worth to be sent is dealt with here: hopeless
--- ones (tried too often, or without an order) go to the dead letters, and an e-mail that says "your
--- unit is reserved" is dropped if the unit is not reserved any more.
-create function flashsale.take_notifications(p_limit integer, p_lease_seconds integer)
+-- Taking e-mails. As in take_payment_jobs, what is not worth to be sent is dealt with here:
+-- hopeless ones (tried too often, or without an order) go to the dead letters, and an e-mail that
+-- says "your unit is reserved" is dropped if the unit is not reserved any more.
+create or replace function flashsale.take_notifications(p_limit integer, p_lease_seconds integer)
 returns setof flashsale.notification_job
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off

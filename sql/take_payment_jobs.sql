@@ -1,16 +1,16 @@
 -- Taking payment jobs. The worker gets the jobs that are worth a call to the payment provider. What
 -- else is found in the queue is dealt with here, in the same transaction:
 --
--- * Hopeless jobs go to the dead letters: they were tried too often, or they name no payment, or ask
---   for nothing that we know. If such a job was to open a payment, the payment has failed, so that
---   the customer can ask for another attempt.
+-- * Hopeless jobs go to the dead letters: they were tried too often, or they name no payment, or
+--   ask for nothing that we know. If such a job was to open a payment, the payment has failed, so
+--   that the customer can ask for another attempt.
 -- * Obsolete jobs are dropped: what they ask for has been done, or nobody wants it any more.
 -- * An open whose hold ended before anybody called the provider is dropped too, and its payment is
 --   voided here: there is no session that could be voided at the provider.
 --
 -- A payment that the provider may have been called for is marked as tried. From then on its hold's
 -- end is no reason to forgo it: there may be a session, and only the provider can void it.
-create function flashsale.take_payment_jobs(p_limit integer, p_lease_seconds integer)
+create or replace function flashsale.take_payment_jobs(p_limit integer, p_lease_seconds integer)
 returns setof flashsale.payment_job
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -76,7 +76,8 @@ any more are dropped, and those that were tried too often go to the dead letters
 
 -- No settings here, so that it is inlined. The lookups are lateral with a limit, so that they stay
 -- index probes whatever the planner believes about tables that were empty a moment ago.
-create function flashsale.look_up_payment_jobs(p_read pgmq.message_record[], p_now timestamptz)
+create or replace function flashsale.look_up_payment_jobs(
+  p_read pgmq.message_record[], p_now timestamptz)
 returns table (
   job_id bigint,
   tries integer,

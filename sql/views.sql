@@ -1,5 +1,5 @@
 -- Views for operators and dashboards. Columns are appended, never reordered.
-create view flashsale.open_reservation as
+create or replace view flashsale.open_reservation as
 select
   o.order_id, o.item_id, i.sku, o.customer_id, o.ticket, o.reserved_at, o.expires_at,
   o.expires_at - flashsale.clock() as remaining
@@ -11,7 +11,7 @@ where o.status = 'reserved' and o.expires_at > flashsale.clock()
 comment on view flashsale.open_reservation is
 $$Holds that can still be paid, with the time that remains$$;
 
-create view flashsale.waiting_line as
+create or replace view flashsale.waiting_line as
 select
   o.order_id, o.item_id, i.sku, o.customer_id, o.ticket,
   greatest(1, o.ticket - i.now_serving) as position,
@@ -25,7 +25,7 @@ comment on view flashsale.waiting_line is
 $$Who waits for what, since when, and at which position
 At most position orders, this one included, are served before the next after it.$$;
 
-create view flashsale.payment_backlog as
+create or replace view flashsale.payment_backlog as
 select
   p.payment_id, p.order_id, p.status::text as status, p.amount, p.currency, p.session_id,
   p.requested_at,
@@ -49,7 +49,7 @@ comment on view flashsale.payment_backlog is
 $$Payments that wait for us: to be opened, voided or refunded
 since: how long in this state. A healthy service shows seconds.$$;
 
-create view flashsale.money_at_risk as
+create or replace view flashsale.money_at_risk as
 select
   p.payment_id, p.order_id, p.status::text as status, p.refund_reason, p.amount, p.currency,
   p.session_id, p.ended_at as received_at, flashsale.clock() - p.ended_at as since,
@@ -64,7 +64,7 @@ comment on view flashsale.money_at_risk is
 $$Money that we received, could not use, and have not sent back yet
 given_up: the refund is in the dead letters and needs a person (retry_dead_letter).$$;
 
-create view flashsale.stray_payment as
+create or replace view flashsale.stray_payment as
 select
   p.payment_id, p.session_id, p.status::text as status, p.amount, p.currency,
   p.ended_at as received_at
@@ -74,7 +74,7 @@ where p.order_id is null;
 comment on view flashsale.stray_payment is
 $$Money that named no payment of ours: kept, shown here and refunded$$;
 
-create view flashsale.payment_event as
+create or replace view flashsale.payment_event as
 select
   e.event_id, e.type, e.session_id, e.payment_id, e.amount, e.currency, e.occurred_at,
   e.received_at, e.outcome
@@ -83,14 +83,14 @@ from flashsale_data.payment_events e;
 comment on view flashsale.payment_event is
 $$What the payment provider told us, each event once, and what it led to$$;
 
-create view flashsale.dead_letter as
+create or replace view flashsale.dead_letter as
 select d.dead_letter_id, d.queue, d.message, d.tries, d.error, d.enqueued_at, d.died_at
 from flashsale_data.dead_letters d;
 
 comment on view flashsale.dead_letter is
 $$Jobs that were given up; retry_dead_letter(dead_letter_id) tries again$$;
 
-create view flashsale.sweep_status as
+create or replace view flashsale.sweep_status as
 select
   s.runner, s.swept_at,
   abs(extract(epoch from flashsale.clock() - s.swept_at))::double precision as lag_seconds,
@@ -103,7 +103,7 @@ $$Who swept, when last, and what it did so far; the newest first
 lag_seconds: since its last sweep, or, if the clock has gone back, until then, which is as bad.
 Runners silent for a day are forgotten.$$;
 
-create view flashsale.queue_status as
+create or replace view flashsale.queue_status as
 select
   q.queue, q.depth, q.oldest_age_seconds,
   (select count(*) from flashsale_data.dead_letters d where d.queue = q.queue) as dead
@@ -124,7 +124,7 @@ comment on view flashsale.queue_status is
 $$The worker's queues: how many jobs, how old the oldest, how many dead
 Counts the queue: for people and scrapes, not for a hot path.$$;
 
-create view flashsale.outcome_totals as
+create or replace view flashsale.outcome_totals as
 select t.outcome, sum(t.orders)::bigint as orders
 from flashsale.item_status i
 cross join lateral (values

@@ -1,5 +1,5 @@
 -- The promises, as queries that must find nothing. Reads everything: for tests, drills and nights.
-create view flashsale.violation as
+create or replace view flashsale.violation as
 with live as (
   select
     o.item_id,

@@ -1,7 +1,7 @@
 -- now_serving must not go down, so units leave as a customer's would: tickets that nobody has
 -- asked for are taken, as voids that count as recycled already, and stock falls by as many. What is
 -- not free now is a debt that swallows the next forfeits (see promote).
-create function flashsale.withdraw(p_item_id integer, p_units integer)
+create or replace function flashsale.withdraw(p_item_id integer, p_units integer)
 returns flashsale.item_status
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
