@@ -37,6 +37,9 @@ lint: $(VENV)/.installed ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+generate: $(VENV)/.installed ## Write again docs/sql-api.md and the snapshot of the schema
+	$(BIN)/python tests/generate.py
+
 format: $(VENV)/.installed ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -51,5 +54,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-.PHONY: help run demo psql test test-all prove prove-full bench lint format clean
+.PHONY: help run demo psql test test-all prove prove-full bench lint generate format clean
 .DEFAULT_GOAL := help

@@ -43,5 +43,6 @@ $$;
 
 comment on function flashsale.cancel(bigint, text) is
 $$Cancels a reservation or leaves the line; the unit goes to the next
-p_customer_id null: whoever's order it is. Outcomes: cancelled; already_ended (cancelled, expired or
-unserved before: nothing changes). Errors: RV102 unknown order, RV202 already paid.$$;
+p_customer_id: the customer who asks; null for anybody's order.
+Outcomes: cancelled; already_ended (it was cancelled, expired or unserved before: nothing changes).
+Errors: RV102 unknown order, or another customer's; RV202 already paid.$$;

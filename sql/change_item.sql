@@ -44,6 +44,8 @@ $$;
 
 comment on function flashsale.change_item(integer, jsonb) is
 $$Changes an item's terms, all or nothing, and returns it
-p_changes: any of add_stock, withdraw_stock, opens_at, closes_at, hold_seconds, max_waiting, paused.
-A null removes opens_at, closes_at or max_waiting. Holds that run keep their deadline.
-Errors: RV101 unknown item, RV204 withdrawing more than are not paid, RV302 a value out of range.$$;
+p_changes: an object with any of add_stock, withdraw_stock, opens_at, closes_at, hold_seconds,
+max_waiting and paused. A null removes opens_at, closes_at or max_waiting. Holds that run keep their
+deadline.
+Errors: RV101 unknown item, RV204 withdraws more units than are not paid yet, RV302 a value is out
+of range or can not be changed.$$;

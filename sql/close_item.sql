@@ -17,4 +17,5 @@ $$;
 
 comment on function flashsale.close_item(integer) is
 $$Closes the sale of an item now, for good: its line ends unserved
-Holds may still be paid until their deadline. Errors: RV101 unknown item.$$;
+Sweeps then end the line: waiting orders become unserved. Holds may still be paid until their
+deadline. Returns the item. Errors: RV101 unknown item.$$;

@@ -44,7 +44,10 @@ $$;
 comment on function flashsale.create_item(
   text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text) is
 $$Puts a new item on sale and returns it
-p_price: minor units of p_currency (ISO 4217). p_hold_seconds: how long a reservation may be paid,
-1 second to 7 days. p_opens_at, p_closes_at: null for no limit. p_max_waiting: length of the line,
-null for no limit. p_late_payment: refund or keep_if_free.
-Errors: RV201 sku taken, RV302 a value out of range.$$;
+p_sku: your name of the item, 1 to 64 characters. p_name: for customers, 1 to 200 characters.
+p_price: 1 to 1,000,000,000,000 minor units of p_currency (ISO 4217). p_stock: 0 to 10,000,000
+units. p_hold_seconds: how long a reservation may be paid, 1 second to 7 days. p_opens_at and
+p_closes_at: when the sale begins and ends; null for no limit. p_max_waiting: length of the line, 0
+to 10,000,000; null for no limit. p_late_payment: what money does that comes too late; refund, or
+keep_if_free (it buys a unit that is free while nobody waits).
+Errors: RV201 the sku is taken, RV302 a value is out of range.$$;

@@ -52,5 +52,5 @@ $$;
 
 comment on function flashsale.expire(integer) is
 $$Expires holds whose deadline has passed; returns how many
-At most p_limit, the oldest first. Never waits: an order that somebody is paying or cancelling at
-this moment is left to them.$$;
+p_limit: at most so many, those with the oldest deadlines first. Never waits: an order that somebody
+is paying or cancelling at this moment is left to them.$$;

@@ -13,4 +13,5 @@ $$;
 
 comment on function flashsale.finish_notifications(bigint[], integer[]) is
 $$Acknowledges e-mails that were sent; returns whose lease was ours
-The leases of the others have gone to somebody else. The arrays go together: job_id, tries.$$;
+p_job_ids and p_tries: the leases, in two arrays of one length. Returns the ids of the jobs whose
+lease was still the caller's; the others have gone to somebody else.$$;

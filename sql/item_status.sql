@@ -44,9 +44,39 @@ left join (select max(w.swept_at) as swept_at from flashsale_data.sweepers w) s 
 
 comment on view flashsale.item_status is
 $$Every item: its terms, its state and how many units are where
-available + reserved + paid = stock. issued: tickets given out so far. available is exact; paid,
-reserved and waiting are as of the last sweep (as_of), so up to a second old. withdrawing: units
-that leave the sale as they come back. price is in minor units of currency.$$;
+available + reserved + paid = stock. available is exact; paid, reserved and waiting are as of the
+last sweep (as_of), so up to a second old.$$;
+
+comment on column flashsale.item_status.item_id is 'The item.';
+comment on column flashsale.item_status.sku is 'The seller''s name of the item; unique.';
+comment on column flashsale.item_status.name is 'What customers call it.';
+comment on column flashsale.item_status.price is 'Of a unit, in minor units of currency.';
+comment on column flashsale.item_status.currency is 'ISO 4217.';
+comment on column flashsale.item_status.stock is 'Units on sale, sold ones included.';
+comment on column flashsale.item_status.opens_at is
+  'When the sale opens; null: it has always been open.';
+comment on column flashsale.item_status.closes_at is 'When the sale closes; null: never.';
+comment on column flashsale.item_status.hold_seconds is 'How long a reservation may be paid.';
+comment on column flashsale.item_status.max_waiting is
+  'Length of the line at most; null: no limit.';
+comment on column flashsale.item_status.late_payment is
+  'What money does that comes too late: refund, or keep_if_free (buy a unit that is free).';
+comment on column flashsale.item_status.paused is
+  'Whether it is paused: no new orders, no promotions.';
+comment on column flashsale.item_status.state is
+  'open, or why it takes no orders: not_open, paused or closed.';
+comment on column flashsale.item_status.now_serving is
+  'Tickets up to this one are entitled to a unit.';
+comment on column flashsale.item_status.issued is 'How many tickets the line has given out.';
+comment on column flashsale.item_status.available is
+  'Units that the next customers get at once. Exact.';
+comment on column flashsale.item_status.reserved is 'Units that are held. As of as_of.';
+comment on column flashsale.item_status.paid is 'Units that are sold. As of as_of.';
+comment on column flashsale.item_status.waiting is 'Orders that wait for a unit. As of as_of.';
+comment on column flashsale.item_status.withdrawing is
+  'Units that leave the sale as they come back.';
+comment on column flashsale.item_status.created_at is 'When the item was put on sale.';
+comment on column flashsale.item_status.as_of is 'When somebody swept last; null: nobody has.';
 
 create or replace function flashsale.item_status(p_item_id integer) returns flashsale.item_status
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp

@@ -9,4 +9,5 @@ as $$
 $$;
 
 comment on function flashsale.items(integer, integer) is
-$$Items by item_id, at most p_limit (1,000), after item p_after$$;
+$$All items, by item_id
+p_limit: at most so many, up to 1,000. p_after: an item_id, to go on after that item.$$;

@@ -7,4 +7,4 @@ $$;
 
 comment on function flashsale.open_item(integer) is
 $$Opens the sale of an item now, with no end
-Errors: RV101 unknown item.$$;
+Also ends a pause. Returns the item. Errors: RV101 unknown item.$$;

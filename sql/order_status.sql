@@ -63,8 +63,31 @@ cross join lateral (
 
 comment on view flashsale.order_status is
 $$Every order as its customer sees it, with its latest payment attempt
-position: at most so many waiting orders, this one included, are served before the next after it;
-1 is next. A hold past its deadline shows as expired.$$;
+A hold past its deadline shows as expired, whether or not a sweep has marked it.$$;
+
+comment on column flashsale.order_status.order_id is 'The order.';
+comment on column flashsale.order_status.item_id is 'The item.';
+comment on column flashsale.order_status.customer_id is 'The customer; null: void.';
+comment on column flashsale.order_status.status is
+  'waiting, reserved, paid, expired, cancelled, unserved or void; expired from the deadline on.';
+comment on column flashsale.order_status.ticket is
+  'The order''s place in its item''s line, from 1.';
+comment on column flashsale.order_status.position is
+  'Of a waiting order: its place among those that wait, at most; 1 is next.';
+comment on column flashsale.order_status.created_at is 'When the customer asked.';
+comment on column flashsale.order_status.reserved_at is
+  'When a unit was set aside; null: it has never held one.';
+comment on column flashsale.order_status.expires_at is 'The deadline: pay before it.';
+comment on column flashsale.order_status.paid_at is 'When it was paid.';
+comment on column flashsale.order_status.ended_at is 'When it ended without a sale.';
+comment on column flashsale.order_status.payment_id is 'Its latest payment attempt.';
+comment on column flashsale.order_status.payment_status is
+  'requested, open, succeeded, failed, voided, refund_due or refunded.';
+comment on column flashsale.order_status.amount is
+  'What that attempt asks for, in minor units of currency; once money came, what came.';
+comment on column flashsale.order_status.currency is 'ISO 4217.';
+comment on column flashsale.order_status.checkout_url is
+  'Where the customer pays, once the payment is open.';
 
 create or replace function flashsale.order_status(
   p_order_id bigint, p_customer_id text default null)
@@ -87,5 +110,6 @@ end
 $$;
 
 comment on function flashsale.order_status(bigint, text) is
-$$One order, as its customer sees it; outcome found
-p_customer_id null: anybody''s. Errors: RV102 unknown order, or another customer''s.$$;
+$$One order, as its customer sees it
+p_customer_id: the customer who asks; null for anybody's order. Outcomes: found.
+Errors: RV102 unknown order, or another customer's.$$;

@@ -16,5 +16,6 @@ as $$
 $$;
 
 comment on function flashsale.orders_of(text, integer, bigint) is
-$$A customer's orders, newest first; outcome found
-At most p_limit (1,000); p_before: an order_id of theirs, to go on from there.$$;
+$$A customer's orders, newest first
+p_limit: at most so many, up to 1,000. p_before: an order_id of theirs, to go on after that order.
+Outcomes: found.$$;

@@ -4,4 +4,4 @@ as $$ select * from flashsale.change_item(p_item_id, '{"paused": true}') $$;
 
 comment on function flashsale.pause_item(integer) is
 $$Pauses an item: no new orders, no promotions; holds run on
-Errors: RV101 unknown item.$$;
+Returns the item. Errors: RV101 unknown item.$$;

@@ -37,6 +37,8 @@ $$;
 
 comment on function flashsale.payment_opened(bigint, integer, bigint, text, text) is
 $$The provider has opened a session: the customer may pay
-p_checkout_url: where. Returns opened (and the customer is told), superseded (the hold is over: the
-session is voided), ignored (known already), or lost_lease: done all the same, but the job is not
-ours any more.$$;
+p_job_id and p_tries: the lease. p_session_id: the provider's name for the attempt. p_checkout_url:
+where the customer pays.
+Outcomes: opened (and the customer is told); superseded (the hold is over: the session is voided);
+ignored (it was known already); lost_lease (it was recorded all the same, but the job is not ours
+any more).$$;

@@ -19,4 +19,5 @@ $$;
 
 comment on function flashsale.payment_refunded(bigint, integer, bigint) is
 $$The provider has paid a refund out
-Returns refunded, ignored (known already) or lost_lease.$$;
+p_job_id and p_tries: the lease. Outcomes: refunded; ignored (it was known already); lost_lease (it
+was recorded all the same, but the job is not ours any more).$$;

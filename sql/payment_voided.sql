@@ -20,4 +20,5 @@ $$;
 
 comment on function flashsale.payment_voided(bigint, integer, bigint) is
 $$The provider has voided a session: no money will come
-Returns voided, ignored (known already) or lost_lease.$$;
+p_job_id and p_tries: the lease. Outcomes: voided; ignored (it was known already); lost_lease (it
+was recorded all the same, but the job is not ours any more).$$;

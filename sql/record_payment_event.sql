@@ -42,7 +42,9 @@ $$;
 comment on function flashsale.record_payment_event(
   text, text, text, text, bigint, text, timestamptz) is
 $$Stores an event of the payment provider, with its effect, once
-p_type: payment.succeeded, .failed, .voided or .refunded; others are stored and ignored.
-p_payment_id: as sent; money for one that we don''t know is a stray. p_amount: minor units.
-Returns paid, already_paid, refund_due, stray, failed, voided, refunded, ignored or duplicate.
-Errors: RV303 a success without session, amount or currency.$$;
+p_event_id: the provider's name of the event; a second one of the same name is a duplicate. p_type:
+payment.succeeded, payment.failed, payment.voided or payment.refunded; others are stored and
+ignored. p_payment_id: as the provider sent it; money for a payment that we do not know is a stray.
+p_amount: minor units of p_currency. p_occurred_at: by the provider's clock.
+Outcomes: paid, already_paid, refund_due or stray (see pay); failed, voided or refunded; ignored;
+duplicate. Errors: RV303 a success without session, amount or currency.$$;

@@ -39,5 +39,6 @@ $$;
 
 comment on function flashsale.request_payment(bigint, text) is
 $$Starts another payment attempt for a reserved order after one failed
-Outcomes: requested; existing (an attempt is under way). The deadline stays.
-Errors: RV102 unknown order, RV203 the order is not reserved.$$;
+The deadline stays as it is. p_customer_id: the customer who asks; null for anybody's order.
+Outcomes: requested; existing (an attempt is under way).
+Errors: RV102 unknown order, or another customer's; RV203 the order is not reserved.$$;

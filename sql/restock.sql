@@ -21,5 +21,6 @@ $$;
 
 comment on function flashsale.restock(integer, integer) is
 $$Adds units to an item's stock; the line is served first
-Units still to be withdrawn (withdrawing) are settled first: new units take their place.
-Errors: RV101 unknown item, RV302 units or the new stock out of range.$$;
+p_units: 1 to 10,000,000. If units are still to be withdrawn (withdrawing), the new units take their
+place first. Returns the item.
+Errors: RV101 unknown item, RV302 p_units or the new stock is out of range.$$;

@@ -4,4 +4,4 @@ as $$ select * from flashsale.change_item(p_item_id, '{"paused": false}') $$;
 
 comment on function flashsale.resume_item(integer) is
 $$Ends the pause of an item; the next sweep serves its line
-Errors: RV101 unknown item.$$;
+Returns the item. Errors: RV101 unknown item.$$;

@@ -61,6 +61,8 @@ $$;
 
 comment on function flashsale.retry_job(text, bigint, integer, text) is
 $$A job failed: tries again later, or gives it up
-Returns retry (after a backoff that doubles), dead (after max_tries tries: see dead_letter; a
-payment that could not be opened has failed) or lost_lease. p_error: what went wrong, 1,000
-characters of it.$$;
+p_queue: payments or notifications. p_job_id and p_tries: the lease. p_error: what went wrong, for
+people; 1,000 characters of it are kept.
+Outcomes: retry (it is tried again, half a second after the first try, then twice as long each time,
+at most five minutes); dead (it was tried too often and is in the view dead_letter; a payment that
+could not be opened has failed); lost_lease (nothing changes).$$;

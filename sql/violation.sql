@@ -115,3 +115,8 @@ where not exists (
 comment on view flashsale.violation is
 $$Every row is a broken promise: this view is always empty
 Reads all orders and payments. What constraints guarantee is not looked for again.$$;
+
+comment on column flashsale.violation.promise is 'The promise that is broken.';
+comment on column flashsale.violation.item_id is 'The item, if it is about one.';
+comment on column flashsale.violation.order_id is 'The order, if it is about one.';
+comment on column flashsale.violation.detail is 'What was found.';

@@ -56,5 +56,6 @@ $$;
 
 comment on function flashsale.withdraw(integer, integer) is
 $$Takes units off sale: free ones now, the rest as they come back
-Never breaks a hold. stock falls as units leave; withdrawing says how many are still to go.
-Errors: RV101 unknown item, RV204 more than are not paid, RV302 less than 1.$$;
+p_units: at least 1. Never breaks a hold. The item's stock falls as units leave, and its withdrawing
+says how many are still to go. Returns the item.
+Errors: RV101 unknown item, RV204 more units than are not paid yet, RV302 less than 1 unit.$$;
