@@ -47,6 +47,9 @@ format-check: $(VENV)/.installed ## Check the format
 types: $(VENV)/.installed ## Check the types
 	$(BIN)/mypy
 
+generate: $(VENV)/.installed ## Write again docs/sql-api.md and the snapshot of the schema
+	$(BIN)/python tests/generate.py
+
 format: $(VENV)/.installed ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -64,5 +67,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # One thing after the other, as listed, even with -j: the quick checks speak first.
 .NOTPARALLEL:
 .PHONY: help run demo psql check test test-all storms coverage prove prove-full bench
-.PHONY: lint format-check types format clean
+.PHONY: lint format-check types generate format clean
 .DEFAULT_GOAL := help

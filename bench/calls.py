@@ -49,19 +49,58 @@ def run(report: BenchReport) -> None:
                 for name, call in CALLS.items():
                     cost = _loop(conn, call.format(run=number))
                     seen.setdefault(name, []).append(cost)
-                for name, cost in _batches(conn, number).items():
+                costs = _batches(conn, number) | life_of_a_sale(conn, f"s{number}")
+                for name, cost in costs.items():
                     seen.setdefault(name, []).append(cost)
     report.raw["SQL, µs of a call in a transaction"] = seen
-    for name, costs in seen.items():
-        report.figure(f"SQL, one session, no disk: {name}, µs", "", costs[1:])
+    for name, rounds in seen.items():
+        report.figure(f"SQL, one session, no disk: {name}, µs", "", rounds[1:])
 
 
-def _loop(conn: psycopg.Connection, call: str) -> float:
+def _loop(conn: psycopg.Connection, call: str, times: int = TIMES) -> float:
+    """µs per call; n is the number of the call."""
     began = time.monotonic()
     conn.execute(
-        f"do $d$ begin for n in 1..{TIMES} loop perform {call}; commit; end loop; end $d$".encode()
+        f"do $d$ begin for n in 1..{times} loop perform {call}; commit; end loop; end $d$".encode()
     )
-    return (time.monotonic() - began) / TIMES * 1e6
+    return (time.monotonic() - began) / times * 1e6
+
+
+def life_of_a_sale(conn: psycopg.Connection, sku: str) -> dict[str, float]:
+    """An item of 2,000 units and 3,000 customers: half of the holds are paid, half expire.
+
+    The others wait and are promoted to the units that expire, a single one or 100 per call.
+    """
+    row = conn.execute(
+        "select item_id from flashsale.create_item(%s, 'i', 1000, 'EUR', 2000, 600)", [sku]
+    ).fetchone()
+    assert row is not None
+    (item,) = row
+    for thousand in range(3):
+        conn.execute(
+            "select count(*) from flashsale.reserve_many(array_fill(%s, array[1000]), "
+            "(select array_agg(format('%%s-%%s', %s::text, i)) from generate_series(1, 1000) i))",
+            [item, thousand],
+        )
+    take = _loop(conn, "flashsale.take_payment_jobs(100, 600)", 20)
+    order = f"flashsale.order_id_of({item}, n)"
+    pay = _loop(conn, f"flashsale.pay({order}, '{sku}-' || n, 1000, 'EUR')", 1000)
+    conn.execute(
+        "update flashsale_data.orders set created_at = created_at - interval '1 hour', "
+        "reserved_at = reserved_at - interval '1 hour', expires_at = clock_timestamp() "
+        "where item_id = %s and status = 'reserved'",
+        [item],
+    )
+    expire = _loop(conn, "flashsale.expire(100)", 10)
+    promote = _loop(conn, f"flashsale.promote({item}, 1)", 500)
+    promote_100 = _loop(conn, f"flashsale.promote({item}, 100)", 5)
+    return {
+        "take_payment_jobs of 100, a job": take / 100,
+        "pay": pay,
+        "expire of 100, an order": expire / 100,
+        "promote of 1": promote,
+        "promote of 100, an order": promote_100 / 100,
+    }
 
 
 def _batches(conn: psycopg.Connection, run: int) -> dict[str, float]:

@@ -1,10 +1,10 @@
--- Who sweeps, when last, and how far each went round the items to look for holes.
+-- Who sweeps, when last, and how far each has gone round the items in search of holes.
 create table flashsale_data.sweepers (
   runner text not null,
   swept_at timestamptz not null,
   sweeps bigint not null default 0,
   expired bigint not null default 0,
   promoted bigint not null default 0,
-  item_id integer not null default 0, -- the next sweep looks for holes after this item
+  last_examined_item_id integer not null default 0, -- the next sweep looks for holes after it
   constraint sweepers_pkey primary key (runner)
 ) with (fillfactor = 50);

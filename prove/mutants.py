@@ -67,6 +67,19 @@ PAY_LOCKS = """\
   for update;
 """
 
+GRANT_LOCKS = """\
+  select array_agg(e.order_id) into v_entitled
+  from (
+    select o.order_id
+    from flashsale_data.orders o
+    where o.order_id between v_first and v_first + p_item.now_serving
+      and o.status = 'waiting'
+    order by o.order_id
+    limit p_limit
+    for update skip locked
+  ) e;
+"""
+
 MUTANTS = [
     Mutant(
         "pay: the clock is the start of the transaction",
@@ -106,7 +119,7 @@ MUTANTS = [
     Mutant(
         "pay: no refund is asked for",
         "pay",
-        "    perform flashsale.send_jobs('refund', array[v_payment_id]);\n",
+        "  perform flashsale.enqueue_payment_jobs('refund', array[p_payment.payment_id]);\n",
         "",
         "pay",
     ),
@@ -120,8 +133,8 @@ MUTANTS = [
     Mutant(
         "pay: the sale is not counted",
         "pay",
-        "      select p.item_id, 1, 0 from paid p",
-        "      select p.item_id, 1, 0 from paid p where false",
+        "    select p.item_id, 1, 0 from paid p",
+        "    select p.item_id, 1, 0 from paid p where false",
         "pay",
     ),
     Mutant(
@@ -133,7 +146,7 @@ MUTANTS = [
     ),
     Mutant(
         "first payments: although late money took it along",
-        "pay",
+        "first_payments",
         "    and not exists (select from flashsale_data.payments p where p.order_id = o.order_id)\n"
         "  order by",
         "  order by",
@@ -141,7 +154,7 @@ MUTANTS = [
     ),
     Mutant(
         "first payments: of who waits",
-        "pay",
+        "first_payments",
         "    and o.reserved_at is not null\n    and not exists",
         "    and not exists",
         "pay",
@@ -156,34 +169,34 @@ MUTANTS = [
     Mutant(
         "keep_if_free: although the item is paused",
         "pay",
-        "p_item.closes_at, p_item.paused, p_now)",
-        "p_item.closes_at, false, p_now)",
+        "v_item.closes_at, v_item.paused, p_now)",
+        "v_item.closes_at, false, p_now)",
         "pay",
     ),
     Mutant(
         "stray money: refunded each time it is heard of",
         "pay",
-        "array[v_payment_id]) where v_payment_id is not null;",
+        "array[v_payment_id])\n  where v_payment_id is not null;",
         "array[v_payment_id]);",
         "pay",
     ),
     Mutant(
         "an event has its effect each time it comes",
-        "pay",
+        "record_payment_event",
         "  if not found then\n    return 'duplicate';",
         "  if false then\n    return 'duplicate';",
         "pay",
     ),
     Mutant(
         "a failure ends the payment of another session",
-        "pay",
+        "end_payment",
         "    and coalesce(p.session_id, p_session_id) = p_session_id\n",
         "",
         "pay",
     ),
     Mutant(
         "a refund is settled twice",
-        "pay",
+        "settle_refund",
         "    and p.status = 'refund_due'\n  returning",
         "    and p.status in ('refund_due', 'refunded')\n  returning",
         "pay",
@@ -205,8 +218,8 @@ MUTANTS = [
     Mutant(
         "cancel: the payment is not voided",
         "cancel",
-        "    perform flashsale.void_payments_of(v_cancelled), flashsale",
-        "    perform flashsale",
+        "      flashsale.void_payments_of(v_cancelled), flashsale",
+        "      flashsale",
         "cancel",
     ),
     Mutant(
@@ -383,30 +396,31 @@ MUTANTS = [
     Mutant(
         "promote: grants beyond now_serving",
         "promote",
-        "    where o.order_id between v_first and v_first + v_item.now_serving\n"
+        "    where o.order_id between v_first and v_first + p_item.now_serving\n"
         "      and o.status = 'waiting'",
-        "    where o.order_id between v_first and v_first + v_item.now_serving + 1\n"
+        "    where o.order_id between v_first and v_first + p_item.now_serving + 1\n"
         "      and o.status = 'waiting'",
         "promote",
     ),
     Mutant(
         "promote: the hold runs since the customer asked",
         "promote",
-        "      expires_at = v_now + v_item.hold_seconds",
-        "      expires_at = o.created_at + v_item.hold_seconds",
+        "      expires_at = v_now + p_item.hold_seconds",
+        "      expires_at = o.created_at + p_item.hold_seconds",
         "expire",
     ),
     Mutant(
         "promote: the clock is from before the locks",
         "promote",
-        "  v_now := flashsale.clock(); -- some may",
-        "  -- some may",
+        GRANT_LOCKS + "  v_now := flashsale.clock();",
+        "  v_now := flashsale.clock();\n" + GRANT_LOCKS,
         "promote",
     ),
     Mutant(
         "promote: grants though the sale has closed meanwhile",
         "promote",
-        "      and (v_item.closes_at <= v_now) is not true\n",
+        "      and flashsale.shut_by("
+        "p_item.opens_at, p_item.closes_at, p_item.paused, v_now) is null\n",
         "",
         "promote",
     ),
@@ -420,14 +434,14 @@ MUTANTS = [
     Mutant(
         "promote: ends the line before the close",
         "promote",
-        "  if v_item.closes_at <= v_now then\n    with leaving",
-        "  if v_item.closes_at is not null then\n    with leaving",
+        "  if v_shut_by = 'closed' then",
+        "  if v_item.closes_at is not null then",
         "found",
     ),
     Mutant(
         "promote: does not see how far it has moved the line",
         "promote",
-        "    v_item.now_serving := v_now_serving;\n",
+        "    now_serving := v_now_serving;\n",
         "",
         "promote",
     ),
@@ -441,27 +455,27 @@ MUTANTS = [
     Mutant(
         "promote: the gaps stay",
         "promote",
-        "      gaps = i.gaps - c.gaps\n",
-        "      gaps = i.gaps\n",
+        "      gaps_in_line = i.gaps_in_line - c.gaps\n",
+        "      gaps_in_line = i.gaps_in_line\n",
         "promote",
     ),
     Mutant(
         "fill: while somebody may still come",
-        "promote",
+        "fill",
         "  if v_item.noted_xid <= pg_snapshot_xmin(pg_current_snapshot()) then",
         "  if v_item.noted_xid is not null then",
         "promote",
     ),
     Mutant(
         "fill: two visits instead of three",
-        "promote",
+        "fill",
         "    v_item.noted_xid := null;",
         "    v_item.noted_xid := pg_current_xact_id();",
         "found",
     ),
     Mutant(
         "fill: up to the last ticket, not the noted one",
-        "promote",
+        "fill",
         "    v_last := least(v_item.noted_ticket, ",
         "    v_last := least(pg_sequence_last_value(v_item.line), ",
         "found",
@@ -477,42 +491,42 @@ MUTANTS = [
         "sweep: counts a tally each time",
         "sweep",
         "    delete from flashsale_data.tallies t\n    using locked l\n"
-        "    where t.item_id = l.item_id\n    returning t.item_id, t.paid, t.gaps\n",
-        "    select t.item_id, t.paid, t.gaps from flashsale_data.tallies t\n"
+        "    where t.item_id = l.item_id\n    returning t.item_id, t.paid, t.gaps_in_line\n",
+        "    select t.item_id, t.paid, t.gaps_in_line from flashsale_data.tallies t\n"
         "    join locked l on t.item_id = l.item_id\n",
         "pay",
     ),
     Mutant(
         "sweep: a line that nobody may serve any more is left alone",
         "sweep",
-        "  where i.closes_at <= flashsale.clock()\n    or f.order_id",
-        "  where f.order_id",
+        "  where s.shut_by = 'closed'\n    or s.shut_by is null and f.order_id",
+        "  where s.shut_by is null and f.order_id",
         "promote",
     ),
     Mutant(
         "withdraw: lowers now_serving",
-        "items",
+        "withdraw",
         "    forfeited = i.forfeited + c.units,\n",
         "",
         "items",
     ),
     Mutant(
         "withdraw: what was paid a moment ago too",
-        "items",
+        "withdraw",
         " - v_item.paid - coalesce(sum(t.paid), 0)",
         " - v_item.paid",
         "items",
     ),
     Mutant(
         "withdraw: the rest is forgotten",
-        "items",
+        "withdraw",
         "    withdrawing = i.withdrawing + p_units - c.units,\n",
         "",
         "items",
     ),
     Mutant(
         "restock: leaves the debt",
-        "items",
+        "restock",
         "  v_settled integer := least(p_units, v_item.withdrawing);",
         "  v_settled integer := 0;",
         "items",
@@ -526,47 +540,45 @@ MUTANTS = [
     ),
     Mutant(
         "jobs: acknowledged whoever has the lease",
-        "jobs",
-        "  delete from pgmq.q_payments q where q.msg_id = p_job_id and q.read_ct = p_reads;",
+        "lease",
+        "  delete from pgmq.q_payments q where q.msg_id = p_job_id and q.read_ct = p_tries;",
         "  delete from pgmq.q_payments q where q.msg_id = p_job_id;",
         "jobs",
     ),
     Mutant(
         "jobs: put off whoever has the lease",
-        "jobs",
+        "retry_job",
         "      update pgmq.q_payments q set vt = v_at\n"
-        "      where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_reads",
+        "      where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_tries",
         "      update pgmq.q_payments q set vt = v_at\n"
         "      where p_queue = 'payments' and q.msg_id = p_job_id",
         "jobs",
     ),
     Mutant(
         "jobs: tried again without backoff",
-        "jobs",
-        "    + least(300, 0.25 * 2 ^ p_reads) * (0.75 + random() / 2) * interval '1 second';",
+        "retry_job",
+        "    + least(300, 0.25 * 2 ^ p_tries) * (0.75 + random() / 2) * interval '1 second';",
         "    + interval '0.1 second';",
         "jobs",
     ),
     Mutant(
         "jobs: a job that failed too often is thrown away",
-        "jobs",
+        "retry_job",
         "  from (select * from dead union all select * from also_dead) d\n",
         "  from (select * from dead union all select * from also_dead) d where false\n",
         "jobs",
     ),
     Mutant(
         "jobs: poison is thrown away",
-        "jobs",
-        "      select 'payments', t.message, t.reads, 'given up', t.enqueued_at, "
-        "flashsale.clock()\n      from taken t\n      where t.verdict = 'bury'\n",
-        "      select 'payments', t.message, t.reads, 'given up', t.enqueued_at, "
-        "flashsale.clock()\n      from taken t\n      where false\n",
+        "take_payment_jobs",
+        "      from job j\n      where j.is_hopeless\n",
+        "      from job j\n      where false\n",
         "jobs",
     ),
     Mutant(
         "jobs: a session opened too late is not voided",
-        "jobs",
-        "    perform flashsale.send_jobs('void', array[p_payment_id]);\n",
+        "payment_opened",
+        "    perform flashsale.enqueue_payment_jobs('void', array[p_payment_id]);\n",
         "",
         "jobs",
     ),

@@ -1,6 +1,7 @@
-create function flashsale.cancel(p_order_id bigint, p_customer_id text default null)
+create or replace function flashsale.cancel(p_order_id bigint, p_customer_id text default null)
 returns flashsale.order_row
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_row flashsale.order_row;
@@ -20,13 +21,14 @@ begin
       and (o.status = 'waiting' or o.status = 'reserved' and o.expires_at > v_now)
     returning o.order_id, o.item_id, o.reserved_at
   ), tallied as (
-    insert into flashsale_data.tallies (item_id, paid, gaps)
+    insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
     select c.item_id, 0, 1 from cancelled c where c.reserved_at is null
   )
   select array_agg(c.order_id) into v_cancelled from cancelled c;
   v_row := flashsale.order_status(p_order_id, p_customer_id);
   if v_cancelled is not null then
-    perform flashsale.void_payments_of(v_cancelled), flashsale.notify('cancelled', v_cancelled);
+    perform
+      flashsale.void_payments_of(v_cancelled), flashsale.enqueue_mail('cancelled', v_cancelled);
     v_row.outcome := 'cancelled';
     return v_row;
   elsif v_row.status = 'paid' then
@@ -41,5 +43,6 @@ $$;
 
 comment on function flashsale.cancel(bigint, text) is
 $$Cancels a reservation or leaves the line; the unit goes to the next
-p_customer_id null: whoever's order it is. Outcomes: cancelled; already_ended (cancelled, expired or
-unserved before: nothing changes). Errors: RV102 unknown order, RV202 already paid.$$;
+p_customer_id: the customer who asks; null for anybody's order.
+Outcomes: cancelled; already_ended (it was cancelled, expired or unserved before: nothing changes).
+Errors: RV102 unknown order, or another customer's; RV202 already paid.$$;

@@ -1,6 +1,6 @@
 -- The one source of time. Not now(): that is the transaction's start, and a caller may have waited
 -- since. The tests replace this function, nothing else.
-create function flashsale.clock() returns timestamptz
+create or replace function flashsale.clock() returns timestamptz
 language sql volatile parallel safe
 as $$ select pg_catalog.clock_timestamp() $$;
 

@@ -4,7 +4,7 @@
 --
 -- When the clock goes back, pg_cron and pg_sleep stand still until it is where it was: SQL knows no
 -- other sleep. The worker sweeps by a monotonic clock, and sweep_status tells who has stopped.
-create procedure flashsale.sweep_for_a_minute()
+create or replace procedure flashsale.sweep_for_a_minute()
 language plpgsql
 as $$
 declare

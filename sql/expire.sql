@@ -1,7 +1,8 @@
 -- Ending holds whose deadline has passed. Validity never depends on this: every verb and view
 -- looks at the clock. Expiring makes the unit available to the line and tells the customer.
-create function flashsale.expire_orders(p_order_ids bigint[], p_now timestamptz) returns integer
-language plpgsql volatile set search_path = ''
+create or replace function flashsale.expire_orders(p_order_ids bigint[], p_now timestamptz)
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_expired bigint[];
@@ -15,7 +16,7 @@ begin
     returning o.order_id
   )
   select array_agg(e.order_id order by e.order_id) into v_expired from expired e;
-  perform flashsale.void_payments_of(v_expired), flashsale.notify('expired', v_expired);
+  perform flashsale.void_payments_of(v_expired), flashsale.enqueue_mail('expired', v_expired);
   return coalesce(cardinality(v_expired), 0);
 end
 $$;
@@ -24,8 +25,9 @@ comment on function flashsale.expire_orders(bigint[], timestamptz) is
 $$Expires those of the given orders that are due
 The caller has locked them. p_now: read after the locks were taken. Returns how many.$$;
 
-create function flashsale.expire(p_limit integer default 10000) returns integer
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+create or replace function flashsale.expire(p_limit integer default 10000) returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_now constant timestamptz := flashsale.clock(); -- or the index can't tell where to stop
@@ -50,5 +52,5 @@ $$;
 
 comment on function flashsale.expire(integer) is
 $$Expires holds whose deadline has passed; returns how many
-At most p_limit, the oldest first. Never waits: an order that somebody is paying or cancelling at
-this moment is left to them.$$;
+p_limit: at most so many, those with the oldest deadlines first. Never waits: an order that somebody
+is paying or cancelling at this moment is left to them.$$;

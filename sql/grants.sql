@@ -1,16 +1,22 @@
--- Who may call what. Nobody but the owner reaches flashsale_data or pgmq: the functions are
--- security definer, which means that they run with the owner's rights, so a caller needs no right
--- to a table, and that search_path is pinned, so a caller can't put his own objects in the way.
--- Views run with the owner's rights to the tables for the same reason.
-revoke all on all functions in schema flashsale from public;
-revoke all on all procedures in schema flashsale from public;
+-- Who may call what. Nobody but the owner reaches flashsale_data or pgmq: the functions that
+-- callers call are security definer, which means that they run with the owner's rights, so that a
+-- caller needs no right to a table. They also pin search_path, so that a caller can't put objects
+-- of their own in the way. Views read the tables with their owner's rights for the same reason.
+--
+-- A function that is replaced keeps its grants, so all that ours may do is taken away first. Grants
+-- to other people's roles stay.
+revoke all on all routines in schema flashsale
+  from public, flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
+revoke all on all tables in schema flashsale
+  from public, flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
 
 grant usage on schema flashsale
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
 
 -- Views call these as their reader.
 grant execute on function flashsale.clock(), flashsale.last_ticket(integer),
-    flashsale.order_id_of(integer, integer)
+    flashsale.order_id_of(integer, integer),
+    flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
 
 -- Customers' verbs: the HTTP service and internal tools.

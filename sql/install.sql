@@ -1,52 +1,111 @@
--- flashsale: a flash sale that stays correct, fair and fast in one Postgres.
+-- flashsale: a flash sale that stays correct, fair and fast in one Postgres database.
 --
--- TABLES (migrations/, schema flashsale_data, private)
---   items      what is on sale, with the counters of its line   written by operators and sweeps
---   orders     one row a ticket: a customer's claim on a unit   written by every verb
---   payments   one row an attempt to pay, once somebody began   when the worker takes its job
---   and: order_keys (Idempotency-Key -> order), payment_events (as they came), tallies (counters
---   on their way to items), dead_letters (jobs that gave up), sweepers (who swept when).
+-- This file is the contents page: a short essay, then the list of the files. A verb stands in the
+-- file of its name. A helper stands in the file of its caller, or in a file of its own name if
+-- several verbs call it.
+--
+-- TABLES (schema flashsale_data, private; created by migrations/)
+--   items      What is on sale: its terms, and the counters of its line. Operators and sweeps write
+--              them.
+--   orders     One row per ticket: a customer's claim on one unit. Every verb writes them.
+--   payments   One row per attempt to pay an order, from the moment at which the worker takes the
+--              attempt's job.
+--   There are also order_keys (which order answered an Idempotency-Key), payment_events (what the
+--   payment provider told us), tallies (changes of counters on their way to items), dead_letters
+--   (jobs that were given up) and sweepers (who swept when). The jobs themselves are in pgmq's
+--   queues.
 --
 -- THE LINE
---   Each item has a sequence. An order takes the next number, its ticket, and is `reserved` if
---   ticket <= now_serving, else `waiting`. now_serving = stock + forfeited, a generated column:
---   so many tickets are entitled to a unit. It never goes down. An order that ends without a sale
---   is recycled once the line has passed it: counted into forfeited, exactly once. That is the
---   whole of the bookkeeping: never oversold is arithmetic, fair is the sequence.
+--   Each item has a sequence. An order takes the sequence's next number: its ticket. The order is
+--   `reserved` if ticket <= now_serving, and `waiting` otherwise. now_serving is a generated column
+--   of items, stock + forfeited: the number of tickets that are entitled to a unit. It never goes
+--   down. An order that ends without a sale is recycled once the line has passed its ticket: it is
+--   counted into forfeited, exactly once, so that the next ticket is entitled to its unit.
+--   That is all the bookkeeping there is. An item is never oversold because now_serving is a sum,
+--   and the sale is fair because the tickets come from a sequence.
 --
--- VERBS                                        FROM -> TO
---   reserve, reserve_many                      (none) -> reserved | waiting
---   pay                                        reserved -> paid, before the deadline
---   cancel                                     reserved, waiting -> cancelled
---   expire                                     reserved -> expired, from the deadline on
---   promote                                    waiting -> reserved, or -> unserved after the close
---   fill                                       (a hole in the line) -> void
---   sweep = expire, fill, promote for everything that is due; any time, any number at once
+-- VERBS THAT CHANGE AN ORDER'S STATE
+--   reserve, reserve_many    (none) -> reserved | waiting
+--   pay                      reserved -> paid, before the deadline
+--   cancel                   reserved, waiting -> cancelled
+--   expire                   reserved -> expired, from the deadline on
+--   promote                  waiting -> reserved; waiting -> unserved after the sale has closed
+--   fill                     (a hole in the line) -> void
+--   sweep does expire, fill and promote for everything that is due. It may run at any time and any
+--   number of times at once.
 --
 -- LOCK ORDER
---   order_keys, orders, payments; each in (item, customer) or order_id order. The row of an item
---   is locked by sweeps (skip locked: they never wait) and by operators (who hold no order then).
---   reserve takes no lock that another customer needs. No advisory locks, no NOTIFY.
+--   order_keys, then orders, then payments; within a table in the order of (item, customer) or of
+--   order_id. The row of an item is locked by sweeps, with skip locked, so that a sweep never
+--   waits, and by operators, who hold no lock on an order at that time. reserve takes no lock that
+--   another customer needs. There are no advisory locks, and nothing calls NOTIFY.
 --
--- This file is replayed whole at every migrate, in one transaction, over an empty schema.
-drop schema if exists flashsale cascade;
-create schema flashsale;
+-- HOW THIS IS DEPLOYED
+--   Each migrate replays these files whole, in this order and in one transaction, if they differ
+--   from what the database has. Functions and views are replaced and never dropped, so that objects
+--   of other people that depend on them stay. What we no longer have is dropped by name in
+--   dropped.sql. Tables, and the row types of the API, are in migrations/.
 
-\ir clock.sql
+-- Foundations: what is gone, the roles, the time, the row types, and what several verbs call
+\ir dropped.sql
 \ir roles.sql
+\ir clock.sql
+\ir row_types.sql
+\ir errors.sql
+\ir enqueue.sql
+
+-- Customers: ask for a unit, look at orders, cancel
 \ir order_status.sql
-\ir item_status.sql
-\ir items.sql
-\ir notify.sql
-\ir expire.sql
+\ir orders_of.sql
+\ir orders_by_id.sql
 \ir reserve.sql
 \ir cancel.sql
+
+-- Items: the terms of sale, and the verbs of operators
+\ir item_status.sql
+\ir items.sql
+\ir check_terms.sql
+\ir lock_item.sql
+\ir create_item.sql
+\ir change_item.sql
+\ir restock.sql
+\ir withdraw.sql
+\ir open_item.sql
+\ir close_item.sql
+\ir pause_item.sql
+\ir resume_item.sql
+
+-- Money: what a payment does, and what the payment provider tells us
 \ir pay.sql
+\ir first_payments.sql
+\ir request_payment.sql
+\ir record_payment_event.sql
+\ir end_payment.sql
+\ir settle_refund.sql
+
+-- The line moves: overdue holds end, forfeits are recycled, the next customers get their units
+\ir expire.sql
 \ir promote.sql
+\ir fill.sql
 \ir sweep.sql
-\ir jobs.sql
+\ir cron.sql
+
+-- The worker's jobs: calls to the payment provider, and e-mails
+\ir lease.sql
+\ir take_payment_jobs.sql
+\ir payment_opened.sql
+\ir payment_voided.sql
+\ir payment_captured.sql
+\ir payment_refunded.sql
+\ir take_notifications.sql
+\ir finish_notifications.sql
+\ir retry_job.sql
+\ir retry_dead_letter.sql
+
+-- For people: stories, views for dashboards, and the promises as queries
 \ir explain_order.sql
 \ir views.sql
 \ir violation.sql
-\ir cron.sql
+
+-- Who may call what. Last, because it revokes everything first.
 \ir grants.sql

@@ -1,7 +1,7 @@
 -- What everybody sees of an item. All of it is arithmetic on one row and the line's last ticket, so
 -- it costs the same at ten orders and at ten million.
-create function flashsale.last_ticket(p_item_id integer) returns integer
-language sql volatile security definer set search_path = '' set enable_seqscan = off
+create or replace function flashsale.last_ticket(p_item_id integer) returns integer
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(pg_sequence_last_value(i.line), 0)::integer
   from flashsale_data.items i
@@ -12,7 +12,7 @@ comment on function flashsale.last_ticket(integer) is
 $$How many tickets an item's line has given out; null for an unknown item
 A function because a view's reader has no right to the sequence.$$;
 
-create view flashsale.item_status as
+create or replace view flashsale.item_status as
 select
   i.item_id,
   i.sku,
@@ -26,43 +26,67 @@ select
   i.max_waiting,
   i.late_payment::text as late_payment,
   i.paused,
-  case
-    when i.closes_at <= flashsale.clock() then 'closed'
-    when i.paused then 'paused'
-    when i.opens_at > flashsale.clock() then 'not_open'
-    else 'open'
-  end as state,
+  coalesce(flashsale.shut_by(i.opens_at, i.closes_at, i.paused, c.now), 'open') as state,
   i.now_serving,
   l.issued,
   greatest(0, i.now_serving - l.issued) as available,
   greatest(0, i.stock - greatest(0, i.now_serving - l.issued) - i.paid) as reserved,
   i.paid,
-  greatest(0, l.issued - i.now_serving - i.gaps) as waiting,
+  greatest(0, l.issued - i.now_serving - i.gaps_in_line) as waiting,
   i.withdrawing,
   i.created_at,
-  least(s.swept_at, flashsale.clock()) as as_of
+  least(s.swept_at, c.now) as as_of
 from flashsale_data.items i
+-- The clock is read once per row: shut_by is inlined for a column, and not for a volatile function.
+cross join lateral (select flashsale.clock() as now) c
 cross join lateral (select flashsale.last_ticket(i.item_id) as issued) l
 left join (select max(w.swept_at) as swept_at from flashsale_data.sweepers w) s on true;
 
 comment on view flashsale.item_status is
 $$Every item: its terms, its state and how many units are where
-available + reserved + paid = stock. issued: tickets given out so far. available is exact; paid,
-reserved and waiting are as of the last sweep (as_of), so up to a second old. withdrawing: units
-that leave the sale as they come back. price is in minor units of currency.$$;
+available + reserved + paid = stock. available is exact; paid, reserved and waiting are as of the
+last sweep (as_of), so up to a second old.$$;
 
-create function flashsale.item_status(p_item_id integer) returns flashsale.item_status
-language plpgsql stable security definer set search_path = '' set enable_seqscan = off
+comment on column flashsale.item_status.item_id is 'The item.';
+comment on column flashsale.item_status.sku is 'The seller''s name of the item; unique.';
+comment on column flashsale.item_status.name is 'What customers call it.';
+comment on column flashsale.item_status.price is 'Of a unit, in minor units of currency.';
+comment on column flashsale.item_status.currency is 'ISO 4217.';
+comment on column flashsale.item_status.stock is 'Units on sale, sold ones included.';
+comment on column flashsale.item_status.opens_at is
+  'When the sale opens; null: it has always been open.';
+comment on column flashsale.item_status.closes_at is 'When the sale closes; null: never.';
+comment on column flashsale.item_status.hold_seconds is 'How long a reservation may be paid.';
+comment on column flashsale.item_status.max_waiting is
+  'Length of the line at most; null: no limit.';
+comment on column flashsale.item_status.late_payment is
+  'What money does that comes too late: refund, or keep_if_free (buy a unit that is free).';
+comment on column flashsale.item_status.paused is
+  'Whether it is paused: no new orders, no promotions.';
+comment on column flashsale.item_status.state is
+  'open, or why it takes no orders: not_open, paused or closed.';
+comment on column flashsale.item_status.now_serving is
+  'Tickets up to this one are entitled to a unit.';
+comment on column flashsale.item_status.issued is 'How many tickets the line has given out.';
+comment on column flashsale.item_status.available is
+  'Units that the next customers get at once. Exact.';
+comment on column flashsale.item_status.reserved is 'Units that are held. As of as_of.';
+comment on column flashsale.item_status.paid is 'Units that are sold. As of as_of.';
+comment on column flashsale.item_status.waiting is 'Orders that wait for a unit. As of as_of.';
+comment on column flashsale.item_status.withdrawing is
+  'Units that leave the sale as they come back.';
+comment on column flashsale.item_status.created_at is 'When the item was put on sale.';
+comment on column flashsale.item_status.as_of is 'When somebody swept last; null: nobody has.';
+
+create or replace function flashsale.item_status(p_item_id integer) returns flashsale.item_status
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_item flashsale.item_status;
 begin
   select * into v_item from flashsale.item_status s where s.item_id = p_item_id;
   if not found then
-    raise exception 'There is no such item.' using
-      errcode = 'RV101', constraint = 'unknown_item',
-      detail = format('item_id %s', p_item_id),
-      hint = 'flashsale.items() lists the items.';
+    perform flashsale.raise_unknown_item(p_item_id);
   end if;
   return v_item;
 end
@@ -71,16 +95,3 @@ $$;
 comment on function flashsale.item_status(integer) is
 $$One item: its terms, its state and how many units are where
 Errors: RV101 unknown item.$$;
-
-create function flashsale.items(p_limit integer default 100, p_after integer default 0)
-returns setof flashsale.item_status
-language sql stable security definer set search_path = '' set enable_seqscan = off
-as $$
-  select * from flashsale.item_status s
-  where s.item_id > p_after
-  order by s.item_id
-  limit least(p_limit, 1000)
-$$;
-
-comment on function flashsale.items(integer, integer) is
-$$Items by item_id, at most p_limit (1,000), after item p_after$$;

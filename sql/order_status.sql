@@ -1,5 +1,5 @@
--- What everybody sees of an order: one row type, one view, and the functions that read it.
-create function flashsale.order_id_of(p_item_id integer, p_ticket integer) returns bigint
+-- What everybody sees of an order: the view, and the function that reads one order of it.
+create or replace function flashsale.order_id_of(p_item_id integer, p_ticket integer) returns bigint
 language sql immutable parallel safe
 as $$ select (p_item_id::bigint << 32) | p_ticket::bigint $$;
 
@@ -7,41 +7,15 @@ comment on function flashsale.order_id_of(integer, integer) is
 $$The order's id: the item and the place in its line
 All orders of item i lie between order_id_of(i, 0) and order_id_of(i + 1, 0), in ticket order.$$;
 
-create function flashsale.ticket_of(p_order_id bigint) returns integer
+create or replace function flashsale.ticket_of(p_order_id bigint) returns integer
 language sql immutable parallel safe
 as $$ select (p_order_id & 4294967295)::integer $$;
 
 comment on function flashsale.ticket_of(bigint) is
 $$The order's place in its item's line, by the order's id$$;
 
-create type flashsale.order_row as (
-  outcome text,
-  order_id bigint,
-  item_id integer,
-  customer_id text,
-  status text,
-  ticket integer,
-  position integer,
-  created_at timestamptz,
-  reserved_at timestamptz,
-  expires_at timestamptz,
-  paid_at timestamptz,
-  ended_at timestamptz,
-  payment_id bigint,
-  payment_status text,
-  amount bigint,
-  currency text,
-  checkout_url text,
-  retry_at timestamptz
-);
-
-comment on type flashsale.order_row is
-$$What every order function returns: an outcome and the order as it is
-A refusal (outcome not_open, closed, paused, sold_out, unknown_item, invalid) has no order_id.
-retry_at is set for not_open: when the sale opens. amount is in minor units of currency.$$;
-
 -- A hold past its deadline is over, whether or not a sweep has marked it.
-create view flashsale.order_status as
+create or replace view flashsale.order_status as
 select
   o.order_id,
   o.item_id,
@@ -89,12 +63,37 @@ cross join lateral (
 
 comment on view flashsale.order_status is
 $$Every order as its customer sees it, with its latest payment attempt
-position: at most so many waiting orders, this one included, are served before the next after it;
-1 is next. A hold past its deadline shows as expired.$$;
+A hold past its deadline shows as expired, whether or not a sweep has marked it.$$;
 
-create function flashsale.order_status(p_order_id bigint, p_customer_id text default null)
+comment on column flashsale.order_status.order_id is 'The order.';
+comment on column flashsale.order_status.item_id is 'The item.';
+comment on column flashsale.order_status.customer_id is 'The customer; null: void.';
+comment on column flashsale.order_status.status is
+  'waiting, reserved, paid, expired, cancelled, unserved or void; expired from the deadline on.';
+comment on column flashsale.order_status.ticket is
+  'The order''s place in its item''s line, from 1.';
+comment on column flashsale.order_status.position is
+  'Of a waiting order: its place among those that wait, at most; 1 is next.';
+comment on column flashsale.order_status.created_at is 'When the customer asked.';
+comment on column flashsale.order_status.reserved_at is
+  'When a unit was set aside; null: it has never held one.';
+comment on column flashsale.order_status.expires_at is 'The deadline: pay before it.';
+comment on column flashsale.order_status.paid_at is 'When it was paid.';
+comment on column flashsale.order_status.ended_at is 'When it ended without a sale.';
+comment on column flashsale.order_status.payment_id is 'Its latest payment attempt.';
+comment on column flashsale.order_status.payment_status is
+  'requested, open, succeeded, failed, voided, refund_due or refunded.';
+comment on column flashsale.order_status.amount is
+  'What that attempt asks for, in minor units of currency; once money came, what came.';
+comment on column flashsale.order_status.currency is 'ISO 4217.';
+comment on column flashsale.order_status.checkout_url is
+  'Where the customer pays, once the payment is open.';
+
+create or replace function flashsale.order_status(
+  p_order_id bigint, p_customer_id text default null)
 returns flashsale.order_row
-language plpgsql stable security definer set search_path = '' set enable_seqscan = off
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_row flashsale.order_row;
@@ -104,54 +103,13 @@ begin
   where o.order_id = p_order_id
     and (o.customer_id = p_customer_id or p_customer_id is null);
   if not found then
-    raise exception 'There is no such order.' using
-      errcode = 'RV102', constraint = 'unknown_order',
-      detail = format('order_id %s', p_order_id),
-      hint = 'Use the order_id that reserve returned, with the customer who asked.';
+    perform flashsale.raise_unknown_order(p_order_id);
   end if;
   return v_row;
 end
 $$;
 
 comment on function flashsale.order_status(bigint, text) is
-$$One order, as its customer sees it; outcome found
-p_customer_id null: anybody''s. Errors: RV102 unknown order, or another customer''s.$$;
-
-create function flashsale.orders_of(
-  p_customer_id text, p_limit integer default 100, p_before bigint default null)
-returns setof flashsale.order_row
-language sql stable security definer set search_path = '' set enable_seqscan = off
-as $$
-  select 'found', o.*, null::timestamptz
-  from flashsale.order_status o
-  where o.customer_id = p_customer_id
-    and (p_before is null or (o.created_at, o.order_id) < (
-      select b.created_at, b.order_id
-      from flashsale_data.orders b
-      where b.order_id = p_before and b.customer_id = p_customer_id))
-  order by o.created_at desc, o.order_id desc
-  limit least(p_limit, 1000)
-$$;
-
-comment on function flashsale.orders_of(text, integer, bigint) is
-$$A customer's orders, newest first; outcome found
-At most p_limit (1,000); p_before: an order_id of theirs, to go on from there.$$;
-
-create function flashsale.orders_by_id(p_order_ids bigint[])
-returns setof flashsale.order_row
-language sql stable security definer set search_path = '' set enable_seqscan = off
-as $$
-  select
-    'found', o.order_id, o.item_id, o.customer_id, r.status::text, o.ticket, o.position,
-    o.created_at, o.reserved_at, o.expires_at, o.paid_at, r.ended_at, o.payment_id,
-    o.payment_status, o.amount, o.currency, o.checkout_url, null::timestamptz
-  from flashsale.order_status o
-  join flashsale_data.orders r on r.order_id = o.order_id
-  where o.order_id = any (p_order_ids)
-$$;
-
-comment on function flashsale.orders_by_id(bigint[]) is
-$$Many orders at once, whoever's they are; outcome found
-For following orders: a hold past its deadline is expired here only once a sweep has ended it, so
-that expired is the last word. A payment that came in time may still be committing until then.
-In no order; unknown ones are left out.$$;
+$$One order, as its customer sees it
+p_customer_id: the customer who asks; null for anybody's order. Outcomes: found.
+Errors: RV102 unknown order, or another customer's.$$;

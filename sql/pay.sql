@@ -1,34 +1,39 @@
--- Money. One function decides what money does, with the order locked and the clock read after that:
--- it buys the order, or it goes back. The order's change, the payment's row and the job that
--- follows commit together.
-create function flashsale.pay(
+-- Money has come. This function alone decides what it does: it buys an order, or it goes back.
+--
+-- How it stays right when the customer cancels, the hold ends and the provider tells us the same
+-- thing twice, all at once:
+--
+-- * A session at the payment provider is one piece of money. If we know the session, its payment
+--   decides, whatever payment the message names.
+-- * The order is locked first and its payment after that (the lock order of install.sql). cancel,
+--   expire and a second pay of the same order wait here, or this one waits for them.
+-- * The clock is read after the locks. It is the database's clock, and nothing else, that decides
+--   whether the money came before the deadline.
+-- * Every update names the states that it leaves, so the same money has its effect once.
+-- * The order's change, the payment's change and the job or e-mail that follows commit together.
+create or replace function flashsale.pay(
   p_payment_id bigint, p_session_id text, p_amount bigint, p_currency text)
 returns flashsale.order_row
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
-  -- A session is one piece of money: once we know it, it decides, whatever payment it names.
   v_payment_id constant bigint := coalesce(
     (select p.payment_id from flashsale_data.payments p where p.session_id = p_session_id),
     p_payment_id);
   v_payment flashsale_data.payments;
   v_order flashsale_data.orders;
-  v_item flashsale_data.items;
   v_now timestamptz;
-  v_reason text;
+  v_refund_reason text;
   v_row flashsale.order_row;
 begin
   if coalesce(length(p_session_id) not between 1 and 255, true)
     or coalesce(p_amount < 0, true)
     or coalesce(p_currency !~ '^[A-Z]{3}$', true)
   then
-    raise exception 'This is not a payment.' using
-      errcode = 'RV303', constraint = 'bad_payment',
-      detail = format('session %L, %s %s', p_session_id, p_amount, p_currency),
-      hint = 'Pass the session (1 to 255 characters), the amount in minor units and the currency.';
+    perform flashsale.raise_bad_payment(p_session_id, p_amount, p_currency);
   end if;
 
-  -- Orders before payments, like everybody.
   select o.* into v_order
   from flashsale_data.orders o
   where o.order_id = coalesce(
@@ -45,13 +50,10 @@ begin
   if v_payment.payment_id is null or v_payment.session_id <> p_session_id then
     return flashsale.keep_stray(p_session_id, p_amount, p_currency, v_now);
   elsif v_payment.status in ('succeeded', 'refund_due', 'refunded') then
-    v_row := flashsale.order_status(v_order.order_id);
-    v_row.outcome := case v_payment.status
-      when 'succeeded' then 'already_paid' else 'refund_due' end;
-    return v_row;
+    return flashsale.decided_before(v_payment);
   end if;
 
-  v_reason := case
+  v_refund_reason := case
     when p_amount <> v_payment.amount or p_currency <> v_payment.currency then 'wrong_amount'
     when exists (
       select from flashsale_data.payments p
@@ -60,126 +62,175 @@ begin
     when v_order.status = 'paid' then 'superseded'
     when v_order.status <> 'reserved' or v_order.expires_at <= v_now then 'late'
   end;
-
-  if v_reason = 'late' then
-    select i.* into v_item from flashsale_data.items i
-    where i.item_id = v_order.item_id and i.late_payment = 'keep_if_free';
-    if v_item.item_id is not null then
-      v_row := flashsale.buy_late(v_item, v_order, v_payment, v_now);
-      if v_row.order_id is not null then
-        v_reason := null;
-      end if;
-    end if;
+  if v_refund_reason is null then
+    return flashsale.buy_in_time(v_payment_id, v_order.order_id, p_session_id, v_now);
+  elsif v_refund_reason = 'late' then
+    v_row := flashsale.buy_late(v_payment_id, v_order, p_session_id, v_now);
   end if;
-
-  if v_reason is not null then
-    update flashsale_data.payments p
-    set
-      status = 'refund_due', refund_reason = v_reason, amount = p_amount, currency = p_currency,
-      session_id = p_session_id, ended_at = v_now
-    where p.payment_id = v_payment_id
-      and p.status in ('requested', 'open', 'failed', 'voided');
-    perform flashsale.send_jobs('refund', array[v_payment_id]);
-    v_row := flashsale.order_status(v_order.order_id);
-    v_row.outcome := 'refund_due';
-    return v_row;
+  if v_row.order_id is null then
+    v_row := flashsale.owe_refund(
+      v_payment, p_session_id, p_amount, p_currency, v_refund_reason, v_now);
   end if;
-
-  if v_row.order_id is null then -- in time
-    with paid as (
-      update flashsale_data.orders o
-      set status = 'paid', paid_at = v_now
-      where o.order_id = v_order.order_id
-        and o.status = 'reserved'
-        and o.expires_at > v_now
-      returning o.order_id, o.item_id
-    ), tallied as (
-      insert into flashsale_data.tallies (item_id, paid, gaps)
-      select p.item_id, 1, 0 from paid p
-    )
-    update flashsale_data.payments p
-    set status = 'succeeded', session_id = p_session_id, ended_at = v_now
-    from paid
-    where p.payment_id = v_payment_id
-      and p.order_id = paid.order_id
-      and p.status in ('requested', 'open', 'failed', 'voided');
-    v_row := flashsale.order_status(v_order.order_id);
-  end if;
-  perform flashsale.notify('paid', array[v_row.order_id]);
-  v_row.outcome := 'paid';
   return v_row;
 end
 $$;
 
 comment on function flashsale.pay(bigint, text, bigint, text) is
 $$Money has come for a payment: it buys the order, or it goes back
-Paid if the order is reserved and its deadline, by the database's clock once the order is locked,
-has not come. p_amount: minor units. Safe to call again: the same money decides once.
-Outcomes: paid, already_paid, refund_due (late, superseded by a newer attempt, or not the amount
-asked for), stray (names no payment of ours: kept as a payment without order, and refunded).
+The order is paid if it is reserved and its deadline has not come, by the database's clock once the
+order is locked. p_payment_id: as in the payment job. p_session_id: the provider's name for this
+piece of money, 1 to 255 characters. p_amount: minor units of p_currency. Safe to call again: the
+same money has its effect once.
+Outcomes: paid; already_paid; refund_due (the money came late, was superseded by a newer attempt, or
+is not the amount that was asked for); stray (it names no payment of ours: it is kept as a payment
+without an order, and refunded).
 Errors: RV303 not a session, amount and currency.$$;
 
--- A hold asks for its money by its job alone: what a first attempt says is what its order says, so
--- its row can wait for the first who has more to tell.
-create function flashsale.first_payments(p_order_ids bigint[]) returns void
-language sql volatile set search_path = ''
+create or replace function flashsale.raise_bad_payment(
+  p_session_id text, p_amount bigint, p_currency text)
+returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  insert into flashsale_data.payments (payment_id, order_id, amount, currency, requested_at)
-  overriding system value
-  select o.order_id, o.order_id, i.price, i.currency, o.reserved_at
-  from flashsale_data.orders o
-  join flashsale_data.items i on i.item_id = o.item_id
-  where o.order_id = any (p_order_ids)
-    and o.reserved_at is not null
-    and not exists (select from flashsale_data.payments p where p.order_id = o.order_id)
-  order by o.order_id
-  on conflict do nothing
+begin
+  raise exception 'This is not a payment.' using
+    errcode = 'RV303', constraint = 'bad_payment',
+    detail = format('session %L, %s %s', p_session_id, p_amount, p_currency),
+    hint = 'Pass the session (1 to 255 characters), the amount in minor units and the currency.';
+end
 $$;
 
-comment on function flashsale.first_payments(bigint[]) is
-$$Writes down first payment attempts that only their orders show so far
-The attempt has the order's id. Orders that never held a unit have none.$$;
+comment on function flashsale.raise_bad_payment(text, bigint, text) is
+$$Raises RV303: these are not a session, an amount and a currency$$;
 
--- A unit that is free while nobody waits may go to late money: with a new ticket, like anybody.
-create function flashsale.buy_late(
-  p_item flashsale_data.items,
-  p_order flashsale_data.orders,
-  p_payment flashsale_data.payments,
-  p_now timestamptz)
+create or replace function flashsale.decided_before(p_payment flashsale_data.payments)
 returns flashsale.order_row
-language plpgsql volatile set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_row flashsale.order_row := flashsale.order_status(p_payment.order_id);
+begin
+  v_row.outcome := case p_payment.status when 'succeeded' then 'already_paid' else 'refund_due' end;
+  return v_row;
+end
+$$;
+
+comment on function flashsale.decided_before(flashsale_data.payments) is
+$$The answer about money whose effect is recorded already: it stays$$;
+
+create or replace function flashsale.buy_in_time(
+  p_payment_id bigint, p_order_id bigint, p_session_id text, p_now timestamptz)
+returns flashsale.order_row
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_row flashsale.order_row;
+begin
+  with paid as (
+    update flashsale_data.orders o
+    set status = 'paid', paid_at = p_now
+    where o.order_id = p_order_id
+      and o.status = 'reserved'
+      and o.expires_at > p_now
+    returning o.order_id, o.item_id
+  ), tallied as (
+    insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
+    select p.item_id, 1, 0 from paid p
+  )
+  update flashsale_data.payments p
+  set status = 'succeeded', session_id = p_session_id, ended_at = p_now
+  from paid
+  where p.payment_id = p_payment_id
+    and p.order_id = paid.order_id
+    and p.status in ('requested', 'open', 'failed', 'voided');
+  perform flashsale.enqueue_mail('paid', array[p_order_id]);
+  v_row := flashsale.order_status(p_order_id);
+  v_row.outcome := 'paid';
+  return v_row;
+end
+$$;
+
+comment on function flashsale.buy_in_time(bigint, bigint, text, timestamptz) is
+$$Pays a reserved order before its deadline
+The caller has locked the order and its payment, and read p_now after that.$$;
+
+create or replace function flashsale.owe_refund(
+  p_payment flashsale_data.payments,
+  p_session_id text,
+  p_amount bigint,
+  p_currency text,
+  p_reason text,
+  p_now timestamptz)
+returns flashsale.order_row
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_row flashsale.order_row;
+begin
+  update flashsale_data.payments p
+  set
+    status = 'refund_due', refund_reason = p_reason, amount = p_amount, currency = p_currency,
+    session_id = p_session_id, ended_at = p_now
+  where p.payment_id = p_payment.payment_id
+    and p.status in ('requested', 'open', 'failed', 'voided');
+  perform flashsale.enqueue_payment_jobs('refund', array[p_payment.payment_id]);
+  v_row := flashsale.order_status(p_payment.order_id);
+  v_row.outcome := 'refund_due';
+  return v_row;
+end
+$$;
+
+comment on function flashsale.owe_refund(
+  flashsale_data.payments, text, bigint, text, text, timestamptz) is
+$$Sends money back that can not be used
+p_reason: wrong_amount, superseded or late, as in payments.refund_reason. The payment's amount
+becomes what came, because that is what is refunded.$$;
+
+-- Late money may buy a unit that is free while nobody waits. It does so as anybody would: with a
+-- new ticket, so that the line's arithmetic holds. Customers may be faster while this runs. Then
+-- the ticket is above now_serving, no order is inserted, and fill finds the ticket as a hole.
+create or replace function flashsale.buy_late(
+  p_payment_id bigint,
+  p_late flashsale_data.orders,
+  p_session_id text,
+  p_now timestamptz)
+returns flashsale.order_row
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_item flashsale_data.items;
   v_order_id bigint;
   v_row flashsale.order_row;
 begin
-  if flashsale.shut_by(p_item.opens_at, p_item.closes_at, p_item.paused, p_now) is not null
-    or pg_sequence_last_value(p_item.line) >= p_item.now_serving
+  select i.* into v_item from flashsale_data.items i
+  where i.item_id = p_late.item_id and i.late_payment = 'keep_if_free';
+  if not found
+    or flashsale.shut_by(v_item.opens_at, v_item.closes_at, v_item.paused, p_now) is not null
+    or pg_sequence_last_value(v_item.line) >= v_item.now_serving
     or exists (
       select from flashsale_data.orders o
       where o.order_id between
-          flashsale.order_id_of(p_item.item_id, 0) and flashsale.order_id_of(p_item.item_id + 1, 0)
+          flashsale.order_id_of(v_item.item_id, 0) and flashsale.order_id_of(v_item.item_id + 1, 0)
         and o.status = 'waiting')
   then
     return null;
   end if;
   -- The hold that ended, if no sweep has marked it yet.
-  perform flashsale.expire_orders(array[p_order.order_id], p_now);
+  perform flashsale.expire_orders(array[p_late.order_id], p_now);
   with ticketed as materialized (
-    select nextval(p_item.line)::integer as ticket
+    select nextval(v_item.line)::integer as ticket
   ), bought as (
     insert into flashsale_data.orders (
       order_id, item_id, ticket, customer_id, status, created_at, reserved_at, expires_at, paid_at)
     select
-      flashsale.order_id_of(p_item.item_id, t.ticket), p_item.item_id, t.ticket,
-      p_order.customer_id, 'paid', p_now, p_now,
-      p_now + p_item.hold_seconds * interval '1 second', p_now
+      flashsale.order_id_of(v_item.item_id, t.ticket), v_item.item_id, t.ticket,
+      p_late.customer_id, 'paid', p_now, p_now,
+      p_now + v_item.hold_seconds * interval '1 second', p_now
     from ticketed t
-    where t.ticket <= p_item.now_serving -- else customers were faster
+    where t.ticket <= v_item.now_serving -- else customers were faster
     on conflict do nothing               -- the customer has another order by now
     returning order_id, item_id
   ), tallied as (
-    insert into flashsale_data.tallies (item_id, paid, gaps)
+    insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
     select b.item_id, 1, 0 from bought b
   )
   select b.order_id into v_order_id from bought b;
@@ -187,23 +238,25 @@ begin
     return null;
   end if;
   update flashsale_data.payments p
-  set status = 'succeeded', order_id = v_order_id, ended_at = p_now
-  where p.payment_id = p_payment.payment_id
+  set status = 'succeeded', order_id = v_order_id, session_id = p_session_id, ended_at = p_now
+  where p.payment_id = p_payment_id
     and p.status in ('requested', 'open', 'failed', 'voided');
+  perform flashsale.enqueue_mail('paid', array[v_order_id]);
   v_row := flashsale.order_status(v_order_id);
+  v_row.outcome := 'paid';
   return v_row;
 end
 $$;
 
-comment on function flashsale.buy_late(
-  flashsale_data.items, flashsale_data.orders, flashsale_data.payments, timestamptz) is
+comment on function flashsale.buy_late(bigint, flashsale_data.orders, text, timestamptz) is
 $$Late money buys a new order if a unit is free and nobody waits
-Returns null if not. For items with late_payment = keep_if_free.$$;
+Returns null if not, or if the item's late_payment is not keep_if_free. The caller has locked the
+order that ended (p_late) and the payment, and read p_now after that.$$;
 
-create function flashsale.keep_stray(
+create or replace function flashsale.keep_stray(
   p_session_id text, p_amount bigint, p_currency text, p_now timestamptz)
 returns flashsale.order_row
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_payment_id bigint;
@@ -214,7 +267,8 @@ begin
   values (p_amount, p_currency, 'refund_due', p_now, p_now, p_session_id, 'stray')
   on conflict (session_id) where session_id is not null do nothing
   returning payment_id into v_payment_id;
-  perform flashsale.send_jobs('refund', array[v_payment_id]) where v_payment_id is not null;
+  perform flashsale.enqueue_payment_jobs('refund', array[v_payment_id])
+  where v_payment_id is not null;
   v_row.outcome := 'stray';
   v_row.amount := p_amount;
   v_row.currency := p_currency;
@@ -224,142 +278,3 @@ $$;
 
 comment on function flashsale.keep_stray(text, bigint, text, timestamptz) is
 $$Keeps money that names no payment of ours, and has it refunded, once$$;
-
-create function flashsale.request_payment(p_order_id bigint, p_customer_id text default null)
-returns flashsale.order_row
-language plpgsql security definer set search_path = '' set enable_seqscan = off
-as $$
-declare
-  v_row flashsale.order_row;
-  v_payment_id bigint;
-begin
-  perform from flashsale_data.orders o
-  where o.order_id = p_order_id
-    and (o.customer_id = p_customer_id or p_customer_id is null)
-  for update;
-  v_row := flashsale.order_status(p_order_id, p_customer_id);
-  if v_row.status <> 'reserved' then
-    raise exception 'Only a reserved order can be paid; this one is %.', v_row.status using
-      errcode = 'RV203', constraint = 'not_reserved', detail = format('order_id %s', p_order_id),
-      hint = case v_row.status
-        when 'waiting' then 'Wait for your turn.'
-        when 'paid' then 'It is paid.'
-        else 'Ask for a new order.' end;
-  end if;
-  if v_row.payment_status in ('requested', 'open') then
-    v_row.outcome := 'existing';
-    return v_row;
-  end if;
-  insert into flashsale_data.payments (order_id, amount, currency, requested_at)
-  select p_order_id, i.price, i.currency, flashsale.clock()
-  from flashsale_data.items i
-  where i.item_id = v_row.item_id
-  returning payment_id into v_payment_id;
-  perform flashsale.send_jobs('open', array[v_payment_id]);
-  v_row := flashsale.order_status(p_order_id, p_customer_id);
-  v_row.outcome := 'requested';
-  return v_row;
-end
-$$;
-
-comment on function flashsale.request_payment(bigint, text) is
-$$Starts another payment attempt for a reserved order after one failed
-Outcomes: requested; existing (an attempt is under way). The deadline stays.
-Errors: RV102 unknown order, RV203 the order is not reserved.$$;
-
-create function flashsale.record_payment_event(
-  p_event_id text,
-  p_type text,
-  p_session_id text,
-  p_payment_id text,
-  p_amount bigint,
-  p_currency text,
-  p_occurred_at timestamptz)
-returns text
-language plpgsql security definer set search_path = '' set enable_seqscan = off
-as $$
-declare
-  v_payment_id constant bigint :=
-    case when p_payment_id ~ '^[1-9][0-9]{0,17}$' then p_payment_id::bigint end;
-  v_outcome text;
-begin
-  insert into flashsale_data.payment_events (
-    event_id, type, session_id, payment_id, amount, currency, occurred_at, received_at)
-  values (
-    p_event_id, p_type, p_session_id, p_payment_id, p_amount, p_currency, p_occurred_at,
-    flashsale.clock())
-  on conflict (event_id) do nothing;
-  if not found then
-    return 'duplicate';
-  end if;
-  v_outcome := case p_type
-    when 'payment.succeeded' then
-      (flashsale.pay(v_payment_id, p_session_id, p_amount, p_currency)).outcome
-    when 'payment.failed' then flashsale.end_payment(v_payment_id, p_session_id, 'failed')
-    when 'payment.voided' then flashsale.end_payment(v_payment_id, p_session_id, 'voided')
-    when 'payment.refunded' then flashsale.settle_refund(v_payment_id, p_session_id)
-    else 'ignored'
-  end;
-  update flashsale_data.payment_events e
-  set outcome = v_outcome
-  where e.event_id = p_event_id;
-  return v_outcome;
-end
-$$;
-
-comment on function flashsale.record_payment_event(
-  text, text, text, text, bigint, text, timestamptz) is
-$$Stores an event of the payment provider, with its effect, once
-p_type: payment.succeeded, .failed, .voided or .refunded; others are stored and ignored.
-p_payment_id: as sent; money for one that we don''t know is a stray. p_amount: minor units.
-Returns paid, already_paid, refund_due, stray, failed, voided, refunded, ignored or duplicate.
-Errors: RV303 a success without session, amount or currency.$$;
-
-create function flashsale.end_payment(p_payment_id bigint, p_session_id text, p_status text)
-returns text
-language plpgsql volatile set search_path = ''
-as $$
-begin
-  perform flashsale.first_payments(array[p_payment_id]);
-  update flashsale_data.payments p
-  set
-    status = p_status::flashsale_data.payment_status,
-    session_id = coalesce(p.session_id, p_session_id),
-    ended_at = flashsale.clock()
-  where p.payment_id = p_payment_id
-    and p.status in ('requested', 'open')
-    and coalesce(p.session_id, p_session_id) = p_session_id
-    and not exists (
-      select from flashsale_data.payments q
-      where q.session_id = p_session_id and q.payment_id <> p.payment_id);
-  return case when found then p_status else 'ignored' end;
-end
-$$;
-
-comment on function flashsale.end_payment(bigint, text, text) is
-$$A payment attempt ends without money: failed or voided; else ignored$$;
-
-create function flashsale.settle_refund(p_payment_id bigint, p_session_id text) returns text
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_order_id bigint;
-begin
-  update flashsale_data.payments p
-  set status = 'refunded'
-  where p.payment_id = (
-      select q.payment_id from flashsale_data.payments q where q.session_id = p_session_id)
-    and (p.payment_id = p_payment_id or p.order_id is null)
-    and p.status = 'refund_due'
-  returning p.order_id into v_order_id;
-  if not found then
-    return 'ignored';
-  end if;
-  perform flashsale.notify('refunded', array[v_order_id]) where v_order_id is not null;
-  return 'refunded';
-end
-$$;
-
-comment on function flashsale.settle_refund(bigint, text) is
-$$A refund has been paid out: refund_due becomes refunded, once
-Returns refunded, or ignored.$$;

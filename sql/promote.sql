@@ -1,23 +1,42 @@
--- Moving the line. promote recycles forfeits, which moves now_serving, and grants holds to those
--- it has reached; fill finds the tickets that nobody holds. Both take the item's row with skip
--- locked: one sweeper an item, and nobody waits. Orders that were locked are updated by their ids:
--- joined, they may be looked for by reading all orders, and a session keeps such a plan.
-create function flashsale.promote(
+-- Moving an item's line: the hard piece of the sale. One call does three things, in this order.
+--
+-- 1. If the sale has closed, the line ends: whoever still waits is told that there was no unit for
+--    them (end_line).
+-- 2. Forfeits are recycled (recycle_forfeits). An order that ended without a sale has a ticket that
+--    some later ticket was waiting behind. Once the line has passed it (its ticket is not above
+--    now_serving), it is counted into items.forfeited and marked as recycled. now_serving is
+--    stock + forfeited, so the line moves by one ticket per recycled order.
+-- 3. If the item is open, the waiting orders that now_serving has reached get their holds, the
+--    lowest tickets first (grant_holds).
+--
+-- Why this is safe when many sweeps and many customers are at work at once:
+--
+-- * The item's row is locked first, so one sweep at a time serves an item. A second sweep skips the
+--   item rather than wait for it (skip locked), and so does a sweep that meets an operator.
+-- * Orders are locked with skip locked too. An order that somebody is cancelling or paying at this
+--   moment is left to the next sweep. Nobody waits for a sweep, and a sweep waits for nobody.
+-- * The clock is read after the locks have been taken. A hold that was granted by a clock from
+--   before would start before its customer may have asked, and its window would be too short.
+-- * Every update names the state that it leaves, so a change that committed just before is never
+--   overwritten. Orders that were locked are updated by an array of their ids. Joined instead, they
+--   might be looked for by reading all orders, and a session keeps such a plan.
+-- * Nothing here can oversell. An order is granted a hold only if its ticket is not above
+--   now_serving, and now_serving grows only by orders that are marked in the same statement.
+create or replace function flashsale.promote(
   p_item_id integer,
   p_limit integer default 10000,
   out recycled integer,
   out promoted integer,
   out unserved integer,
   out more boolean)
-language plpgsql security definer set search_path = '' set enable_seqscan = off
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
-  v_first constant bigint := flashsale.order_id_of(p_item_id, 0);
   v_item flashsale_data.items;
   v_now timestamptz;
-  v_order_ids bigint[];
-  v_now_serving integer;
-  v_count integer;
+  v_shut_by text;
+  v_moved record;
 begin
   recycled := 0;
   promoted := 0;
@@ -29,38 +48,91 @@ begin
   if not found then
     return;
   end if;
+
   v_now := flashsale.clock();
-
-  if v_item.closes_at <= v_now then
-    with leaving as (
-      select o.order_id
-      from flashsale_data.orders o
-      where o.order_id between v_first and v_first + 4294967295
-        and o.status = 'waiting'
-      order by o.order_id
-      limit p_limit
-      for update skip locked
-    ), left_out as (
-      update flashsale_data.orders o
-      set status = 'unserved', ended_at = v_now
-      where o.order_id = any (array(select l.order_id from leaving l)) and o.status = 'waiting'
-      returning o.order_id
-    )
-    select array_agg(l.order_id order by l.order_id) into v_order_ids from left_out l;
-    unserved := coalesce(cardinality(v_order_ids), 0);
-    more := unserved >= p_limit;
-    update flashsale_data.items i set gaps = i.gaps + unserved
-    where i.item_id = p_item_id and unserved > 0;
-    perform flashsale.notify('unserved', v_order_ids);
+  v_shut_by := flashsale.shut_by(v_item.opens_at, v_item.closes_at, v_item.paused, v_now);
+  if v_shut_by = 'closed' then
+    unserved := flashsale.end_line(p_item_id, p_limit, v_now);
   end if;
+  v_moved := flashsale.recycle_forfeits(p_item_id, v_item.now_serving, p_limit);
+  recycled := v_moved.recycled;
+  v_item.now_serving := v_moved.now_serving;
+  if v_shut_by is null then
+    promoted := flashsale.grant_holds(v_item, p_limit);
+  end if;
+  more := greatest(unserved, recycled, promoted) >= p_limit;
+end
+$$;
 
-  -- Each dead order that the line has passed moves it by one, and so may pass others: again, until
-  -- nothing changes. Units that are to be withdrawn leave with the first forfeits.
+comment on function flashsale.promote(integer, integer) is
+$$Serves an item's line: recycles forfeits and grants holds, by ticket
+Each hold gets its full window (hold_seconds) and its payment job in this transaction. After
+closes_at the line ends instead: waiting orders become unserved. While the item is paused or not yet
+open, nobody is promoted. p_limit: at most so many orders of each kind; more: call again at once.
+Returns how many orders were recycled, promoted and unserved. Never waits: if somebody else serves
+this item at the moment, or there is no such item, it does nothing.$$;
+
+create or replace function flashsale.end_line(p_item_id integer, p_limit integer, p_now timestamptz)
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_first constant bigint := flashsale.order_id_of(p_item_id, 0);
+  v_unserved bigint[];
+  v_count integer;
+begin
+  with leaving as (
+    select o.order_id
+    from flashsale_data.orders o
+    where o.order_id between v_first and v_first + 4294967295
+      and o.status = 'waiting'
+    order by o.order_id
+    limit p_limit
+    for update skip locked
+  ), left_out as (
+    update flashsale_data.orders o
+    set status = 'unserved', ended_at = p_now
+    where o.order_id = any (array(select l.order_id from leaving l)) and o.status = 'waiting'
+    returning o.order_id
+  )
+  select array_agg(l.order_id order by l.order_id) into v_unserved from left_out l;
+  v_count := coalesce(cardinality(v_unserved), 0);
+  update flashsale_data.items i set gaps_in_line = i.gaps_in_line + v_count
+  where i.item_id = p_item_id and v_count > 0;
+  perform flashsale.enqueue_mail('unserved', v_unserved);
+  return v_count;
+end
+$$;
+
+comment on function flashsale.end_line(integer, integer, timestamptz) is
+$$Ends the waiting orders of an item whose sale has closed: unserved
+The caller has locked the item and read p_now after that. Returns how many, at most p_limit, the
+lowest tickets first.$$;
+
+-- A recycled order moves the line by one ticket. The line may so pass the ticket of another order
+-- that has ended, which is recycled in turn: this goes on until nothing changes. Units that an
+-- operator is withdrawing leave the stock with the first forfeits: then forfeited grows, stock
+-- shrinks by as many, and the line does not move.
+create or replace function flashsale.recycle_forfeits(
+  p_item_id integer,
+  p_now_serving integer,
+  p_limit integer,
+  out recycled integer,
+  out now_serving integer)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_first constant bigint := flashsale.order_id_of(p_item_id, 0);
+  v_now_serving integer;
+  v_forfeits integer;
+begin
+  recycled := 0;
+  now_serving := p_now_serving;
   loop
     with passed as (
       select o.order_id
       from flashsale_data.orders o
-      where o.order_id between v_first and v_first + v_item.now_serving
+      where o.order_id between v_first and v_first + recycle_forfeits.now_serving
         and o.ended_at is not null and not o.recycled
       order by o.order_id
       limit p_limit
@@ -79,108 +151,62 @@ begin
       forfeited = i.forfeited + c.forfeits,
       stock = i.stock - least(i.withdrawing, c.forfeits),
       withdrawing = i.withdrawing - least(i.withdrawing, c.forfeits),
-      gaps = i.gaps - c.gaps
+      gaps_in_line = i.gaps_in_line - c.gaps
     from counted c
     where i.item_id = p_item_id and c.forfeits > 0
-    returning i.now_serving, c.forfeits into v_now_serving, v_count;
+    returning i.now_serving, c.forfeits into v_now_serving, v_forfeits;
     exit when not found;
-    v_item.now_serving := v_now_serving;
-    recycled := recycled + v_count;
-    if recycled >= p_limit then
-      more := true;
-      exit;
-    end if;
+    now_serving := v_now_serving;
+    recycled := recycled + v_forfeits;
+    exit when recycled >= p_limit;
   end loop;
+end
+$$;
 
-  if flashsale.shut_by(v_item.opens_at, v_item.closes_at, v_item.paused, v_now) is not null then
-    return;
-  end if;
-  select array_agg(e.order_id) into v_order_ids
+comment on function flashsale.recycle_forfeits(integer, integer, integer) is
+$$Counts orders that ended without a sale into forfeited, each once
+The caller has locked the item; p_now_serving is the item's. Returns how many orders were recycled
+(about p_limit at most) and what now_serving is after that.$$;
+
+create or replace function flashsale.grant_holds(p_item flashsale_data.items, p_limit integer)
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_first constant bigint := flashsale.order_id_of(p_item.item_id, 0);
+  v_entitled bigint[];
+  v_granted bigint[];
+  v_now timestamptz;
+begin
+  select array_agg(e.order_id) into v_entitled
   from (
     select o.order_id
     from flashsale_data.orders o
-    where o.order_id between v_first and v_first + v_item.now_serving
+    where o.order_id between v_first and v_first + p_item.now_serving
       and o.status = 'waiting'
     order by o.order_id
     limit p_limit
     for update skip locked
   ) e;
-  v_now := flashsale.clock(); -- some may have asked since it was read
+  v_now := flashsale.clock(); -- after the locks: some may have asked a moment ago
   with granted as (
     update flashsale_data.orders o
     set
       status = 'reserved',
       reserved_at = v_now,
-      expires_at = v_now + v_item.hold_seconds * interval '1 second'
-    where o.order_id = any (v_order_ids)
+      expires_at = v_now + p_item.hold_seconds * interval '1 second'
+    where o.order_id = any (v_entitled)
       and o.status = 'waiting'
-      and (v_item.closes_at <= v_now) is not true
+      -- The sale may have closed since promote looked.
+      and flashsale.shut_by(p_item.opens_at, p_item.closes_at, p_item.paused, v_now) is null
     returning o.order_id
   )
-  select array_agg(g.order_id order by g.order_id) into v_order_ids from granted g;
-  promoted := flashsale.send_jobs('open', v_order_ids);
-  more := more or promoted >= p_limit;
+  select array_agg(g.order_id order by g.order_id) into v_granted from granted g;
+  return flashsale.enqueue_payment_jobs('open', v_granted);
 end
 $$;
 
-comment on function flashsale.promote(integer, integer) is
-$$Serves an item's line: recycles forfeits and grants holds, by ticket
-Each hold gets its full window and its payment job in this transaction. After closes_at the line
-ends unserved instead; while paused nobody is promoted. At most p_limit of each; more: call again.
-Never waits: if somebody else serves this item at the moment, it does nothing.$$;
-
--- A ticket whose transaction rolled back, or that a crash skipped, is a hole. A hole is filled when
--- nobody can still be about to fill it himself. That takes three visits: note the line's last
--- ticket; note a transaction id given out later (this visit's own); and once every older
--- transaction has ended, whoever took one of those tickets has ended too (reserve has its
--- transaction id before its ticket), so what is missing then stays missing.
-create function flashsale.fill(p_item_id integer, p_limit integer default 10000)
-returns integer
-language plpgsql security definer set search_path = '' set enable_seqscan = off
-as $$
-declare
-  v_first constant bigint := flashsale.order_id_of(p_item_id, 0);
-  v_now timestamptz := flashsale.clock();
-  v_item flashsale_data.items;
-  v_last integer;
-  v_filled integer := 0;
-begin
-  select * into v_item from flashsale_data.items i
-  where i.item_id = p_item_id
-  for no key update skip locked;
-  if not found then
-    return 0;
-  end if;
-
-  if v_item.noted_xid <= pg_snapshot_xmin(pg_current_snapshot()) then
-    v_last := least(v_item.noted_ticket, v_item.settled::bigint + p_limit);
-    insert into flashsale_data.orders (order_id, item_id, ticket, status, created_at, ended_at)
-    select v_first + t.ticket, p_item_id, t.ticket, 'void', v_now, v_now
-    from generate_series(v_item.settled + 1, v_last) t (ticket)
-    where not exists (
-      select from flashsale_data.orders o where o.order_id = v_first + t.ticket)
-    on conflict do nothing;
-    get diagnostics v_filled = row_count;
-    v_item.settled := v_last;
-  end if;
-
-  if v_item.settled = v_item.noted_ticket then -- all that was noted is settled: note anew
-    v_item.noted_ticket := coalesce(pg_sequence_last_value(v_item.line), 0);
-    v_item.noted_xid := null;
-  elsif v_item.noted_xid is null then
-    v_item.noted_xid := pg_current_xact_id();
-  end if;
-  update flashsale_data.items i
-  set
-    settled = v_item.settled,
-    noted_ticket = v_item.noted_ticket,
-    noted_xid = v_item.noted_xid,
-    gaps = i.gaps + v_filled
-  where i.item_id = p_item_id;
-  return v_filled;
-end
-$$;
-
-comment on function flashsale.fill(integer, integer) is
-$$Fills holes in an item's line with void orders; returns how many
-Looks only at tickets older than every running transaction, at most p_limit a call. Never waits.$$;
+comment on function flashsale.grant_holds(flashsale_data.items, integer) is
+$$Reserves a unit for each waiting order that the line has reached
+The caller has locked the item; p_item.now_serving is up to date. Returns how many, at most p_limit,
+the lowest tickets first.$$;

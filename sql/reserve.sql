@@ -2,7 +2,7 @@
 -- the item's sequence, and one INSERT makes the order. Nothing that another customer needs is
 -- locked. What is read of the item may be a moment old: now_serving only grows, so an old value
 -- can make somebody wait a moment, never oversell.
-create function flashsale.last_ticket_for(
+create or replace function flashsale.last_ticket_for(
   p_wait boolean, p_now_serving integer, p_gaps integer, p_max_waiting integer)
 returns integer
 language sql immutable parallel safe
@@ -18,7 +18,7 @@ comment on function flashsale.last_ticket_for(boolean, integer, integer, integer
 $$The last ticket of an item that may be given out
 To who would rather not wait (p_wait false) none beyond now_serving.$$;
 
-create function flashsale.shut_by(
+create or replace function flashsale.shut_by(
   p_opens_at timestamptz, p_closes_at timestamptz, p_paused boolean, p_now timestamptz)
 returns text
 language sql immutable parallel safe
@@ -36,7 +36,7 @@ closed, paused or not_open.$$;
 
 -- enable_seqscan = off, here and in every function that callers call: a session keeps its plans,
 -- and one made while a table was empty would read all of it for each customer of the storm.
-create function flashsale.reserve_many(
+create or replace function flashsale.reserve_many(
   p_item_ids integer[],
   p_customer_ids text[],
   p_idempotency_keys text[] default null,
@@ -79,7 +79,8 @@ begin
           when r.outcome is null then coalesce(k.order_id, o.order_id)
           else r.order_id
         end as order_id,
-        flashsale.last_ticket_for(r.wait, i.now_serving, i.gaps, i.max_waiting) as last_ticket,
+        flashsale.last_ticket_for(r.wait, i.now_serving, i.gaps_in_line, i.max_waiting)
+          as last_ticket,
         case
           when r.outcome is not null then r.outcome
           when r.item_id is null
@@ -279,7 +280,7 @@ paused, sold_out (also: the line is full); unknown_item, invalid: this request o
 Refusals take no ticket and write nothing. Errors: RV301 arrays that do not fit together.$$;
 
 -- After a round in which something came in between: what was done stays, the rest is asked again.
-create function flashsale.unsettle(
+create or replace function flashsale.unsettle(
   p_item_ids integer[],
   p_customer_ids text[],
   p_idempotency_keys text[],
@@ -333,7 +334,7 @@ outcome null: ask again. For reserve_many only.$$;
 -- sale, one who asks again, one who is refused. Whatever else it may be is a batch of one, which
 -- takes several times as long: its plan has many nodes to start and to end. (For the same reason
 -- there are few expressions here: each costs a transaction as much as an index probe.)
-create function flashsale.reserve(
+create or replace function flashsale.reserve(
   p_item_id integer,
   p_customer_id text,
   p_idempotency_key text default null,
@@ -386,7 +387,8 @@ begin
     v_order_id, v_verdict
   from flashsale_data.items i
   cross join lateral (
-    select flashsale.last_ticket_for(p_wait, i.now_serving, i.gaps, i.max_waiting) as last_ticket
+    select flashsale.last_ticket_for(p_wait, i.now_serving, i.gaps_in_line, i.max_waiting)
+      as last_ticket
   ) l
   left join flashsale_data.orders o
     on o.item_id = i.item_id and o.customer_id = p_customer_id and o.ended_at is null

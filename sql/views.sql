@@ -1,5 +1,5 @@
 -- Views for operators and dashboards. Columns are appended, never reordered.
-create view flashsale.open_reservation as
+create or replace view flashsale.open_reservation as
 select
   o.order_id, o.item_id, i.sku, o.customer_id, o.ticket, o.reserved_at, o.expires_at,
   o.expires_at - flashsale.clock() as remaining
@@ -11,7 +11,19 @@ where o.status = 'reserved' and o.expires_at > flashsale.clock()
 comment on view flashsale.open_reservation is
 $$Holds that can still be paid, with the time that remains$$;
 
-create view flashsale.waiting_line as
+comment on column flashsale.open_reservation.order_id is 'The order.';
+comment on column flashsale.open_reservation.item_id is 'The item.';
+comment on column flashsale.open_reservation.sku is 'The seller''s name of the item.';
+comment on column flashsale.open_reservation.customer_id is
+  'The customer, by the name that the caller gave them.';
+comment on column flashsale.open_reservation.ticket is
+  'The order''s place in its item''s line, from 1.';
+comment on column flashsale.open_reservation.reserved_at is
+  'When a unit was set aside; null: it has never held one.';
+comment on column flashsale.open_reservation.expires_at is 'The deadline: pay before it.';
+comment on column flashsale.open_reservation.remaining is 'The time that is left to pay.';
+
+create or replace view flashsale.waiting_line as
 select
   o.order_id, o.item_id, i.sku, o.customer_id, o.ticket,
   greatest(1, o.ticket - i.now_serving) as position,
@@ -22,10 +34,22 @@ join flashsale_data.items i on i.item_id = o.item_id
 where o.status = 'waiting';
 
 comment on view flashsale.waiting_line is
-$$Who waits for what, since when, and at which position
-At most position orders, this one included, are served before the next after it.$$;
+$$Waiting orders, with their positions and how long they have waited
+The order of the rows is not defined: sort them by item_id and ticket.$$;
 
-create view flashsale.payment_backlog as
+comment on column flashsale.waiting_line.order_id is 'The order.';
+comment on column flashsale.waiting_line.item_id is 'The item.';
+comment on column flashsale.waiting_line.sku is 'The seller''s name of the item.';
+comment on column flashsale.waiting_line.customer_id is
+  'The customer, by the name that the caller gave them.';
+comment on column flashsale.waiting_line.ticket is
+  'The order''s place in its item''s line, from 1.';
+comment on column flashsale.waiting_line.position is
+  'Its place among those that wait, at most; 1 is next.';
+comment on column flashsale.waiting_line.created_at is 'When the customer asked.';
+comment on column flashsale.waiting_line.waited is 'How long it has waited.';
+
+create or replace view flashsale.payment_backlog as
 select
   p.payment_id, p.order_id, p.status::text as status, p.amount, p.currency, p.session_id,
   p.requested_at,
@@ -46,10 +70,23 @@ where o.status = 'reserved' and o.expires_at is not null
   and not exists (select from flashsale_data.payments p where p.order_id = o.order_id);
 
 comment on view flashsale.payment_backlog is
-$$Payments that wait for us: to be opened, voided or refunded
-since: how long in this state. A healthy service shows seconds.$$;
+$$Payments that wait for us: to be opened, voided or refunded$$;
 
-create view flashsale.money_at_risk as
+comment on column flashsale.payment_backlog.payment_id is 'The payment attempt.';
+comment on column flashsale.payment_backlog.order_id is 'Its order; null for a stray.';
+comment on column flashsale.payment_backlog.status is
+  'requested, refund_due, or open although the hold is over.';
+comment on column flashsale.payment_backlog.amount is 'Minor units of currency.';
+comment on column flashsale.payment_backlog.currency is 'ISO 4217.';
+comment on column flashsale.payment_backlog.session_id is
+  'The provider''s name of the attempt; null until it is open.';
+comment on column flashsale.payment_backlog.requested_at is 'When the money was asked for.';
+comment on column flashsale.payment_backlog.since is
+  'How long the payment has been in this state. A healthy service shows seconds.';
+comment on column flashsale.payment_backlog.order_status is
+  'The state of the order, as last marked by a sweep.';
+
+create or replace view flashsale.money_at_risk as
 select
   p.payment_id, p.order_id, p.status::text as status, p.refund_reason, p.amount, p.currency,
   p.session_id, p.ended_at as received_at, flashsale.clock() - p.ended_at as since,
@@ -62,9 +99,23 @@ where p.status = 'refund_due';
 
 comment on view flashsale.money_at_risk is
 $$Money that we received, could not use, and have not sent back yet
-given_up: the refund is in the dead letters and needs a person (retry_dead_letter).$$;
+If a refund was given up, retry_dead_letter tries it again.$$;
 
-create view flashsale.stray_payment as
+comment on column flashsale.money_at_risk.payment_id is 'The payment.';
+comment on column flashsale.money_at_risk.order_id is 'Its order; null for a stray.';
+comment on column flashsale.money_at_risk.status is 'refund_due.';
+comment on column flashsale.money_at_risk.refund_reason is
+  'Why it could not be used: wrong_amount, superseded, late or stray.';
+comment on column flashsale.money_at_risk.amount is 'Minor units of currency.';
+comment on column flashsale.money_at_risk.currency is 'ISO 4217.';
+comment on column flashsale.money_at_risk.session_id is
+  'The provider''s name of this piece of money.';
+comment on column flashsale.money_at_risk.received_at is 'When we heard of the money.';
+comment on column flashsale.money_at_risk.since is 'How long ago that was.';
+comment on column flashsale.money_at_risk.given_up is
+  'Whether the refund is in the dead letters, and needs a person.';
+
+create or replace view flashsale.stray_payment as
 select
   p.payment_id, p.session_id, p.status::text as status, p.amount, p.currency,
   p.ended_at as received_at
@@ -74,7 +125,15 @@ where p.order_id is null;
 comment on view flashsale.stray_payment is
 $$Money that named no payment of ours: kept, shown here and refunded$$;
 
-create view flashsale.payment_event as
+comment on column flashsale.stray_payment.payment_id is 'The payment that keeps the money.';
+comment on column flashsale.stray_payment.session_id is
+  'The provider''s name of this piece of money.';
+comment on column flashsale.stray_payment.status is 'refund_due or refunded.';
+comment on column flashsale.stray_payment.amount is 'Minor units of currency.';
+comment on column flashsale.stray_payment.currency is 'ISO 4217.';
+comment on column flashsale.stray_payment.received_at is 'When we heard of the money.';
+
+create or replace view flashsale.payment_event as
 select
   e.event_id, e.type, e.session_id, e.payment_id, e.amount, e.currency, e.occurred_at,
   e.received_at, e.outcome
@@ -83,14 +142,36 @@ from flashsale_data.payment_events e;
 comment on view flashsale.payment_event is
 $$What the payment provider told us, each event once, and what it led to$$;
 
-create view flashsale.dead_letter as
-select d.dead_letter_id, d.queue, d.message, d.reads, d.error, d.enqueued_at, d.died_at
+comment on column flashsale.payment_event.event_id is 'The provider''s name of the event; unique.';
+comment on column flashsale.payment_event.type is
+  'payment.succeeded, .failed, .voided, .refunded, or another.';
+comment on column flashsale.payment_event.session_id is 'The provider''s name of the attempt.';
+comment on column flashsale.payment_event.payment_id is
+  'The payment that it names, as sent: ours or not.';
+comment on column flashsale.payment_event.amount is 'Minor units of currency.';
+comment on column flashsale.payment_event.currency is 'ISO 4217.';
+comment on column flashsale.payment_event.occurred_at is
+  'When it happened, by the provider''s clock.';
+comment on column flashsale.payment_event.received_at is 'When we stored it.';
+comment on column flashsale.payment_event.outcome is
+  'What it led to, as record_payment_event returns it.';
+
+create or replace view flashsale.dead_letter as
+select d.dead_letter_id, d.queue, d.message, d.tries, d.error, d.enqueued_at, d.died_at
 from flashsale_data.dead_letters d;
 
 comment on view flashsale.dead_letter is
 $$Jobs that were given up; retry_dead_letter(dead_letter_id) tries again$$;
 
-create view flashsale.sweep_status as
+comment on column flashsale.dead_letter.dead_letter_id is 'For retry_dead_letter.';
+comment on column flashsale.dead_letter.queue is 'payments or notifications.';
+comment on column flashsale.dead_letter.message is 'The job, as enqueued.';
+comment on column flashsale.dead_letter.tries is 'How often it was tried.';
+comment on column flashsale.dead_letter.error is 'What went wrong the last time.';
+comment on column flashsale.dead_letter.enqueued_at is 'When it was enqueued.';
+comment on column flashsale.dead_letter.died_at is 'When it was given up.';
+
+create or replace view flashsale.sweep_status as
 select
   s.runner, s.swept_at,
   abs(extract(epoch from flashsale.clock() - s.swept_at))::double precision as lag_seconds,
@@ -100,10 +181,19 @@ order by s.swept_at desc;
 
 comment on view flashsale.sweep_status is
 $$Who swept, when last, and what it did so far; the newest first
-lag_seconds: since its last sweep, or, if the clock has gone back, until then, which is as bad.
-Runners silent for a day are forgotten.$$;
+A lag of more than a second or two means that nobody sweeps. Runners that have been silent for a
+day are forgotten.$$;
 
-create view flashsale.queue_status as
+comment on column flashsale.sweep_status.runner is
+  'Who sweeps: a worker''s machine and process, pg_cron, or a caller of sweep.';
+comment on column flashsale.sweep_status.swept_at is 'When it swept last.';
+comment on column flashsale.sweep_status.lag_seconds is
+  'How long ago that was; or how far ahead, if the clock has gone back.';
+comment on column flashsale.sweep_status.sweeps is 'How many sweeps.';
+comment on column flashsale.sweep_status.expired is 'How many holds it expired.';
+comment on column flashsale.sweep_status.promoted is 'How many orders it promoted.';
+
+create or replace view flashsale.queue_status as
 select
   q.queue, q.depth, q.oldest_age_seconds,
   (select count(*) from flashsale_data.dead_letters d where d.queue = q.queue) as dead
@@ -124,7 +214,13 @@ comment on view flashsale.queue_status is
 $$The worker's queues: how many jobs, how old the oldest, how many dead
 Counts the queue: for people and scrapes, not for a hot path.$$;
 
-create view flashsale.outcome_totals as
+comment on column flashsale.queue_status.queue is 'payments or notifications.';
+comment on column flashsale.queue_status.depth is 'Jobs in the queue, leased ones included.';
+comment on column flashsale.queue_status.oldest_age_seconds is
+  'Age of the oldest job; 0 for an empty queue.';
+comment on column flashsale.queue_status.dead is 'Jobs of this queue in the dead letters.';
+
+create or replace view flashsale.outcome_totals as
 select t.outcome, sum(t.orders)::bigint as orders
 from flashsale.item_status i
 cross join lateral (values
@@ -136,3 +232,6 @@ group by t.outcome;
 comment on view flashsale.outcome_totals is
 $$How many orders are in which state over all items, up to a second old
 other: ended without a sale, or just being made.$$;
+
+comment on column flashsale.outcome_totals.outcome is 'waiting, reserved, paid or other.';
+comment on column flashsale.outcome_totals.orders is 'How many orders.';

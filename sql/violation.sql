@@ -1,5 +1,5 @@
 -- The promises, as queries that must find nothing. Reads everything: for tests, drills and nights.
-create view flashsale.violation as
+create or replace view flashsale.violation as
 with live as (
   select
     o.item_id,
@@ -13,7 +13,7 @@ with live as (
   join flashsale_data.items i on i.item_id = o.item_id
   group by o.item_id
 ), tallied as (
-  select t.item_id, sum(t.paid) as paid, sum(t.gaps) as gaps
+  select t.item_id, sum(t.paid) as paid, sum(t.gaps_in_line) as gaps_in_line
   from flashsale_data.tallies t
   group by t.item_id
 )
@@ -39,12 +39,12 @@ where coalesce(l.settled, 0) <> i.settled
 union all
 select 'counters add up', i.item_id, null,
   format('counted %s paid and %s gaps, there are %s and %s', i.paid + coalesce(t.paid, 0),
-    i.gaps + coalesce(t.gaps, 0), coalesce(l.paid, 0), coalesce(l.gaps, 0))
+    i.gaps_in_line + coalesce(t.gaps_in_line, 0), coalesce(l.paid, 0), coalesce(l.gaps, 0))
 from flashsale_data.items i
 left join live l on l.item_id = i.item_id
 left join tallied t on t.item_id = i.item_id
 where i.paid + coalesce(t.paid, 0) <> coalesce(l.paid, 0)
-  or i.gaps + coalesce(t.gaps, 0) <> coalesce(l.gaps, 0)
+  or i.gaps_in_line + coalesce(t.gaps_in_line, 0) <> coalesce(l.gaps, 0)
 union all
 select 'every ticket is of its line', o.item_id, o.order_id,
   format('ticket %s, the line has given out %s', o.ticket,
@@ -115,3 +115,8 @@ where not exists (
 comment on view flashsale.violation is
 $$Every row is a broken promise: this view is always empty
 Reads all orders and payments. What constraints guarantee is not looked for again.$$;
+
+comment on column flashsale.violation.promise is 'The promise that is broken.';
+comment on column flashsale.violation.item_id is 'The item, if it is about one.';
+comment on column flashsale.violation.order_id is 'The order, if it is about one.';
+comment on column flashsale.violation.detail is 'What was found.';

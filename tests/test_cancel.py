@@ -68,7 +68,7 @@ def test_a_hold_past_its_deadline_is_expired_not_cancelled(db: Connection, clock
 def test_the_open_payment_is_voided(db: Connection) -> None:
     order = reserve(db, item(db), "ann")
     (job,) = rows(db, "select * from flashsale.take_payment_jobs(10, 30)")
-    call(db, "payment_opened", job.job_id, job.reads, job.payment_id, "s1", "http://pay")
+    call(db, "payment_opened", job.job_id, job.tries, job.payment_id, "s1", "http://pay")
     call(db, "cancel", order.order_id, "ann")
     (void,) = rows(db, "select * from flashsale.take_payment_jobs(10, 30)")
     assert (void.kind, void.session_id) == ("void", "s1")
@@ -77,7 +77,7 @@ def test_the_open_payment_is_voided(db: Connection) -> None:
             db,
             "select flashsale.payment_voided(%s, %s, %s)",
             void.job_id,
-            void.reads,
+            void.tries,
             void.payment_id,
         )
         == "voided"

@@ -342,7 +342,7 @@ def test_every_error_of_the_sql_has_its_line_in_the_table() -> None:
         ):
             if code in CODES and code not in not_by_http:
                 assert CODES[code].status == statuses[sqlstate[2]], code
-            elif source.name not in ("jobs.sql", "explain_order.sql"):
+            else:
                 assert code in not_by_http, f"{code} is not in CODES"
 
 

@@ -23,7 +23,7 @@ def open_session(db: Connection, job: Any, session: str = "s1") -> str:
             db,
             "select flashsale.payment_opened(%s, %s, %s, %s, 'http://pay')",
             job.job_id,
-            job.reads,
+            job.tries,
             job.payment_id,
             session,
         )
@@ -52,7 +52,7 @@ def test_a_leased_job_is_nobody_elses_until_the_lease_runs_out(db: Connection) -
     assert take(db) == []
     db.execute("update pgmq.q_payments set vt = clock_timestamp()")  # the lease runs out
     (again,) = take(db)
-    assert (again.job_id, again.reads) == (job.job_id, 2)
+    assert (again.job_id, again.tries) == (job.job_id, 2)
 
 
 def test_a_late_worker_can_not_acknowledge_somebody_elses_lease(db: Connection) -> None:
@@ -62,7 +62,7 @@ def test_a_late_worker_can_not_acknowledge_somebody_elses_lease(db: Connection) 
     assert open_session(db, late) == "lost_lease"
     assert status(db, order.order_id).payment_status == "open"  # what it learnt is kept
     assert (
-        value(db, "select flashsale.retry_job('payments', %s, %s, 'x')", late.job_id, late.reads)
+        value(db, "select flashsale.retry_job('payments', %s, %s, 'x')", late.job_id, late.tries)
         == "lost_lease"
     )
     assert value(db, "select depth from flashsale.queue_status where queue = 'payments'") == 1
@@ -110,7 +110,7 @@ def test_a_void_that_finds_the_money_captured_has_it_refunded(db: Connection, cl
             db,
             "select flashsale.payment_captured(%s, %s, %s, 's1', 1000, 'EUR')",
             void.job_id,
-            void.reads,
+            void.tries,
             void.payment_id,
         )
         == "refund_due"
@@ -121,14 +121,14 @@ def test_a_void_that_finds_the_money_captured_has_it_refunded(db: Connection, cl
 def test_failures_are_retried_with_a_growing_delay_then_buried(db: Connection) -> None:
     order = reserve(db, item(db), "ann")
     delays = []
-    for reads in range(1, 11):
+    for tries in range(1, 11):
         db.execute("update pgmq.q_payments set vt = clock_timestamp()")
         (job,) = take(db)
-        assert job.reads == reads
+        assert job.tries == tries
         answer = value(
-            db, "select flashsale.retry_job('payments', %s, %s, 'no route')", job.job_id, job.reads
+            db, "select flashsale.retry_job('payments', %s, %s, 'no route')", job.job_id, job.tries
         )
-        assert answer == ("dead" if reads == 10 else "retry")
+        assert answer == ("dead" if tries == 10 else "retry")
         if answer == "retry":
             delays.append(
                 value(
@@ -140,7 +140,7 @@ def test_failures_are_retried_with_a_growing_delay_then_buried(db: Connection) -
     assert delays[0] < 1
     assert all(later > earlier * 1.1 for earlier, later in itertools.pairwise(delays))
     (letter,) = rows(db, "select * from flashsale.dead_letter")
-    assert (letter.queue, letter.reads, letter.error) == ("payments", 10, "no route")
+    assert (letter.queue, letter.tries, letter.error) == ("payments", 10, "no route")
     # Nobody will open it, so the customer may ask for another attempt.
     assert status(db, order.order_id).payment_status == "failed"
     assert call(db, "request_payment", order.order_id, "ann").outcome == "requested"
@@ -152,13 +152,13 @@ def test_a_dead_letter_can_be_tried_again(db: Connection, clock: Clock) -> None:
     pay(db, order)
     db.execute("update pgmq.q_payments set read_ct = 299 where message ->> 'kind' = 'refund'")
     (job,) = take(db)
-    value(db, "select flashsale.retry_job('payments', %s, %s, 'down')", job.job_id, job.reads)
+    value(db, "select flashsale.retry_job('payments', %s, %s, 'down')", job.job_id, job.tries)
     assert value(db, "select given_up from flashsale.money_at_risk")
     letter = value(db, "select dead_letter_id from flashsale.dead_letter")
     value(db, "select flashsale.retry_dead_letter(%s)", letter)
     assert not value(db, "select given_up from flashsale.money_at_risk")
     (job,) = take(db)
-    assert (job.kind, job.reads) == ("refund", 1)
+    assert (job.kind, job.tries) == ("refund", 1)
     with pytest.raises(psycopg.Error) as error:
         value(db, "select flashsale.retry_dead_letter(%s)", letter)
     assert error.value.sqlstate == "RV103"
@@ -191,7 +191,7 @@ def test_a_message_that_kills_its_readers_is_buried(db: Connection) -> None:
     for _ in range(10):
         assert len(take(db, 0)) == 1  # read, and never heard of again
     assert take(db, 0) == []
-    assert value(db, "select reads from flashsale.dead_letter") == 11
+    assert value(db, "select tries from flashsale.dead_letter") == 11
 
 
 def test_customers_are_told_what_happened_and_where_to_pay(db: Connection) -> None:
@@ -218,7 +218,7 @@ def test_a_notification_is_acknowledged_by_its_lease_only(db: Connection) -> Non
     (late,) = rows(db, "select * from flashsale.take_notifications(10, 0)")
     (current,) = rows(db, "select * from flashsale.take_notifications(10, 30)")
     finish = "select array_agg(n) from flashsale.finish_notifications(%s, %s) n"
-    assert value(db, finish, [late.job_id], [late.reads]) is None
-    both = [late.job_id, current.job_id], [late.reads, current.reads]
+    assert value(db, finish, [late.job_id], [late.tries]) is None
+    both = [late.job_id, current.job_id], [late.tries, current.tries]
     assert value(db, finish, *both) == [current.job_id]
     assert value(db, finish, *both) is None

@@ -70,7 +70,7 @@ def test_every_kind_that_the_database_sends_is_known(db: Connection) -> None:
         if kind not in ("reserved", "your_turn"):
             call(db, "cancel", order.order_id)
         db.execute("delete from pgmq.q_notifications")
-        value(db, "select flashsale.notify(%s, %s)", kind, [order.order_id])
+        value(db, "select flashsale.enqueue_mail(%s, %s)", kind, [order.order_id])
         (job,) = rows(db, "select * from flashsale.take_notifications(10, 30)")
         known = msgspec.convert(job.message, Notification)
         assert msgspec.to_builtins(known)["kind"] == kind

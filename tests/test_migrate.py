@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +21,17 @@ from psycopg.conninfo import conninfo_to_dict
 
 from flashsale.database import migrate as migrate_module
 from flashsale.database.migrate import MigrateError, migrate
-from flashsale.database.version import VERSION_QUERY, expected_version, migrations_folder, sql_files
+from flashsale.database.version import (
+    VERSION_QUERY,
+    expected_version,
+    migrations_folder,
+    sql_files,
+    sql_folder,
+)
 from flashsale.dev.postgres import EmbeddedPostgres
-from support import Call, call, connect, eventually, item, reserve, rows, value
+from support import Call, connect, eventually, item, reserve, rows, value
+
+MIGRATIONS = len(list((Path(__file__).parents[1] / "migrations").glob("*.sql")))
 
 
 @pytest.fixture
@@ -55,7 +65,7 @@ def test_twenty_at_once_all_succeed(empty_url: str) -> None:
     processes.set_forkserver_preload(["flashsale.database.migrate"])
     with processes.Pool(20) as pool:
         reports = pool.map(migrate, [empty_url] * 20, chunksize=1)
-    assert sorted(len(report.applied) for report in reports) == [0] * 19 + [7]
+    assert sorted(len(report.applied) for report in reports) == [0] * 19 + [MIGRATIONS]
     assert sum(report.replayed for report in reports) == 1
     assert version(empty_url) == expected_version()
 
@@ -66,7 +76,7 @@ def test_a_second_time_changes_nothing(empty_url: str) -> None:
         migrate(empty_url),
         migrate(empty_url, force=True),
     )
-    assert (len(first.applied), first.replayed) == (7, True)
+    assert (len(first.applied), first.replayed) == (MIGRATIONS, True)
     assert (second.applied, second.replayed) == ([], False)
     assert (forced.applied, forced.replayed) == ([], True)
 
@@ -78,14 +88,80 @@ def test_a_replay_keeps_the_data(database_url: str) -> None:
         assert reserve(conn, order.item_id, "ann", "k").order_id == order.order_id
 
 
-def test_another_version_of_sql_is_replaced(database_url: str) -> None:
+@pytest.fixture
+def a_function_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A version of sql/ that has no flashsale.old() any more."""
+    folder = tmp_path / "sql"
+    shutil.copytree(sql_folder(), folder)
+    with (folder / "dropped.sql").open("a") as dropped:
+        dropped.write("drop function if exists flashsale.old();\n")
+    monkeypatch.setenv("FLASHSALE_SQL_DIR", str(folder))
+    for read_once in (sql_files, expected_version):
+        read_once.cache_clear()
+    yield
+    for read_once in (sql_files, expected_version):
+        read_once.cache_clear()
+
+
+OLD = "create function flashsale.old() returns integer language sql as 'select 1'"
+
+
+@pytest.mark.usefixtures("a_function_is_gone")
+def test_another_version_of_sql_takes_the_place_of_the_old_one(database_url: str) -> None:
     with connect(database_url) as conn:
-        conn.execute("comment on schema flashsale is 'an older one'")
-        conn.execute("create function flashsale.old() returns int language sql as 'select 1'")
+        conn.execute(OLD)
+        conn.execute(
+            "create or replace view flashsale.payment_event as "
+            "select e.event_id, e.type, e.session_id, e.payment_id, 0::bigint as amount, "
+            "e.currency, e.occurred_at, e.received_at, e.outcome "
+            "from flashsale_data.payment_events e"
+        )
+        conn.execute(
+            "grant execute on function flashsale.restock(integer, integer) to flashsale_api"
+        )
     assert migrate(database_url).replayed
     assert version(database_url) == expected_version()
     with connect(database_url) as conn:
         assert value(conn, "select to_regproc('flashsale.old')") is None
+        assert "0" not in value(conn, "select pg_get_viewdef('flashsale.payment_event'::regclass)")
+        assert not value(
+            conn,
+            "select has_function_privilege('flashsale_api', "
+            "'flashsale.restock(integer, integer)', 'execute')",
+        )
+
+
+def test_what_others_have_built_on_ours_survives_a_replay(database_url: str) -> None:
+    with connect(database_url) as conn:
+        conn.execute("create schema theirs")
+        conn.execute("create view theirs.report as select sku, paid from flashsale.item_status")
+        conn.execute("create table theirs.seen (told flashsale.order_row)")
+        conn.execute("create role theirs_reader")
+        conn.execute("grant select on flashsale.violation to theirs_reader")
+        item(conn)
+        assert migrate(database_url, force=True).replayed
+        assert len(rows(conn, "select * from theirs.report")) == 1
+        assert value(
+            conn, "select has_table_privilege('theirs_reader', 'flashsale.violation', 'select')"
+        )
+        conn.execute("revoke select on flashsale.violation from theirs_reader")
+        conn.execute("drop role theirs_reader")
+        conn.execute("drop schema theirs cascade")
+
+
+@pytest.mark.usefixtures("a_function_is_gone")
+def test_what_others_need_is_not_dropped_but_named(database_url: str) -> None:
+    with connect(database_url) as conn:
+        before = version(database_url)
+        conn.execute(OLD)
+        conn.execute("create view public.theirs as select flashsale.old() as one")
+        with pytest.raises(
+            MigrateError, match=r"view theirs depends on function (flashsale\.)?old\(\)"
+        ):
+            migrate(database_url)
+        assert version(database_url) == before
+        conn.execute("drop view public.theirs")
+        conn.execute("drop function flashsale.old()")
 
 
 @pytest.mark.parametrize("milliseconds", [0, 60, 150, 300])
@@ -111,46 +187,12 @@ def test_a_lock_that_yoyo_left_behind_is_cleared(empty_url: str) -> None:
     migrate(empty_url)
     with connect(empty_url) as conn:
         conn.execute("insert into flashsale_data.yoyo_lock values (1, now(), 99999)")
-        conn.execute("delete from flashsale_data._yoyo_migration where migration_id like '0005%%'")
-    began = time.monotonic()
-    assert migrate(empty_url).applied == ["0005.queues"]
-    assert time.monotonic() - began < 8  # yoyo would wait ten seconds for a lock, and give up
-
-
-def test_payments_from_when_each_hold_wrote_one_at_once_go_on(
-    empty_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before 0006 a first payment had a small number, and an order's id was generated."""
-    migrations = sorted(Path(__file__).parents[1].glob("migrations/*.sql"))
-    for file in migrations[:5]:
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    with monkeypatch.context() as then:
-        then.setattr(migrate_module, "migrations_folder", lambda: tmp_path)
-        migrate(empty_url)
-    with connect(empty_url) as conn:
-        shoe = item(conn, stock=2)
-        conn.execute("select nextval(line), nextval(line) from flashsale_data.items")
         conn.execute(
-            "with o as (insert into flashsale_data.orders (item_id, ticket, customer_id, status,"
-            " created_at, reserved_at, expires_at) select %s, t, c, 'reserved', clock_timestamp(),"
-            " clock_timestamp(), clock_timestamp() + interval '10 s'"
-            " from (values (1, 'ann'), (2, 'bob')) v (t, c) returning order_id)"
-            " insert into flashsale_data.payments (order_id, amount, currency, requested_at)"
-            " select order_id, 1000, 'EUR', clock_timestamp() from o",
-            [shoe],
+            "delete from flashsale_data._yoyo_migration where migration_id like '%%.queues'"
         )
-        conn.execute("select flashsale.send_jobs('open', array[1, 2])")
-    assert migrate(empty_url).applied == [m.stem for m in migrations[5:]]
-    with connect(empty_url) as conn:
-        taken = rows(conn, "select * from flashsale.take_payment_jobs(10, 30)")
-        assert [(job.payment_id, job.customer_id) for job in taken] == [(1, "ann"), (2, "bob")]
-        assert call(conn, "pay", 1, "s1", 1000, "EUR").outcome == "paid"
-        call(conn, "record_payment_event", "e", "payment.failed", "s2", "2", 1000, "EUR", None)
-        again = call(conn, "request_payment", taken[1].order_id, "bob")
-        assert (again.outcome, again.payment_status) == ("requested", "requested")
-        assert again.payment_id > taken[1].order_id
-        assert call(conn, "pay", again.payment_id, "s3", 1000, "EUR").outcome == "paid"
-        assert rows(conn, "select * from flashsale.violation") == []
+    began = time.monotonic()
+    assert migrate(empty_url).applied == ["0006.queues"]
+    assert time.monotonic() - began < 8  # yoyo would wait ten seconds for a lock, and give up
 
 
 def test_a_reader_in_the_way_delays_and_does_not_break_the_replay(database_url: str) -> None:
@@ -183,8 +225,15 @@ def test_what_is_wrong_is_said_in_a_line_without_the_password(
 def test_migrations_and_sql_define_nothing_twice() -> None:
     tables = "\n".join(p.read_text() for p in migrations_folder().glob("*.sql"))
     functions = "\n".join(text for _name, text in sql_files())
-    assert "create function" not in tables
-    assert "create table" not in functions
+    assert not re.search(r"create (or replace )?(function|procedure|view)", tables)
+    assert not re.search(r"^create (table|type|index|sequence)", functions, re.MULTILINE)
+
+
+def test_sql_can_be_replayed_over_itself() -> None:
+    """What is there is replaced, never dropped but by its name."""
+    for name, text in sql_files():
+        assert not re.search(r"^create (function|procedure|view)", text, re.MULTILINE), name
+        assert "cascade" not in re.sub(r"--.*", "", text), name
 
 
 def test_the_owner_need_not_be_a_superuser(database_url: str) -> None:

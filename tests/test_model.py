@@ -234,7 +234,7 @@ class LineMachine(RuleBasedStateMachine):
     @rule()
     def work(self) -> None:
         for job in rows(self.db, "select * from flashsale.take_payment_jobs(1000, 30)"):
-            lease = (job.job_id, job.reads, job.payment_id)
+            lease = (job.job_id, job.tries, job.payment_id)
             match job.kind:
                 case "open":
                     done = call(self.db, "payment_opened", *lease, f"s{job.payment_id}", "u")[0]

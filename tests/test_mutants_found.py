@@ -158,7 +158,7 @@ def test_stray_money_is_refunded_once_however_often_we_hear_of_it(db: Connection
 def test_a_session_that_we_do_not_know_ends_no_payment_that_has_one(db: Connection) -> None:
     order = reserve(db, item(db), "ann")
     (job,) = rows(db, "select * from flashsale.take_payment_jobs(10, 30)")
-    call(db, "payment_opened", job.job_id, job.reads, job.payment_id, "s1", "http://pay")
+    call(db, "payment_opened", job.job_id, job.tries, job.payment_id, "s1", "http://pay")
     event = "select flashsale.record_payment_event(%s, %s, %s, %s, 1000, 'EUR', now())"
     for kind in ("failed", "voided"):
         sent = [kind, f"payment.{kind}", "s9", str(job.payment_id)]

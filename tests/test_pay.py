@@ -125,7 +125,7 @@ def test_success_before_we_knew_the_session_counts(db: Connection) -> None:
         db,
         "select flashsale.payment_opened(%s, %s, %s, 's-early', 'http://x')",
         job.job_id,
-        job.reads,
+        job.tries,
         job.payment_id,
     )
     assert opened == "ignored"
@@ -217,7 +217,7 @@ def test_money_for_an_unknown_payment_is_kept_shown_and_refunded(
     assert (shown.session_id, shown.status, shown.amount) == ("s-x", "refund_due", 1000)
     refund = one_refund(db)
     assert (
-        call(db, "payment_refunded", refund.job_id, refund.reads, refund.payment_id)[0]
+        call(db, "payment_refunded", refund.job_id, refund.tries, refund.payment_id)[0]
         == "refunded"
     )
     assert rows(db, "select * from flashsale.money_at_risk") == []
@@ -226,7 +226,7 @@ def test_money_for_an_unknown_payment_is_kept_shown_and_refunded(
 def test_money_on_another_session_of_a_payment_is_a_stray(db: Connection) -> None:
     order = reserve(db, item(db), "ann")
     (job,) = rows(db, "select * from flashsale.take_payment_jobs(10, 30)")
-    call(db, "payment_opened", job.job_id, job.reads, job.payment_id, "s1", "http://x")
+    call(db, "payment_opened", job.job_id, job.tries, job.payment_id, "s1", "http://x")
     assert event(db, "e1", "succeeded", order, session="s2") == "stray"
     assert event(db, "e2", "succeeded", order, session="s1") == "paid"
 
@@ -236,7 +236,7 @@ def test_a_session_that_we_know_decides_whatever_payment_the_event_names(db: Con
     ann, bob = reserve(db, shoe, "ann"), reserve(db, shoe, "bob")
     for job in rows(db, "select * from flashsale.take_payment_jobs(10, 30)"):
         call(
-            db, "payment_opened", job.job_id, job.reads, job.payment_id, f"s-{job.customer_id}", "u"
+            db, "payment_opened", job.job_id, job.tries, job.payment_id, f"s-{job.customer_id}", "u"
         )
     assert event(db, "e1", "failed", ann, session="s-bob") == "ignored"
     assert event(db, "e2", "succeeded", ann, session="s-bob") == "paid"
@@ -253,7 +253,7 @@ def test_a_refund_is_settled_by_the_event_or_by_the_call_once(db: Connection, cl
     refund = one_refund(db)
     assert event(db, "e1", "refunded", order) == "refunded"
     assert (
-        call(db, "payment_refunded", refund.job_id, refund.reads, refund.payment_id)[0] == "ignored"
+        call(db, "payment_refunded", refund.job_id, refund.tries, refund.payment_id)[0] == "ignored"
     )
     assert payments(db) == [("refunded", "late")]
 
@@ -280,6 +280,16 @@ def test_late_money_is_kept_if_a_unit_is_free_and_nobody_waits(
     again = call(db, "pay", order.payment_id, f"s{order.payment_id}", order.amount, "EUR")
     assert (again.outcome, again.order_id) == ("already_paid", late.order_id)
     assert status(db, order.order_id).payment_id is None  # the payment is the other order's now
+
+
+def test_late_money_that_is_kept_keeps_its_session_so_other_money_goes_back(
+    db: Connection, clock: Clock
+) -> None:
+    shoe = item(db, stock=2, late_payment="keep_if_free")
+    order = reserve(db, shoe, "ann")
+    clock.advance(60)
+    assert pay(db, order, "first").outcome == "paid"
+    assert pay(db, order, "second").outcome == "stray"
 
 
 def test_a_hold_is_its_own_first_attempt_until_somebody_begins_it(db: Connection) -> None:

@@ -180,7 +180,7 @@ def test_a_session_opened_while_the_hold_expires_is_voided_either_way(
         (job,) = rows(db, "select * from flashsale.take_payment_jobs(10, 30)")
         clock.advance(10)
         with connect(database_url, autocommit=False) as one, connect(database_url) as two:
-            opened = [job.job_id, job.reads, job.payment_id, f"s{order.item_id}", "http://pay"]
+            opened = [job.job_id, job.tries, job.payment_id, f"s{order.item_id}", "http://pay"]
             if first_is_expiry:
                 call(one, "expire")
                 opening = Call(partial(call, two, "payment_opened", *opened))

@@ -108,12 +108,3 @@ def test_a_login_of_one_role_can_become_no_other(
         for other in {"flashsale", "postgres", *(f"flashsale_{a}" for a in AUDIENCES)}:
             if other != f"flashsale_{audience}":
                 assert _refused(conn, f"set role {other}"), other
-
-
-def test_every_function_that_runs_as_the_owner_has_an_empty_search_path(db: Connection) -> None:
-    loose = rows(
-        db,
-        "select proname from pg_proc where pronamespace = 'flashsale'::regnamespace and prosecdef "
-        "and not coalesce(proconfig, '{}') @> array['search_path=\"\"']",
-    )
-    assert loose == []

@@ -126,7 +126,7 @@ class SqlSale:
     def _work(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
         """What the worker does; now and then it dies with the lease."""
         for job in call_all(conn, "take_payment_jobs", dice.randint(1, 10), 30):
-            lease = (job.job_id, job.reads, job.payment_id)
+            lease = (job.job_id, job.tries, job.payment_id)
             if dice.random() < 0.05:
                 continue
             match job.kind:
@@ -141,7 +141,7 @@ class SqlSale:
 
     def _notify(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
         for job in call_all(conn, "take_notifications", dice.randint(1, 20), 30):
-            call_all(conn, "finish_notifications", [job.job_id], [job.reads])
+            call_all(conn, "finish_notifications", [job.job_id], [job.tries])
         return ()
 
 

@@ -163,6 +163,11 @@ def _install_api(conn: psycopg.Connection[Any], force: bool) -> bool:
                     "again; nothing was changed"
                 ) from None
             time.sleep(0.5)
+        except psycopg.errors.DependentObjectsStillExist as error:
+            raise MigrateError(
+                f"{error.diag.message_primary}: {error.diag.message_detail}. Change or drop what "
+                "depends on it, and migrate again; nothing was changed"
+            ) from None
         else:
             return True
     raise AssertionError("the last try returns or raises")

@@ -21,6 +21,7 @@ VERSION_QUERY = (
 _INCLUDE = re.compile(r"^\\ir\s+(\S+)\s*$", re.MULTILINE)
 
 
+@cache
 def expected_version() -> str:
     """What VERSION_QUERY answers for a database that is up to date."""
     return f"{len(_migrations())} migrations, sql {_sql_hash()}"
@@ -56,12 +57,10 @@ def _folder(name: str) -> Path:
     return inside if inside.is_dir() else package.parents[1] / name
 
 
-@cache
 def _migrations() -> list[Path]:
     return sorted(migrations_folder().glob("*.sql"))
 
 
-@cache
 def _sql_hash() -> str:
     digest = hashlib.sha256()
     for name, text in sql_files():

@@ -1,0 +1,53 @@
+-- Putting items on sale and changing the terms. These lock the item's row and may wait for a sweep
+-- of that item; no customer ever waits for them.
+create or replace function flashsale.create_item(
+  p_sku text,
+  p_name text,
+  p_price bigint,
+  p_currency text,
+  p_stock integer,
+  p_hold_seconds integer,
+  p_opens_at timestamptz default null,
+  p_closes_at timestamptz default null,
+  p_max_waiting integer default null,
+  p_late_payment text default 'refund')
+returns flashsale.item_status
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_item_id integer := nextval(pg_get_serial_sequence('flashsale_data.items', 'item_id'));
+begin
+  perform flashsale.check_terms(jsonb_build_object(
+    'sku', p_sku, 'name', p_name, 'price', p_price, 'currency', p_currency, 'stock', p_stock,
+    'hold_seconds', p_hold_seconds, 'max_waiting', p_max_waiting,
+    'late_payment', p_late_payment, 'opens_at', p_opens_at, 'closes_at', p_closes_at));
+  -- The one dynamic statement: DDL takes no parameters. cache 1, or tickets would come out of turn.
+  execute format('create sequence flashsale_data.%I as integer cache 1', 'line_' || v_item_id);
+  insert into flashsale_data.items (
+    item_id, sku, name, price, currency, stock, hold_seconds, opens_at, closes_at, max_waiting,
+    late_payment, line, created_at)
+  overriding system value
+  values (
+    v_item_id, p_sku, p_name, p_price, p_currency, p_stock, p_hold_seconds, p_opens_at, p_closes_at,
+    p_max_waiting, p_late_payment::flashsale_data.late_payment,
+    format('flashsale_data.%I', 'line_' || v_item_id)::regclass, flashsale.clock())
+  on conflict (sku) do nothing;
+  if not found then
+    raise exception 'There is already an item with this sku.' using
+      errcode = 'RV201', constraint = 'sku_taken', detail = format('sku %L', p_sku),
+      hint = 'Choose another sku, or change the item that has it.';
+  end if;
+  return flashsale.item_status(v_item_id);
+end
+$$;
+
+comment on function flashsale.create_item(
+  text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text) is
+$$Puts a new item on sale and returns it
+p_sku: your name of the item, 1 to 64 characters. p_name: for customers, 1 to 200 characters.
+p_price: 1 to 1,000,000,000,000 minor units of p_currency (ISO 4217). p_stock: 0 to 10,000,000
+units. p_hold_seconds: how long a reservation may be paid, 1 second to 7 days. p_opens_at and
+p_closes_at: when the sale begins and ends; null for no limit. p_max_waiting: length of the line, 0
+to 10,000,000; null for no limit. p_late_payment: what money does that comes too late; refund, or
+keep_if_free (it buys a unit that is free while nobody waits).
+Errors: RV201 the sku is taken, RV302 a value is out of range.$$;

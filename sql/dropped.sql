@@ -1,0 +1,12 @@
+-- What earlier versions had and this one has not, dropped by name. sql/ is replayed over what is
+-- there (create or replace), so a function or view that we remove or rename would stay for ever
+-- otherwise. So would the old form of a function whose arguments change, because another list of
+-- argument types is another function; and Postgres refuses to rename an argument, or to change a
+-- result type.
+--
+-- One line per object, with its argument types, in the order of the releases that dropped them:
+--
+--   drop function if exists flashsale.name(integer, text); -- 0.2: is now other_name
+--
+-- There is no `cascade` here. If an object of somebody else depends on ours, the replay stops and
+-- says which, and nothing is changed. A row type of the API is dropped by a migration instead.

@@ -1,0 +1,59 @@
+-- What a verb leaves to the worker. A verb enqueues its jobs in its own transaction, so a job
+-- exists exactly if the change that wants it was committed. A message names a payment or an order
+-- and says nothing else about it: the worker looks up how things are when it takes the job.
+--
+-- These functions insert into the tables of pgmq's queues, as pgmq.send_batch does. To call
+-- pgmq.send_batch would cost more than all the rest of a reservation, because it composes and plans
+-- its statement anew for every call. Every version of pgmq has the columns vt and message.
+create or replace function flashsale.enqueue_payment_jobs(p_kind text, p_payment_ids bigint[])
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_count integer;
+begin
+  insert into pgmq.q_payments (vt, message)
+  select clock_timestamp(), jsonb_build_object('kind', p_kind, 'payment_id', p.payment_id)
+  from unnest(p_payment_ids) p (payment_id); -- in the order of the array
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+
+comment on function flashsale.enqueue_payment_jobs(text, bigint[]) is
+$$Enqueues a job for the payment provider for each payment
+p_kind: open, void or refund. Returns the number of jobs. A null array is as good as an empty
+one.$$;
+
+create or replace function flashsale.enqueue_mail(p_kind text, p_order_ids bigint[]) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_count integer;
+begin
+  insert into pgmq.q_notifications (vt, message)
+  select clock_timestamp(), jsonb_build_object('kind', p_kind, 'order_id', o.order_id)
+  from unnest(p_order_ids) o (order_id); -- in the order of the array
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+
+comment on function flashsale.enqueue_mail(text, bigint[]) is
+$$Enqueues an e-mail to the customer of each order
+p_kind: reserved, your_turn, paid, expired, cancelled, refunded or unserved. Returns the number of
+e-mails. A null array is as good as an empty one.$$;
+
+create or replace function flashsale.void_payments_of(p_order_ids bigint[]) returns integer
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  select flashsale.enqueue_payment_jobs('void', array_agg(p.payment_id))
+  from flashsale_data.payments p
+  where p.order_id = any (p_order_ids)
+    and p.ended_at is null -- requested or open; by the index of active attempts
+$$;
+
+comment on function flashsale.void_payments_of(bigint[]) is
+$$Enqueues the void of the payment attempts that ended orders leave behind
+An attempt stays open until the provider confirms the void, because money may be on its way.
+Returns the number of jobs.$$;

@@ -1,0 +1,23 @@
+create or replace function flashsale.payment_captured(
+  p_job_id bigint, p_tries integer, p_payment_id bigint, p_session_id text, p_amount bigint,
+  p_currency text)
+returns text
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+declare
+  v_outcome text;
+begin
+  v_outcome := (flashsale.pay(p_payment_id, p_session_id, p_amount, p_currency)).outcome;
+  return case
+    when flashsale.finish_job(p_job_id, p_tries) then v_outcome
+    else 'lost_lease'
+  end;
+end
+$$;
+
+comment on function flashsale.payment_captured(bigint, integer, bigint, text, bigint, text) is
+$$A session can't be voided, its money has come: decides like pay
+p_job_id and p_tries: the lease. p_session_id, p_amount and p_currency: the money, as for pay.
+Outcomes: those of pay; lost_lease (it was decided all the same, but the job is not ours any more).
+Errors: RV303 not a session, amount and currency.$$;

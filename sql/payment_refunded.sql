@@ -1,0 +1,23 @@
+create or replace function flashsale.payment_refunded(
+  p_job_id bigint, p_tries integer, p_payment_id bigint)
+returns text
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+declare
+  v_outcome text;
+begin
+  v_outcome := flashsale.settle_refund(
+    p_payment_id,
+    (select p.session_id from flashsale_data.payments p where p.payment_id = p_payment_id));
+  return case
+    when flashsale.finish_job(p_job_id, p_tries) then v_outcome
+    else 'lost_lease'
+  end;
+end
+$$;
+
+comment on function flashsale.payment_refunded(bigint, integer, bigint) is
+$$The provider has paid a refund out
+p_job_id and p_tries: the lease. Outcomes: refunded; ignored (it was known already); lost_lease (it
+was recorded all the same, but the job is not ours any more).$$;

@@ -1,0 +1,24 @@
+create or replace function flashsale.payment_voided(
+  p_job_id bigint, p_tries integer, p_payment_id bigint)
+returns text
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+declare
+  v_outcome text;
+begin
+  v_outcome := flashsale.end_payment(
+    p_payment_id,
+    (select p.session_id from flashsale_data.payments p where p.payment_id = p_payment_id),
+    'voided');
+  return case
+    when flashsale.finish_job(p_job_id, p_tries) then v_outcome
+    else 'lost_lease'
+  end;
+end
+$$;
+
+comment on function flashsale.payment_voided(bigint, integer, bigint) is
+$$The provider has voided a session: no money will come
+p_job_id and p_tries: the lease. Outcomes: voided; ignored (it was known already); lost_lease (it
+was recorded all the same, but the job is not ours any more).$$;

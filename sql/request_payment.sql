@@ -1,0 +1,44 @@
+create or replace function flashsale.request_payment(
+  p_order_id bigint, p_customer_id text default null)
+returns flashsale.order_row
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+declare
+  v_row flashsale.order_row;
+  v_payment_id bigint;
+begin
+  perform from flashsale_data.orders o
+  where o.order_id = p_order_id
+    and (o.customer_id = p_customer_id or p_customer_id is null)
+  for update;
+  v_row := flashsale.order_status(p_order_id, p_customer_id);
+  if v_row.status <> 'reserved' then
+    raise exception 'Only a reserved order can be paid; this one is %.', v_row.status using
+      errcode = 'RV203', constraint = 'not_reserved', detail = format('order_id %s', p_order_id),
+      hint = case v_row.status
+        when 'waiting' then 'Wait for your turn.'
+        when 'paid' then 'It is paid.'
+        else 'Ask for a new order.' end;
+  end if;
+  if v_row.payment_status in ('requested', 'open') then
+    v_row.outcome := 'existing';
+    return v_row;
+  end if;
+  insert into flashsale_data.payments (order_id, amount, currency, requested_at)
+  select p_order_id, i.price, i.currency, flashsale.clock()
+  from flashsale_data.items i
+  where i.item_id = v_row.item_id
+  returning payment_id into v_payment_id;
+  perform flashsale.enqueue_payment_jobs('open', array[v_payment_id]);
+  v_row := flashsale.order_status(p_order_id, p_customer_id);
+  v_row.outcome := 'requested';
+  return v_row;
+end
+$$;
+
+comment on function flashsale.request_payment(bigint, text) is
+$$Starts another payment attempt for a reserved order after one failed
+The deadline stays as it is. p_customer_id: the customer who asks; null for anybody's order.
+Outcomes: requested; existing (an attempt is under way).
+Errors: RV102 unknown order, or another customer's; RV203 the order is not reserved.$$;

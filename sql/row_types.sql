@@ -1,0 +1,61 @@
+-- What the row types of the API mean. The types are in migrations/, because a type can't be
+-- replaced.
+comment on type flashsale.order_row is
+$$What the order functions return: an outcome, and the order as it is
+A refusal (outcome not_open, closed, paused, sold_out, unknown_item or invalid) has no order_id.$$;
+
+comment on column flashsale.order_row.outcome is
+  'What came of this call; the function tells which outcomes there are.';
+comment on column flashsale.order_row.order_id is 'The order; null for a refusal.';
+comment on column flashsale.order_row.item_id is 'The item.';
+comment on column flashsale.order_row.customer_id is
+  'The customer, by the name that the caller gave them.';
+comment on column flashsale.order_row.status is
+  'waiting, reserved, paid, expired, cancelled, unserved or void; expired from the deadline on.';
+comment on column flashsale.order_row.ticket is 'The order''s place in its item''s line, from 1.';
+comment on column flashsale.order_row.position is
+  'Of a waiting order: its place among those that wait, at most; 1 is next.';
+comment on column flashsale.order_row.created_at is 'When the customer asked.';
+comment on column flashsale.order_row.reserved_at is
+  'When a unit was set aside; null: it has never held one.';
+comment on column flashsale.order_row.expires_at is 'The deadline: pay before it.';
+comment on column flashsale.order_row.paid_at is 'When it was paid.';
+comment on column flashsale.order_row.ended_at is 'When it ended without a sale.';
+comment on column flashsale.order_row.payment_id is 'Its latest payment attempt.';
+comment on column flashsale.order_row.payment_status is
+  'requested, open, succeeded, failed, voided, refund_due or refunded.';
+comment on column flashsale.order_row.amount is
+  'What that attempt asks for, in minor units of currency; once money came, what came.';
+comment on column flashsale.order_row.currency is 'ISO 4217.';
+comment on column flashsale.order_row.checkout_url is
+  'Where the customer pays, once the payment is open.';
+comment on column flashsale.order_row.retry_at is 'Of the refusal not_open: when the sale opens.';
+
+comment on type flashsale.payment_job is
+$$A call to make at the payment provider$$;
+
+comment on column flashsale.payment_job.job_id is 'The job; with tries it names the lease.';
+comment on column flashsale.payment_job.tries is 'How often the job was taken, this time included.';
+comment on column flashsale.payment_job.kind is
+  'open (a session to pay in), void (close the session) or refund (send its money back).';
+comment on column flashsale.payment_job.payment_id is 'The payment attempt.';
+comment on column flashsale.payment_job.order_id is
+  'Its order; null for money that names no payment of ours.';
+comment on column flashsale.payment_job.item_id is 'The order''s item.';
+comment on column flashsale.payment_job.customer_id is 'The order''s customer.';
+comment on column flashsale.payment_job.session_id is
+  'The provider''s name for the attempt; null until it is open.';
+comment on column flashsale.payment_job.amount is
+  'Minor units of currency: what to ask for, or what to send back.';
+comment on column flashsale.payment_job.currency is 'ISO 4217.';
+comment on column flashsale.payment_job.expires_at is 'The deadline of the hold.';
+
+comment on type flashsale.notification_job is
+$$An e-mail to send$$;
+
+comment on column flashsale.notification_job.job_id is 'The job; with tries it names the lease.';
+comment on column flashsale.notification_job.tries is
+  'How often the job was taken, this time included.';
+comment on column flashsale.notification_job.message is
+  'An object: kind (reserved, your_turn, paid, expired, cancelled, refunded or unserved), order_id
+  (as text), item_id, item_name, customer_id, expires_at and checkout_url.';

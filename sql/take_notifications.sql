@@ -1,0 +1,70 @@
+-- Taking e-mails. As in take_payment_jobs, what is not worth to be sent is dealt with here:
+-- hopeless ones (tried too often, or without an order) go to the dead letters, and an e-mail that
+-- says "your unit is reserved" is dropped if the unit is not reserved any more.
+create or replace function flashsale.take_notifications(p_limit integer, p_lease_seconds integer)
+returns setof flashsale.notification_job
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+declare
+  v_read pgmq.message_record[];
+begin
+  -- Again if none of what was read is to be sent: the worker takes no jobs for an empty queue.
+  for v_round in 1..100 loop
+    select array_agg(r order by r.msg_id) into v_read
+    from pgmq.read('notifications', p_lease_seconds, p_limit) r;
+    exit when v_read is null;
+    return query
+    with mail as materialized (
+      select
+        r.msg_id, r.read_ct::integer as tries, r.enqueued_at, r.message, o.order_id, o.item_id,
+        o.customer_id, o.expires_at, o.checkout_url, i.name, m.is_hopeless,
+        not m.is_hopeless and not m.is_obsolete as is_due
+      from unnest(v_read) r
+      left join lateral ( -- a view that reads the clock can't be joined by its index otherwise
+        select *
+        from flashsale.order_status s
+        where s.order_id = flashsale.id_in(r.message, 'order_id')
+        limit 1
+      ) o on true
+      left join flashsale_data.items i on i.item_id = o.item_id
+      cross join lateral (
+        select
+          o.order_id is null or r.read_ct > flashsale.max_tries(r.message) as is_hopeless,
+          coalesce(r.message ->> 'kind' in ('reserved', 'your_turn'), false)
+            and o.status <> 'reserved' as is_obsolete
+      ) m
+    ), buried as (
+      insert into flashsale_data.dead_letters (queue, message, tries, error, enqueued_at, died_at)
+      select 'notifications', m.message, m.tries, 'given up', m.enqueued_at, flashsale.clock()
+      from mail m
+      where m.is_hopeless
+    ), dropped as (
+      delete from pgmq.q_notifications q
+      using mail m
+      where q.msg_id = m.msg_id and q.read_ct = m.tries and not m.is_due
+    )
+    select
+      m.msg_id,
+      m.tries,
+      jsonb_build_object(
+        'kind', m.message ->> 'kind',
+        'order_id', m.order_id::text,
+        'item_id', m.item_id,
+        'item_name', m.name,
+        'customer_id', m.customer_id,
+        'expires_at', m.expires_at,
+        'checkout_url', m.checkout_url)
+    from mail m
+    where m.is_due
+    order by m.msg_id;
+    exit when found;
+  end loop;
+end
+$$;
+
+comment on function flashsale.take_notifications(integer, integer) is
+$$Leases e-mails to send to the caller, oldest first
+p_limit: at most so many. p_lease_seconds: nobody else gets them for so long. "Your unit is
+reserved" is dropped if it is not reserved any more, and an e-mail that was tried too often goes to
+the dead letters.$$;

@@ -1,0 +1,140 @@
+-- Taking payment jobs. The worker gets the jobs that are worth a call to the payment provider. What
+-- else is found in the queue is dealt with here, in the same transaction:
+--
+-- * Hopeless jobs go to the dead letters: they were tried too often, or they name no payment, or
+--   ask for nothing that we know. If such a job was to open a payment, the payment has failed, so
+--   that the customer can ask for another attempt.
+-- * Obsolete jobs are dropped: what they ask for has been done, or nobody wants it any more.
+-- * An open whose hold ended before anybody called the provider is dropped too, and its payment is
+--   voided here: there is no session that could be voided at the provider.
+--
+-- A payment that the provider may have been called for is marked as tried. From then on its hold's
+-- end is no reason to forgo it: there may be a session, and only the provider can void it.
+create or replace function flashsale.take_payment_jobs(p_limit integer, p_lease_seconds integer)
+returns setof flashsale.payment_job
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+declare
+  v_read pgmq.message_record[];
+  v_now timestamptz;
+begin
+  -- Again if none of what was read is worth a call: the worker takes no jobs for an empty queue.
+  for v_round in 1..100 loop
+    select array_agg(r order by r.msg_id) into v_read
+    from pgmq.read('payments', p_lease_seconds, p_limit) r;
+    exit when v_read is null;
+    perform flashsale.first_payments(array(
+      select flashsale.id_in(r.message, 'payment_id')
+      from unnest(v_read) r
+      where r.message ->> 'kind' = 'open'));
+    v_now := flashsale.clock(); -- a variable: with the function itself the lookup is not inlined
+    return query
+    with job as materialized (
+      select * from flashsale.look_up_payment_jobs(v_read, v_now)
+    ), forgone as (
+      update flashsale_data.payments p
+      set status = 'voided', ended_at = flashsale.clock()
+      where p.payment_id = any (array(select j.payment_id from job j where j.is_forgone))
+        and p.status = 'requested'
+    ), tried as (
+      update flashsale_data.payments p
+      set tried = true
+      where p.payment_id = any (array(select j.payment_id from job j where j.is_due))
+        and not p.tried
+    ), buried as (
+      insert into flashsale_data.dead_letters (queue, message, tries, error, enqueued_at, died_at)
+      select 'payments', j.message, j.tries, 'given up', j.enqueued_at, flashsale.clock()
+      from job j
+      where j.is_hopeless
+    ), failed as (
+      update flashsale_data.payments p
+      set status = 'failed', ended_at = flashsale.clock()
+      where p.payment_id = any (array(
+          select j.payment_id from job j where j.is_hopeless and j.kind = 'open'))
+        and p.status = 'requested'
+    ), dropped as (
+      delete from pgmq.q_payments q
+      using job j
+      where q.msg_id = j.job_id and q.read_ct = j.tries and not j.is_due
+    )
+    select
+      j.job_id, j.tries, j.kind, j.payment_id, j.order_id, j.item_id, j.customer_id, j.session_id,
+      j.amount, j.currency, j.expires_at
+    from job j
+    where j.is_due
+    order by j.job_id;
+    exit when found;
+  end loop;
+end
+$$;
+
+comment on function flashsale.take_payment_jobs(integer, integer) is
+$$Leases payment jobs to the caller, oldest first
+p_limit: at most so many. p_lease_seconds: nobody else gets them for so long. Jobs that nobody needs
+any more are dropped, and those that were tried too often go to the dead letters.$$;
+
+-- No settings here, so that it is inlined. The lookups are lateral with a limit, so that they stay
+-- index probes whatever the planner believes about tables that were empty a moment ago.
+create or replace function flashsale.look_up_payment_jobs(
+  p_read pgmq.message_record[], p_now timestamptz)
+returns table (
+  job_id bigint,
+  tries integer,
+  enqueued_at timestamptz,
+  message jsonb,
+  kind text,
+  payment_id bigint,
+  order_id bigint,
+  item_id integer,
+  customer_id text,
+  session_id text,
+  amount bigint,
+  currency text,
+  expires_at timestamptz,
+  is_hopeless boolean,
+  is_forgone boolean,
+  is_due boolean)
+language sql stable
+as $$
+  select
+    r.msg_id, r.read_ct::integer, r.enqueued_at, r.message, m.kind, p.payment_id, p.order_id,
+    o.item_id, o.customer_id, p.session_id, p.amount, p.currency, o.expires_at,
+    j.is_hopeless,
+    not j.is_hopeless and not j.is_obsolete and j.is_over,
+    not j.is_hopeless and not j.is_obsolete and not j.is_over
+  from unnest(p_read) r
+  cross join lateral (select r.message ->> 'kind' as kind) m
+  left join lateral (
+    select *
+    from flashsale_data.payments a
+    where a.payment_id = flashsale.id_in(r.message, 'payment_id')
+    limit 1
+  ) p on true
+  left join lateral (
+    select *
+    from flashsale_data.orders b
+    where b.order_id = p.order_id
+    limit 1
+  ) o on true
+  cross join lateral (
+    select
+      p.payment_id is null
+        or coalesce(m.kind not in ('open', 'void', 'refund'), true)
+        or r.read_ct > flashsale.max_tries(r.message) as is_hopeless,
+      p.status <> case m.kind
+        when 'open' then 'requested'::flashsale_data.payment_status
+        when 'void' then 'open'
+        when 'refund' then 'refund_due'
+      end as is_obsolete,
+      coalesce(
+        m.kind = 'open' and not p.tried
+          and (o.status <> 'reserved' or o.expires_at <= p_now),
+        false) as is_over
+  ) j
+$$;
+
+comment on function flashsale.look_up_payment_jobs(pgmq.message_record[], timestamptz) is
+$$What is to be done about jobs that were read from the queue of payments
+A job is exactly one of: is_due (worth a call to the provider), is_hopeless (for the dead letters),
+is_forgone (its hold ended before the provider was called), or none of these: obsolete.$$;
