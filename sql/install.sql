@@ -39,7 +39,9 @@ create schema flashsale;
 \ir items.sql
 \ir notify.sql
 \ir expire.sql
+\ir errors.sql
 \ir reserve.sql
+\ir reserve_many.sql
 \ir cancel.sql
 \ir pay.sql
 \ir promote.sql
