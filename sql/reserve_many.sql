@@ -129,9 +129,7 @@ begin
       unnest(outcomes), unnest(order_ids)
     ) with ordinality r (item_id, customer_id, idempotency_key, wait, outcome, order_id, ord)
     left join lateral (
-      select o.order_id
-      from flashsale.order_of_key(r.item_id, r.customer_id, r.idempotency_key) o
-      offset 0
+      select * from flashsale.order_of_key(r.item_id, r.customer_id, r.idempotency_key) offset 0
     ) k on true
     left join lateral (
       select f.*
