@@ -265,17 +265,26 @@ MUTANTS = [
         "found",
     ),
     Mutant(
-        "reserve_many: a hold at its deadline still runs",
+        "reserve: a hold at its deadline still runs",
         "reserve",
-        "          when o.status = 'reserved' and o.expires_at <= v_now then 'overdue'",
-        "          when o.status = 'reserved' and o.expires_at < v_now then 'overdue'",
+        "not (o.status = 'reserved' and o.expires_at <= p_now)\n",
+        "not (o.status = 'reserved' and o.expires_at < p_now)\n",
         "reserve",
     ),
     Mutant(
-        "reserve: a hold at its deadline still runs",
+        "reserve: a hold that is over is the order that one has",
         "reserve",
-        "then 'existing'\n      when o.status = 'reserved' and o.expires_at <= v_now",
-        "then 'existing'\n      when o.status = 'reserved' and o.expires_at < v_now",
+        "      when p_idempotency_key is null and not (o.status = 'reserved' and o.expires_at <= "
+        "p_now)\n        then 'existing'\n",
+        "      when p_idempotency_key is null then 'existing'\n",
+        "reserve",
+    ),
+    Mutant(
+        "reserve: a hold that is over is not ended for a new key",
+        "reserve",
+        "    (p_order_id is null and o.status = 'reserved' and o.expires_at <= p_now) is true,\n",
+        "    (p_order_id is null and o.status = 'reserved' and o.expires_at <= p_now "
+        "and p_idempotency_key is null) is true,\n",
         "reserve",
     ),
     Mutant(
@@ -286,17 +295,24 @@ MUTANTS = [
         "reserve model",
     ),
     Mutant(
-        "reserve_many: a refusal takes a ticket",
+        "reserve: a refusal takes a ticket",
         "reserve",
-        ">= f.last_ticket then 'sold_out'",
-        "> f.last_ticket then 'sold_out'",
+        ">= t.last_ticket then 'sold_out'",
+        "> t.last_ticket then 'sold_out'",
         "reserve",
     ),
     Mutant(
         "reserve: one unit too many",
         "reserve",
-        "when v_ticket <= v_now_serving then 'reserved'::flashsale_data.order_status",
-        "when v_ticket <= v_now_serving + 1 then 'reserved'::flashsale_data.order_status",
+        "case when v_ticket <= v_now_serving then v_now",
+        "case when v_ticket <= v_now_serving + 1 then v_now",
+        "reserve",
+    ),
+    Mutant(
+        "reserve_many: one unit too many",
+        "reserve_many",
+        "case when t.ticket <= t.now_serving then p_now",
+        "case when t.ticket <= t.now_serving + 1 then p_now",
         "reserve",
     ),
     Mutant(
@@ -307,34 +323,63 @@ MUTANTS = [
         "reserve",
     ),
     Mutant(
-        "reserve: a key that a twin has claimed is ignored",
+        "reserve: a key that a duplicate has claimed is ignored",
         "reserve",
-        "      v_taken := not found; -- by a duplicate of this request\n",
-        "",
+        "      if not found then -- a duplicate of this request came first\n",
+        "      if false then\n",
         "found",
+    ),
+    Mutant(
+        "reserve: the key of an order that a duplicate prevented stays",
+        "reserve",
+        "  perform flashsale.release_keys(\n    array[p_item_id], array[p_customer_id], "
+        "array[p_idempotency_key], array[null]);\n",
+        "",
+        "found races permutations",
+    ),
+    Mutant(
+        "reserve_many: the key of an order that a duplicate prevented stays",
+        "reserve_many",
+        "    perform flashsale.release_keys(p_item_ids, p_customer_ids, p_idempotency_keys, "
+        "v_outcomes);\n",
+        "",
+        "found races permutations",
     ),
     Mutant(
         "reserve: a hold brings no job",
         "reserve",
-        "      insert into pgmq.q_payments (vt, message) -- as send_jobs does\n      values (\n"
-        "        clock_timestamp(), jsonb_build_object('kind', 'open', 'payment_id', v_order_id)"
-        ");\n",
+        "      insert into pgmq.q_payments (vt, message) -- as send_jobs does\n"
+        "      values (clock_timestamp(), jsonb_build_object('kind', 'open', 'payment_id', "
+        "v_order_id));\n",
         "",
         "jobs",
     ),
     Mutant(
         "reserve_many: inserts in order of arrival",
+        "reserve_many",
+        "    order by t.item_id, t.customer_id\n    on conflict (item_id",
+        "    order by t.new_id\n    on conflict (item_id",
+        "found",
+    ),
+    Mutant(
+        "reserve_many: tickets are taken while a hold is still to be ended",
+        "reserve_many",
+        "        and not exists (select from known o where o.is_over)\n",
+        "",
         "reserve",
-        "      order by t.item_id, t.customer_id\n      on conflict",
-        "      order by t.ticket\n      on conflict",
+    ),
+    Mutant(
+        "reserve_many: a customer who asks twice takes two tickets",
+        "reserve_many",
+        "        and 1 = row_number() over (",
+        "        and 0 < row_number() over (",
         "found",
     ),
     Mutant(
         "reserve_many: an order of an earlier round is told as if of the last",
-        "reserve",
-        "          then case when r.outcome in ('reserved', 'waiting') then 'placed' else r.outcome"
-        " end\n",
-        "          then r.outcome\n",
+        "reserve_many",
+        "    v_placed_at := case when v_round = 1 then v_now end;\n",
+        "    v_placed_at := v_now;\n",
         "reserve",
     ),
     Mutant(
@@ -352,25 +397,19 @@ MUTANTS = [
         "reserve",
     ),
     Mutant(
-        "reserve: a refusal takes a ticket",
-        "reserve",
-        "coalesce(pg_sequence_last_value(i.line), 0) >= l.last_ticket then 'sold_out'",
-        "false then 'sold_out'",
-        "reserve",
-    ),
-    Mutant(
-        "reserve: a new key is not recorded with the order that one has",
-        "reserve",
-        "      when o.order_id is not null and p_idempotency_key is not null then 'unkeyed'\n",
-        "",
+        "reserve_many: a new key is not recorded with the order that one has",
+        "reserve_many",
+        "t.idempotency_key is not null and t.order_id is not null\n",
+        "t.idempotency_key is not null and t.new_id is not null\n",
         "reserve",
     ),
     Mutant(
-        "reserve: a hold that is over is the order that one has",
-        "reserve",
-        "      when o.status = 'reserved' and o.expires_at <= v_now then 'overdue'\n      when",
-        "      when",
-        "reserve",
+        "reserve_many: another key of the same order counts as this one",
+        "reserve_many",
+        "(t.known_id, t.idempotency_key) in (\n          select c.order_id, c.idempotency_key "
+        "from claimed c)",
+        "t.known_id in (select c.order_id from claimed c)",
+        "found",
     ),
     Mutant(
         "promote: without the item's lock",

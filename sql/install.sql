@@ -59,6 +59,7 @@
 \ir orders_of.sql
 \ir orders_by_id.sql
 \ir reserve.sql
+\ir reserve_many.sql
 \ir cancel.sql
 
 -- Items: the terms of sale, and the verbs of operators

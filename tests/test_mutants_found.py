@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flashsale.testing.clock import Clock
 from support import (
     Call,
@@ -46,6 +48,60 @@ def test_every_hold_of_a_batch_brings_its_job_though_a_twin_was_faster(
         first.commit()
         assert [o.outcome for o in batch.result()] == ["existing", "reserved"]
     assert jobs_and_holds(db) == (2, 2)
+    settle(db)
+
+
+def keyed(conn: Connection, shoe: int, keys: list[str | None], customer: str = "ann") -> list[Any]:
+    """One customer's requests with these keys, in one batch."""
+    return rows(
+        conn,
+        "select * from flashsale.reserve_many(array_fill(%s::int, array[%s::int]), "
+        "array_fill(%s::text, array[%s::int]), %s)",
+        shoe,
+        len(keys),
+        customer,
+        len(keys),
+        keys,
+    )
+
+
+def test_a_customer_who_asks_twice_in_a_batch_takes_one_ticket(db: Connection) -> None:
+    shoe = item(db, stock=5)
+    batch = keyed(db, shoe, [None, "k1", "k2"])
+    assert [o.outcome for o in batch] == ["reserved", "existing", "existing"]
+    assert {o.order_id for o in batch} == {batch[0].order_id}
+    assert value(db, "select flashsale.last_ticket(%s)", shoe) == 1
+
+
+def test_a_key_in_a_batch_leads_to_the_order_of_a_duplicate_that_came_first(
+    db: Connection, database_url: str
+) -> None:
+    shoe = item(db, stock=5)
+    with connect(database_url, autocommit=False) as first, connect(database_url) as second:
+        order = reserve(first, shoe, "ann")
+        batch = Call(lambda: keyed(second, shoe, ["k"]))
+        eventually(lambda: waits(db, second))
+        first.commit()
+        (answer,) = batch.result()
+    assert (answer.outcome, answer.order_id) == ("existing", order.order_id)
+    call(db, "cancel", order.order_id)
+    assert reserve(db, shoe, "ann", "k").order_id == order.order_id
+    settle(db)
+
+
+def test_each_key_of_a_customer_in_a_batch_leads_to_its_own_order(
+    db: Connection, database_url: str
+) -> None:
+    shoe = item(db, stock=5)
+    old = reserve(db, shoe, "ann")
+    with connect(database_url, autocommit=False) as first, connect(database_url) as second:
+        call(first, "cancel", old.order_id)
+        new = reserve(first, shoe, "ann", "k2")
+        batch = Call(lambda: keyed(second, shoe, ["k1", "k2"]))
+        eventually(lambda: waits(db, second))
+        first.commit()
+        answers = batch.result()
+    assert [o.order_id for o in answers] == [old.order_id, new.order_id]
     settle(db)
 
 
