@@ -80,7 +80,7 @@ def test_a_key_in_a_batch_leads_to_the_order_of_a_duplicate_that_came_first(
     with connect(database_url, autocommit=False) as first, connect(database_url) as second:
         order = reserve(first, shoe, "ann")
         batch = Call(lambda: keyed(second, shoe, ["k"]))
-        eventually(lambda: waits(db, second))
+        eventually(lambda: blocked(db, second))
         first.commit()
         (answer,) = batch.result()
     assert (answer.outcome, answer.order_id) == ("existing", order.order_id)
@@ -98,7 +98,7 @@ def test_each_key_of_a_customer_in_a_batch_leads_to_its_own_order(
         call(first, "cancel", old.order_id)
         new = reserve(first, shoe, "ann", "k2")
         batch = Call(lambda: keyed(second, shoe, ["k1", "k2"]))
-        eventually(lambda: waits(db, second))
+        eventually(lambda: blocked(db, second))
         first.commit()
         answers = batch.result()
     assert [o.order_id for o in answers] == [old.order_id, new.order_id]
