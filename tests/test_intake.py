@@ -100,14 +100,19 @@ async def test_who_has_gone_is_not_asked_for_and_disturbs_nobody() -> None:
 
 async def test_what_would_wait_too_long_is_refused_at_once() -> None:
     calls = Calls()
-    intake = calls.intake(batch_size=1, reserve_wait_ms=1000, reserve_deadline_ms=60_000)
-    intake._gate.called(8 * 0.6)  # lately a call took 0.6 s
+    intake = calls.intake(batch_size=1, reserve_wait_ms=10, reserve_deadline_ms=60_000)
+    slow = ask(intake, requests(1))
+    await asyncio.sleep(0.2)
+    calls.may_answer.set()
+    await asyncio.gather(*slow)  # so calls are known to take 25 ms: an eighth of this one
+    calls.may_answer.clear()
     tasks = ask(intake, requests(1))
     await turns()
-    tasks += ask(intake, requests(2))
+    tasks += ask(intake, requests(1))  # the next, which is always let in
     await turns()
+    assert intake.retry_after() == 1
     (refused,) = await asyncio.gather(*ask(intake, requests(1)), return_exceptions=True)
-    assert isinstance(refused, Overloaded) and refused.retry_seconds == 2
+    assert isinstance(refused, Overloaded) and refused.retry_seconds == 1
     calls.may_answer.set()
     await asyncio.gather(*tasks)
 
