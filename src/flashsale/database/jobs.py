@@ -29,11 +29,11 @@ _LOST = "lost_lease"
 class LeasedJob(NamedTuple):
     """A job that is this worker's alone until its lease ends.
 
-    job_id and reads are the lease: after the job has been leased again, reads is another number.
+    job_id and tries are the lease: after the job has been leased again, tries is another number.
     """
 
     job_id: int
-    reads: int
+    tries: int
     columns: dict[str, Any]
     """The whole row, with what is to be done."""
 
@@ -83,7 +83,7 @@ class Jobs:
         outcome = await self._pool.fetchval(
             "select flashsale.payment_opened($1, $2, $3, $4, $5)",
             job.job_id,
-            job.reads,
+            job.tries,
             payment_id,
             session_id,
             checkout_url,
@@ -97,7 +97,7 @@ class Jobs:
         outcome = await self._pool.fetchval(
             "select flashsale.payment_captured($1, $2, $3, $4, $5, $6)",
             job.job_id,
-            job.reads,
+            job.tries,
             payment_id,
             session_id,
             amount,
@@ -108,14 +108,14 @@ class Jobs:
     async def payment_voided(self, job: LeasedJob, payment_id: int) -> bool:
         """The session is closed without money. Returns whether the lease was still ours."""
         outcome = await self._pool.fetchval(
-            "select flashsale.payment_voided($1, $2, $3)", job.job_id, job.reads, payment_id
+            "select flashsale.payment_voided($1, $2, $3)", job.job_id, job.tries, payment_id
         )
         return bool(outcome != _LOST)
 
     async def payment_refunded(self, job: LeasedJob, payment_id: int) -> bool:
         """The money has gone back. Returns whether the lease was still ours."""
         outcome = await self._pool.fetchval(
-            "select flashsale.payment_refunded($1, $2, $3)", job.job_id, job.reads, payment_id
+            "select flashsale.payment_refunded($1, $2, $3)", job.job_id, job.tries, payment_id
         )
         return bool(outcome != _LOST)
 
@@ -124,14 +124,14 @@ class Jobs:
         rows = await self._pool.fetch(
             "select job_id from flashsale.finish_notifications($1, $2) as finished (job_id)",
             [job.job_id for job in jobs],
-            [job.reads for job in jobs],
+            [job.tries for job in jobs],
         )
         return {row["job_id"] for row in rows}
 
     async def retry(self, queue: str, job: LeasedJob, error: str) -> str:
         """The job has failed. Returns its fate: another try later, dead, or lost_lease."""
         fate: str = await self._pool.fetchval(
-            "select flashsale.retry_job($1, $2, $3, $4)", queue, job.job_id, job.reads, error
+            "select flashsale.retry_job($1, $2, $3, $4)", queue, job.job_id, job.tries, error
         )
         return fate
 

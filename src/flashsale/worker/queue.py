@@ -134,7 +134,7 @@ class Queue(ABC):
             self._failed_in_a_row = 0
 
     def _about(self, job: LeasedJob, text: str) -> str:
-        return f"{self.name} job {job.job_id}, try {job.reads}: {text}"
+        return f"{self.name} job {job.job_id}, try {job.tries}: {text}"
 
 
 async def _insist(tell: Callable[[], Awaitable[T]], lease_ends: float) -> T:
