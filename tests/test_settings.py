@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,14 @@ def test_the_environment_sets_and_flags_win() -> None:
 def test_a_bad_setting_is_named(name: str, given: str, says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         Settings.from_env({name: given})
+
+
+def test_variables_that_are_for_tests_are_skipped_and_not_known_one_by_one() -> None:
+    assert Settings.from_env({"FLASHSALE_TEST_ANYTHING": "x"}) == Settings()
+    with pytest.raises(SettingsError, match="no such setting"):
+        Settings.from_env({"FLASHSALE_TESTING": "x"})
+    source = Path(sys.modules[Settings.__module__].__file__ or "").read_text()
+    assert set(re.findall(r"FLASHSALE_TEST_\w*", source)) == {"FLASHSALE_TEST_"}
 
 
 def test_secrets_are_not_shown() -> None:

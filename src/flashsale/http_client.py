@@ -18,11 +18,11 @@ _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class NoAnswer(Exception):  # noqa: N818 - says what is known, and that is little
-    """It broke off, took too long, or was not HTTP. The call may have had its effect or not."""
+    """The answer broke off, took too long, or was not HTTP: the call may have had its effect."""
 
 
 class NobodyListens(NoAnswer):
-    """There was no connection, so no effect either."""
+    """There was no connection, so the call had no effect."""
 
 
 class HttpAnswer(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-# No control characters, no line separators, and something to see.
+# No control characters, no line separators, and at least one visible character.
 _TEXT = r"^(?=.*\S)[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$(?!\n)"
 _MAX_BIGINT = 2**63 - 1
 

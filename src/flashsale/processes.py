@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(number: int = signal.SIGINT) -> None:
-    """In a child: get this signal when the thread that started us ends, however it ends."""
+    """In a child: asks for this signal when the thread that started it ends, however it ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
@@ -44,7 +44,7 @@ def on_termination(callback: Callable[[], None]) -> Iterator[None]:
         loop.call_soon_threadsafe(callback)
         replaced[signum](signum, frame)
 
-    with contextlib.suppress(ValueError):  # not in the main thread: nobody sends us signals
+    with contextlib.suppress(ValueError):  # not in the main thread, which alone gets signals
         for signum in (signal.SIGTERM, signal.SIGINT):
             before = signal.getsignal(signum)
             if callable(before) and before is not signal.default_int_handler:

@@ -40,8 +40,8 @@ def run_granian(
         loop=Loops.uvloop,
         workers=1,
         backlog=settings.max_connections,
-        backpressure=settings.max_connections,  # event streams count: at the bound all else waits
-        workers_kill_timeout=settings.shutdown_seconds,  # or an open event stream blocks the end
+        backpressure=settings.max_connections,  # event streams count too; above it requests wait
+        workers_kill_timeout=settings.shutdown_seconds,  # else an open event stream blocks the end
         log_access=False,
         respawn_failed_workers=True,
     ).serve()
@@ -54,8 +54,9 @@ def api() -> Litestar:
 
     enter_process()
     app = create_app(Settings.from_env())
-    # What is there now stays, so no collection needs to look at it; and requests leave few cycles
-    # behind, so looking for them can wait. A fifth of the throughput of a storm.
+    # The objects that exist now stay, so that no collection has to look at them; and requests leave
+    # few cycles behind, so that collecting can wait. Without this a storm loses a fifth of its
+    # throughput.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)

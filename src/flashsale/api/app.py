@@ -31,7 +31,7 @@ def create_app(settings: Settings | None = None, intake: Intake | None = None) -
     """
     settings = settings or Settings.from_env()
     settings.need_database_url()
-    settings.need_webhook_secret()  # with an empty one anybody could sign
+    settings.need_webhook_secret()  # with an empty secret anybody could sign
     database = Database(settings)
     intake = intake or Intake(database, settings)
     watcher = Watcher(database, settings)

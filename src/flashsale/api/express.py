@@ -29,7 +29,7 @@ ROUTE = "/items/{item_id}/orders"
 _PATH = re.compile(r"/items/([1-9][0-9]{0,8})/orders").fullmatch
 _CUSTOMER = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,128}").fullmatch
 _KEY = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,255}").fullmatch
-_SMALL = re.compile(rb"[0-9]{1,3}").fullmatch  # length of a body that need not be bounded further
+_SMALL = re.compile(rb"[0-9]{1,3}").fullmatch  # a length: so short a body needs no further bound
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(UnitRequestBody | None).decode
 
@@ -45,7 +45,7 @@ def around(app: ASGIApp, service: ServiceParts) -> ASGIApp:
             await app(scope, receive, send)
             return
         began = time.perf_counter()
-        # Before anything else is looked at: what a refusal costs is taken from who can be served.
+        # First of all: the time that a refusal takes is lost for requests that can be served.
         if (seconds := intake.retry_after()) is not None:
             start, body = _overloaded(seconds)
             metrics.observe("POST", ROUTE, 503, time.perf_counter() - began)
@@ -123,7 +123,7 @@ def _path(scope: Scope) -> re.Match[str] | None:
 def unit_request(
     item_id: int, headers: Iterable[tuple[bytes, bytes]]
 ) -> tuple[UnitRequest | None, bool]:
-    """What is asked for, or None if that is for Litestar to find out; and if it has a body."""
+    """What the headers ask for, and whether there is a body. None: Litestar has to look at it."""
     customer = key = None
     has_body = False
     for name, value in headers:

@@ -1,4 +1,4 @@
-"""What Prometheus sees. One registry an app; a request costs one cached child's observe().
+"""Metrics for Prometheus: one registry per app, and per request one observe() on a cached child.
 
 The middleware is plain ASGI around the whole app, so that addresses that don't exist count too:
 Litestar's own costs 60 % more CPU a request.
@@ -100,7 +100,7 @@ class Metrics:
         known = {"GET", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS"}
 
         async def measured(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != ScopeType.HTTP:  # websockets have no address here
+            if scope["type"] != ScopeType.HTTP:  # the service has no websockets
                 await app(scope, receive, send)
                 return
             began = time.perf_counter()

@@ -55,7 +55,7 @@ def configuration() -> OpenAPIConfig:
             "A flash sale: items in limited number, one fair line for each. Errors are RFC 9457 "
             f"problems with a stable code:\n\n| code | status | meaning |\n|---|---|---|\n{codes}"
         ),
-        # No pages: they load their scripts from elsewhere.
+        # No pages for browsers: they load their scripts from other servers.
         openapi_router=Router(
             "/schema", route_handlers=[], include_in_schema=False, after_request=_no_page
         ),

@@ -123,7 +123,7 @@ class Watcher:
                     log.error("watching failed: error=%s", type(error).__name__, exc_info=error)
 
     async def _look(self) -> None:
-        # A stream that starts meanwhile may bring a newer order than the one on its way.
+        # A stream that starts while the query is under way may bring a newer order than its answer.
         everybody = iter(list(self._watched.items()))
         while some := list(islice(everybody, _AT_ONCE)):
             before = {order_id: (w, w.order) for order_id, w in some}

@@ -23,7 +23,7 @@ class EmbeddedError(CommandError):
 
 
 def unprivileged_user() -> pwd.struct_passwd | None:
-    """Who runs Postgres if we are root; None: we do."""
+    """The user that runs Postgres if we are root. None: we are not, and run it ourselves."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -54,11 +54,11 @@ def wheel_binaries(user: pwd.struct_passwd | None = None) -> Path:
         for folder in (package, package.with_name(package.name + ".libs")):
             if folder.exists():
                 shutil.copytree(folder, draft / folder.name)
-        for path in draft.rglob("*"):  # a strict umask at install time closed them too
+        for path in draft.rglob("*"):  # a strict umask at install time had closed them
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
         try:
             draft.rename(cache)
-        except OSError:  # somebody else was faster
+        except OSError:  # another process was faster
             shutil.rmtree(draft)
     if cache.stat().st_uid != os.geteuid():
         raise EmbeddedError(f"{cache} is not ours: remove it, or set TMPDIR")

@@ -38,7 +38,7 @@ class DemoSale:
         self.problems: list[str] = []
 
     def heard(self, order: dict[str, Any]) -> None:
-        """A customer was told about an order. A final state must stay; a ticket too."""
+        """Notes what a customer was told. The final state and the ticket of an order must stay."""
         order_id, now = order["order_id"], order["status"]
         before = self.status.get(order_id)
         if before in FINAL and before != now:
@@ -92,7 +92,7 @@ class Browser:
     async def request(
         self, method: str, path: str, headers: dict[str, str], body: bytes = b""
     ) -> BrowserAnswer:
-        """Errors: OSError, h11.ProtocolError for a connection that broke."""
+        """Sends a request. Errors: OSError, h11.ProtocolError for a connection that broke."""
         response = await self._send(method, path, headers, body)
         data = b"".join([chunk async for chunk in self._receive()])
         fields = dict(response.headers)
@@ -205,7 +205,7 @@ class DemoCustomer:
         return dict(orders[-1])
 
     async def _pay(self, order: dict[str, Any]) -> None:
-        """What the browser does at the provider's checkout. Too late, it may be refused."""
+        """Pays at the provider's checkout, which may refuse it if it is too late."""
         checkout = httpx.URL(order["payment"]["checkout_url"] + "/complete")
         with self.sale.timed("pay"), contextlib.suppress(OSError, h11.ProtocolError):
             async with Browser(str(checkout)) as provider:

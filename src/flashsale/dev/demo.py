@@ -1,4 +1,4 @@
-"""`flashsale demo`: a whole sale, told live, against a fresh service over real HTTP.
+"""`flashsale demo`: a whole sale against a fresh service over real HTTP, shown live.
 
 When the units are sold the sale closes, and the promises are checked from three sides: the
 database, the provider's ledger, and what the customers were told.
@@ -163,7 +163,7 @@ def _check(stack: Stack, sale: DemoSale, item_id: int) -> list[tuple[str, bool, 
 
 @contextlib.contextmanager
 def _display(console: Console, sale: DemoSale) -> Iterator[Any]:
-    """A live table in a terminal, a line a second elsewhere."""
+    """Shows a live table in a terminal, or prints a line per second elsewhere."""
     if console.is_terminal:
         with Live(console=console, refresh_per_second=8, transient=True) as live:
             yield lambda: live.update(_picture(sale))

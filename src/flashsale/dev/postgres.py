@@ -31,21 +31,22 @@ SETTINGS: Mapping[str, str] = {
     "max_wal_size": "2GB",
     "random_page_cost": "1.1",
 }
-"""What our docker-compose.yml sets too."""
+"""Settings of the server. docker-compose.yml sets the same."""
 
 RESERVED: Mapping[str, str] = {"reserved_connections": "10"}
-"""That too, from PostgreSQL 16: so many connections that only the service's login may use, so that
-holds expire and lines are served however many others connect."""
+"""Further settings from PostgreSQL 16 on: connections that only the service's login may use. Holds
+expire and lines are served however many others connect. docker-compose.yml sets the same."""
 
 NO_LARGE_OBJECTS = """
 revoke execute on function lo_create(oid), lo_creat(integer), lo_from_bytea(oid, bytea) from public
 """
-"""Else every role may write as many as the disk holds. Only a superuser can take it away."""
+"""By default every role may create large objects until the disk is full. Only a superuser can take
+that right away."""
 
 _SOCKET_PATH_BYTES = 107  # what fits into sockaddr_un on Linux
 _PREDECESSOR_SECONDS = 30.0  # how long a killed service's Postgres may take to shut down
 _AWAY = Path("/var/lib/flashsale")
-"""Where data goes whose folder is closed to the user that Postgres runs as."""
+"""Where data goes if its own folder is closed to the user that Postgres runs as."""
 
 
 class EmbeddedPostgres:
@@ -162,7 +163,7 @@ class EmbeddedPostgres:
         return (self.data_dir / "postgres.password").read_text().strip()
 
     def _write_password_file(self) -> Path:
-        """For pg_cron, which connects to its own server as a client does."""
+        """Writes the password for pg_cron, which connects to its own server as a client does."""
         path = self._cluster / "pgpass"
         path.unlink(missing_ok=True)
         path.touch(0o600)
@@ -192,7 +193,7 @@ class EmbeddedPostgres:
                     "use another --data-dir, or move the data with pg_upgrade"
                 )
             return
-        for old in self._cluster.parent.glob(".initdb-*"):  # of a start that was killed
+        for old in self._cluster.parent.glob(".initdb-*"):  # left by a start that was killed
             shutil.rmtree(old, ignore_errors=True)
             old.unlink(missing_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".initdb-", dir=self._cluster.parent))
@@ -234,9 +235,10 @@ class EmbeddedPostgres:
         return int((self._cluster / "PG_VERSION").read_text())
 
     def _choose_cluster(self) -> Path:
-        """Below the data directory; as root below a closed home, where Postgres's user gets to.
+        """The folder of the cluster: in the data directory, if the user of Postgres can get there.
 
-        Then a link leads there: data that was removed does not come back by its name.
+        If not, it is below _AWAY, in a folder with a name of its own, and a link leads there: so a
+        new data directory of the same name does not find the data of one that was removed.
         """
         place = self.data_dir / "postgres"
         if place.is_symlink():
@@ -251,12 +253,13 @@ class EmbeddedPostgres:
         return home / "postgres"
 
     def _take_lock(self) -> None:
-        """One process at a time. The kernel lets go when that dies, however it dies."""
+        """Lets in one process at a time. The kernel unlocks when it dies, however it dies."""
         in_use = EmbeddedError(
             f"{self.data_dir} is in use by another running flashsale: stop that first, or use "
             "another --data-dir"
         )
-        # First: the lock is the process's, so it would let ourselves in, and closing it lets go.
+        # Look here first: the lock belongs to the process, so it would let us in a second time, and
+        # closing the second file would unlock the first.
         if any(_parent_of(pid) == os.getpid() for pid in _postgres_in(self._cluster)):
             raise in_use
         self._lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -268,7 +271,7 @@ class EmbeddedPostgres:
             raise in_use from None
 
     def _wait_for_the_last_one(self) -> None:
-        """After a kill -9 the old Postgres goes with its parent, but not in no time."""
+        """Waits for the Postgres of a parent that was killed: it ends too, but that takes time."""
         deadline = time.monotonic() + _PREDECESSOR_SECONDS
         while left := _postgres_in(self._cluster):
             if time.monotonic() > deadline:
@@ -277,16 +280,16 @@ class EmbeddedPostgres:
                     "it first, or use another --data-dir"
                 )
             time.sleep(0.05)
-        # Nobody is in there, and we hold the lock. Postgres itself would only look at the number
-        # in this file, which may be somebody else's by now, or a zombie's.
+        # No Postgres is in there, and we hold the lock. Postgres itself would only look at the
+        # process id in this file, which another process, or a zombie, may have by now.
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
 
     def _make_socket_dir(self) -> Path:
         longest = len(os.fsencode(self.data_dir / ".s.PGSQL.65535.lock"))
         if longest <= _SOCKET_PATH_BYTES and self._user is None:
             return self.data_dir
-        # Sockets want a short path, and root's data directory may not be the other user's to write.
-        self._remove_socket_dir()  # of a start that was killed
+        # A socket needs a short path, and a folder that the user of Postgres may write.
+        self._remove_socket_dir()  # left by a start that was killed
         folder = Path(tempfile.mkdtemp(prefix="flashsale-", dir="/tmp"))
         self._own(folder)
         (self.data_dir / "socket").symlink_to(folder)
@@ -320,10 +323,10 @@ class EmbeddedPostgres:
         return "\n".join(text.splitlines()[-5:])
 
     def _make_database(self) -> None:
-        """The owner, who is no superuser, and the owner's database; each step may be repeated."""
+        """Makes the owner, which is no superuser, and its database; each step may be repeated."""
         with psycopg.connect(self.url("postgres", "postgres"), autocommit=True) as conn:
             if conn.execute("select 1 where pg_is_in_recovery()").fetchone():
-                return  # a standby: what its primary has
+                return  # a standby has what its primary has
             if not conn.execute("select 1 from pg_roles where rolname = 'flashsale'").fetchone():
                 conn.execute("create role flashsale login createrole")
             conn.execute(

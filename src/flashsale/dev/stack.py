@@ -29,7 +29,7 @@ _STEADY_SECONDS = 2.0
 
 
 class Backoff:
-    """When to start again what has died: at once if it had run well, else later and later."""
+    """When to start a dead process again: at once if it had run well, else later and later."""
 
     def __init__(self) -> None:
         self._quick_deaths = 0
@@ -144,7 +144,7 @@ class Stack:
         return self.settings.provider_url
 
     def is_ready(self) -> bool:
-        """Whether the API and the provider say so."""
+        """Whether the API and the provider say that they are ready."""
         try:
             for url in (self.api_url, self.provider_url):
                 with urllib.request.urlopen(f"{url}/health/ready", timeout=2):  # noqa: S310
@@ -154,7 +154,7 @@ class Stack:
         return True
 
     def wait_until_ready(self, timeout_seconds: float = 60) -> None:
-        """Errors: TimeoutError, with what the service says it lacks."""
+        """Waits until everything is ready. Errors: TimeoutError."""
         deadline = time.monotonic() + timeout_seconds
         while not self.is_ready():
             self.watch()
@@ -165,7 +165,7 @@ class Stack:
             time.sleep(0.05)
 
     def watch(self) -> None:
-        """Starts again what has died."""
+        """Starts the processes again that have died."""
         self._watch_postgres()
         for child in self.children:
             child.watch()
@@ -186,7 +186,7 @@ class Stack:
             self._say(f"Postgres does not start, again in {delay:g} s: {error}")
 
     def stop(self) -> None:
-        """API first, so that nobody asks for what is going away; Postgres last."""
+        """Stops the API first, so that nobody asks for a part that is gone; Postgres last."""
         for child in reversed(self.children):
             child.stop(self.settings.shutdown_seconds + 5)
         self.children.clear()
@@ -227,7 +227,7 @@ class Stack:
             self.children.append(Child(name, environ, log, self._say))
 
     def _webhook_secret(self) -> str:
-        """Made once; the provider's undelivered events are signed with it after a restart."""
+        """The secret, made once: events delivered after a restart are signed with it too."""
         path = self.data_dir / "webhook.secret"
         if not path.exists():
             _write_secret(path, secrets.token_hex(32))

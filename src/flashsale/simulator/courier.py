@@ -23,10 +23,11 @@ log = logging.getLogger("flashsale.provider")
 
 DELIVERIES_AT_ONCE = 32
 KNOCK_SECONDS = 1.0  # at most, between attempts to find somebody listening at the webhook
-# The webhook refusing (4xx) is most likely a wrong secret or an older version of it. Both get
-# mended, and the event is about money: so it is sent again, but not as eagerly.
+# A webhook that refuses (4xx) most likely has another secret, or is an older version. Somebody will
+# mend that, and the event is about money: so it is sent again, but less often.
 REFUSED_BACKOFF_FACTOR = 10
-NO_ANSWER, NOBODY = 0, -1  # in place of a status: broke off or took too long; nobody is listening
+# In place of a status: the answer broke off or took too long; nobody listens at the webhook.
+NO_ANSWER, NOBODY = 0, -1
 
 
 class Courier:
@@ -47,9 +48,9 @@ class Courier:
         self._dice = dice
         self._durable = durable
         self._delivered = delivered
-        # A slot is held only while sending, not while backing off: a failing event delays none.
+        # Held while sending, not between attempts: an event that fails delays no other.
         self._slots = asyncio.Semaphore(DELIVERIES_AT_ONCE)
-        self._listening = asyncio.Event()  # somebody is, as far as we know
+        self._listening = asyncio.Event()  # set while somebody does, as far as we know
         self._listening.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: tuple[ProviderEvent, asyncio.Event] | None = None
@@ -118,7 +119,7 @@ class Courier:
         faults = self._dice.faults
         if self._dice.strikes(faults.delay_events):
             await asyncio.sleep(faults.delay_ms / 1000)
-        # One at a time: somebody has to be the one who overtakes.
+        # Only one event is held back at a time: there has to be another that overtakes it.
         if self._dice.strikes(faults.reorder_events) and self._held is None:
             overtaken = asyncio.Event()
             self._held = (event, overtaken)

@@ -79,7 +79,7 @@ class Ledger:
             os.close(self._fd)
             raise LedgerError(f"{path}: another provider is using this ledger") from None
         directory = os.open(path.parent, os.O_RDONLY)
-        os.fsync(directory)  # or the file's name may be gone after a power cut
+        os.fsync(directory)  # else the file's name may be gone after a power cut
         os.close(directory)
 
     def replay(self) -> Iterator[Entry]:
@@ -89,7 +89,7 @@ class Ledger:
         with self._path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
-                    break  # nobody has been told of it: the fsync never happened
+                    break  # a torn line: its fsync never happened, so nobody has been told of it
                 try:
                     yield decoder.decode(line)
                 except (msgspec.DecodeError, UnicodeError) as error:
@@ -98,7 +98,7 @@ class Ledger:
         if os.fstat(self._fd).st_size > kept:
             log.warning("torn line cut off: ledger=%s offset=%d", self._path, kept)
             os.ftruncate(self._fd, kept)
-        os.fsync(self._fd)  # what was read may not have got that far before the crash
+        os.fsync(self._fd)  # what was read may not have been on disk before the crash
 
     def write(self, entry: Entry) -> None:
         """Appends a line; it counts once flush() has returned."""

@@ -25,15 +25,15 @@ class Faults(Struct, frozen=True, forbid_unknown_fields=True):
 
     latency_ms: Milliseconds = 0
     hang: Probability = 0  # a call has no effect and no answer
-    hang_ms: Milliseconds = 60_000  # at most; then 503
+    hang_ms: Milliseconds = 60_000  # how long at most; then the answer is 503
     fail: Probability = 0  # a call has no effect and gets 500
-    fail_next: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # so do that many calls, from now
+    fail_next: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # that many of the next calls do so
     lose_replies: Probability = 0  # a call has its effect, then the connection breaks
     duplicate_events: Probability = 0  # sent twice, at the same time
     reorder_events: Probability = 0  # sent after the next event, or after delay_ms
     delay_events: Probability = 0  # sent after delay_ms
     delay_ms: Milliseconds = 2_000
-    seed: int | None = None  # starts the dice anew
+    seed: int | None = None  # restarts the random numbers
 
 
 class NewSession(Struct, frozen=True, forbid_unknown_fields=True):

@@ -123,7 +123,7 @@ class SimulatedProvider:
         return session
 
     def void(self, session_id: str, key: str | None) -> PaymentSession:
-        """No money will come; of a failed session that is true anyway. Errors: already_captured."""
+        """Makes sure that no money will come, as after a failure. Errors: already_captured."""
         session = self.get(session_id)
         self._claim(key, "void", session_id)
         if session.status == "open":
@@ -133,7 +133,7 @@ class SimulatedProvider:
         return session
 
     def refund(self, session_id: str, wanted: RefundCall, key: str | None) -> PaymentSession:
-        """The money goes back, once, whatever the key. Errors: not_captured, wrong_amount."""
+        """Sends the money back, once, whatever the key. Errors: not_captured, wrong_amount."""
         session = self.get(session_id)
         self._claim(key, "refund", session_id)
         if session.status not in ("captured", "refunded"):
@@ -145,7 +145,7 @@ class SimulatedProvider:
         return self._move(session, "refunded", key) if session.status == "captured" else session
 
     def get(self, session_id: str) -> PaymentSession:
-        """Errors: unknown_session."""
+        """The session with this id. Errors: unknown_session."""
         session = self._sessions.get(session_id)
         if session is None:
             raise CallRefused(404, "unknown_session", "There is no such session.")
@@ -213,7 +213,7 @@ class SimulatedProvider:
         return self._sessions[session.session_id]
 
     def _note(self, entry: Entry) -> None:
-        """Something happens, now."""
+        """Lets something happen: in memory, and in the ledger."""
         self._apply(entry)
         self._ledger.write(entry)
 
@@ -263,7 +263,7 @@ class SimulatedProvider:
             self._keys[key] = (verb, session_id)
 
     def _acknowledge(self, event: ProviderEvent) -> None:
-        if event.event_id in self._undelivered:  # else its duplicate was first
+        if event.event_id in self._undelivered:  # if not, a duplicate of it was delivered first
             self._note(Delivered(at=_now(), event_id=event.event_id))
 
 
