@@ -40,6 +40,14 @@
 --   waits, and by operators, who hold no lock on an order at that time. reserve takes no lock that
 --   another customer needs. There are no advisory locks, and nothing calls NOTIFY.
 --
+-- PLANS
+--   A session keeps the plans of its statements. A plan that was made while a table was empty may
+--   read all of that table in the storm that follows. So functions that look something up in orders,
+--   payments, keys, events or queues have enable_seqscan = off where tests/test_plans.py shows that
+--   they need it. That does not keep a plan from reading a whole index, so lookups of many rows are
+--   lateral with a limit, updates name their rows by an array of ids, and partial indexes are told
+--   by columns that only their own queries name.
+--
 -- HOW THIS IS DEPLOYED
 --   Each migrate replays these files whole, in this order and in one transaction, if they differ
 --   from what the database has. Functions and views are replaced and never dropped, so that objects

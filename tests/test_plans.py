@@ -133,7 +133,7 @@ VERBS: dict[str, Callable[[Connection, Any], Any]] = {
         call(conn, "resume_item", order.item_id),
     ),
     "promote": of_item("promote"),
-    "fill": of_item("fill"),
+    "fill": lambda conn, order: [call(conn, "fill", order.item_id) for _visit in range(3)],
     "expire": lambda conn, order: call(conn, "expire"),
     "sweep": lambda conn, order: (call(conn, "cancel", order.order_id), sweep(conn)),
 }
@@ -153,6 +153,9 @@ def test_a_plan_from_before_the_storm_reads_no_table_whole(
         many(db, shoe, [f"c{n}" for n in range(1000)])
         many(db, shoe, [f"d{n}" for n in range(1000)])
         db.execute(FILL_UP)
+        VERBS[verb](session, reserve(db, shoe, "not measured"))  # does what has piled up
+        if verb == "close_item":
+            call(db, "open_item", shoe)
         order = reserve(db, shoe, "late")
         db.execute("select pg_stat_force_next_flush()")
         before = _read(session)
