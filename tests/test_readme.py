@@ -1,4 +1,8 @@
-"""The README's walk-through, typed as it stands there: pasted at once, twice, and by a person."""
+"""The README's walk-through and the tutorial, typed as they stand there.
+
+The README's is pasted at once, pasted again on the same data, and, in CI, typed as slowly as a
+person types.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ from support import put_cluster, server_folder
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+README = README[README.index("## A sale by curl") : README.index("## Architecture")]
+TUTORIAL = (ROOT / "docs" / "tutorial" / "your-first-sale.md").read_text()
 HOLD = '"hold_seconds": 60'
 MASKS = [
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>"),
@@ -29,23 +35,22 @@ MASKS = [
 
 
 class Step(NamedTuple):
-    """A block of commands, and the text that the README shows below it; `...`: any lines."""
+    """A block of commands, and the text that the page shows below it; `...`: any lines."""
 
     commands: str
     shown: str
 
 
 def steps(page: str) -> list[Step]:
-    """The walk-through: every `sh` block of its two sections, with the block of answers."""
-    section = page[page.index("## A sale by curl") : page.index("## Architecture")]
+    """Every `sh` block of the page, with the block of answers that follows it."""
     found = re.findall(
-        r"^```sh\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", section, re.MULTILINE | re.DOTALL
+        r"^```sh\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", page, re.MULTILINE | re.DOTALL
     )
     return [Step(*block) for block in found]
 
 
 def is_as_shown(shown: str, printed: str) -> bool:
-    """Whether the answer is what the README shows, with other ids and times."""
+    """Whether the answer is what the page shows, with other ids and times."""
     lines = masked(shown).splitlines()
     pattern = "".join(
         r"(?:.*\n)*?" if line.strip() == "..." else re.escape(line) + r"\n" for line in lines
@@ -61,7 +66,7 @@ def masked(text: str) -> str:
 
 
 def typed(page: str, dev: Dev, folder: Path, seconds_between: float = 0.0) -> list[str]:
-    """Types the commands into one shell, from the README's folder; what each block prints."""
+    """Types the commands into one shell, in the repository's folder; what each block prints."""
     script = ""
     for step in steps(page):
         script += step.commands.replace("\nask", f"\nsleep {seconds_between:g}; ask").replace(
@@ -70,6 +75,7 @@ def typed(page: str, dev: Dev, folder: Path, seconds_between: float = 0.0) -> li
         script += f"sleep {seconds_between:g}; echo '<<<end>>>'\n"
     script = script.replace("localhost:8000", f"localhost:{dev.port}")
     script = script.replace(".venv/bin/flashsale", f"{sys.executable} -m flashsale")
+    script = script.replace(".flashsale/", f"{folder}/data/")
     result = subprocess.run(
         ["bash", "-c", script],
         capture_output=True,
@@ -84,7 +90,7 @@ def typed(page: str, dev: Dev, folder: Path, seconds_between: float = 0.0) -> li
 
 
 def assert_as_shown(page: str, printed: list[str]) -> None:
-    """Each block printed what the README shows below it."""
+    """Each block printed what the page shows below it."""
     for step, answer in zip(steps(page), printed, strict=True):
         if step.shown:
             assert is_as_shown(step.shown, answer), f"{step.commands}\nprinted\n{answer}"
@@ -105,6 +111,14 @@ def test_the_walk_through_prints_what_the_readme_shows_also_the_second_time() ->
         with running(folder) as dev:
             for _time in range(2):
                 assert_as_shown(page, typed(page, dev, folder))
+
+
+def test_the_tutorial_prints_what_it_shows() -> None:
+    assert len(steps(TUTORIAL)) == 8
+    with server_folder() as folder:
+        put_cluster(folder / "data")
+        with running(folder) as dev:
+            assert_as_shown(TUTORIAL, typed(TUTORIAL, dev, folder))
 
 
 @pytest.mark.storm
