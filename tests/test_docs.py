@@ -12,6 +12,7 @@ import pytest
 
 from flashsale.errors import CODES
 from flashsale.settings import Settings
+from test_http_schema import CONTRACT
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -209,6 +210,12 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
     named += re.findall(r"`((?:api|database|worker|dev|simulator)/\w+\.py)`", page.read_text())
     places = (ROOT, ROOT / "src" / "flashsale")
     assert [name for name in named if not any((place / name).exists() for place in places)] == []
+
+
+def test_every_operation_is_in_the_table_of_calls() -> None:
+    table = (DOCS / "reference" / "http-api.md").read_text()
+    listed = re.findall(r"^\| `([A-Z]+) (/[^`?]*)[^`]*` \|", table, re.MULTILINE)
+    assert set(listed) - {("GET", "/schema")} == {(m.upper(), path) for m, path in CONTRACT}
 
 
 def test_every_code_is_in_the_table_of_errors_with_its_status_and_meaning() -> None:
