@@ -57,7 +57,7 @@ WORDS = {
     "now_serving": r"now_serving",
 }
 """What the glossary has to define, and the forms in which a page uses it."""
-LATER = {"docs/sql-api.md", "docs/how-to/test-your-own-sql-tools.md"}
+LATER = {"docs/sql-api.md", "docs/how-to/test-your-own-sql-tools.md", "examples/README.md"}
 """AT THE MERGE: this goes; these pages are written in other branches."""
 MOVED = (ROOT / "src" / "flashsale" / "api").is_dir()
 """AT THE MERGE: this goes, with the skips; the rooms are moved in another branch."""
@@ -210,6 +210,16 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
     named += re.findall(r"`((?:api|database|worker|dev|simulator)/\w+\.py)`", page.read_text())
     places = (ROOT, ROOT / "src" / "flashsale")
     assert [name for name in named if not any((place / name).exists() for place in places)] == []
+
+
+@pytest.mark.skipif(not MOVED, reason="the types are renamed in another branch")
+def test_the_types_that_a_payment_provider_needs_exist() -> None:
+    page = (DOCS / "how-to" / "plug-in-a-payment-provider.md").read_text()
+    worker = ROOT / "src" / "flashsale" / "worker"
+    source = (worker / "provider.py").read_text() + (worker / "mail.py").read_text()
+    named = set(re.findall(r"`([A-Z][a-z]+\w*)\b", page))
+    assert len(named) > 8
+    assert named <= set(re.findall(r"^class (\w+)", source, re.MULTILINE))
 
 
 def test_every_operation_is_in_the_table_of_calls() -> None:
