@@ -35,7 +35,7 @@ prove: $(VENV)/.installed ## Try to break it: crashes, faults, interleavings, mu
 prove-full: $(VENV)/.installed ## The same before a release (hours)
 	$(BIN)/python -m prove --full $(PROVE)
 
-bench: $(VENV)/.installed ## Measure everything that docs/performance.md says (half an hour)
+bench: $(VENV)/.installed ## Measure everything that docs/reference/figures.md says (half an hour)
 	$(BIN)/python -m bench $(BENCH)
 
 lint: $(VENV)/.installed ## Check the style

@@ -1,10 +1,10 @@
-"""`make bench`: everything that docs/performance.md says, measured in one run.
+"""`make bench`: everything that docs/reference/figures.md says, measured in one run.
 
     python -m bench [--quick] [--rounds N] [--seconds S] [--write] [parts...]
 
 Parts: calls, sql, web, growth, redis; all of them by default. --quick: two rounds of a second and
 small numbers, to see that it runs. --write: replaces bench/results.json, the charts in docs/ and
-the figures in docs/performance.md.
+the table in docs/reference/figures.md.
 Ends with status 1 if something happened that must not, whatever the machine: a violation, an
 answer that was due and didn't come, a 5xx that is no refusal.
 """
@@ -52,7 +52,7 @@ def main() -> int:
     if given.write:
         (HERE / "results.json").write_text(report.as_json())
         charts.draw(report.raw, DOCS / "charts")
-        document(DOCS / "performance.md", report, time.monotonic() - began)
+        document(DOCS / "reference" / "figures.md", report, time.monotonic() - began)
     return 1 if report.broken else 0
 
 

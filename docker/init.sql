@@ -4,7 +4,7 @@
 create role flashsale login createrole password :'password';
 grant pg_use_reserved_connections to flashsale; -- the last ones are for selling, not for tools
 create database flashsale owner flashsale template template0 encoding 'UTF8' locale 'C';
--- For a standby (docs/operations.md, Failover), from the network that compose makes.
+-- For a standby (docs/how-to/fail-over.md), from the network that compose makes.
 create role replicator login replication password :'password';
 \! echo 'host replication replicator samenet scram-sha-256' >> "$PGDATA/pg_hba.conf"
 select pg_reload_conf();

@@ -277,7 +277,7 @@ def test_a_broken_invariant_is_told_by_its_name(
 
 
 def test_every_invariant_is_documented() -> None:
-    text = (ROOT / "docs" / "invariants.md").read_text()
+    text = (ROOT / "docs" / "reference" / "invariants.md").read_text()
     assert [it.__name__ for it in INVARIANTS if f"| `{it.__name__}` |" not in text] == []
 
 

@@ -1,4 +1,4 @@
-"""Every row of the HTTP contract (DESIGN §7), on the real SQL."""
+"""Every row of the HTTP contract (docs/reference/http-api.md), on the real SQL."""
 
 from __future__ import annotations
 

@@ -68,4 +68,4 @@ def test_every_setting_is_used_and_documented(name: str) -> None:
     root = Path(__file__).parent.parent
     sources = [p.read_text() for p in (root / "src").rglob("*.py") if p.name != "settings.py"]
     assert any(re.search(rf"\b{name}\b|need_{name}\b", source) for source in sources)
-    assert f"| `{name.upper()}` |" in (root / "docs" / "operations.md").read_text()
+    assert f"| `{name.upper()}` |" in (root / "docs" / "reference" / "settings.md").read_text()

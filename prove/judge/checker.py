@@ -1,7 +1,7 @@
-"""Judges a run: history, final database and the provider's ledger, against docs/invariants.md.
+"""Judges a run by docs/reference/invariants.md: history, database and the provider's ledger.
 
 Shares no code with the service: it reads the tables with statements of its own, and knows of the
-design only what docs/invariants.md says. Each invariant is one function below, of the same name.
+design only what that page says. Each invariant is one function below, of the same name.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ AUDIENCES = ("api", "worker", "tool", "operator")
 EPILOG = """\
 Every setting is an environment variable FLASHSALE_<NAME>; flags win over them.
 The most important: FLASHSALE_DATABASE_URL (postgresql://…, PostgreSQL 15 or later),
-FLASHSALE_WEBHOOK_SECRET, FLASHSALE_PROVIDER_URL. docs/operations.md lists them all.
+FLASHSALE_WEBHOOK_SECRET, FLASHSALE_PROVIDER_URL. docs/reference/settings.md lists them.
 """
 
 

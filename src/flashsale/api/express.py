@@ -1,7 +1,7 @@
 """The express way: well-formed requests for units go past the framework, as plain ASGI.
 
 Litestar's routing, dependencies, validation and responses take several times as long as all the
-rest of a reservation does in this process (docs/performance.md). What is in any way unusual goes to
+rest of a reservation does (docs/explanation/performance.md). What is in any way unusual goes to
 Litestar's handler, which alone knows all the rules, so both give the same answers; a test compares
 them.
 """

@@ -1,7 +1,7 @@
 """Admission: a call that would have to wait too long is refused at once, while that is cheap.
 
 A queue is bounded by time, not by count: how many calls fit into it depends on how fast the
-database is just now. What the bound promises is in docs/performance.md.
+database is just now. docs/explanation/performance.md says what it promises.
 """
 
 from __future__ import annotations

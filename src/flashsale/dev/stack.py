@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -243,7 +244,7 @@ def run(settings: Settings, data_dir: Path) -> int:
         _say(f"API        {stack.api_url}  (OpenAPI at {stack.api_url}/schema)")
         _say(f"provider   {stack.provider_url}  (simulated payments)")
         _say(f"logs       {stack.data_dir}/*.log")
-        _say("psql       flashsale psql   (make psql)")
+        _say(f"psql       {_psql_command(data_dir)}")
         ready = False
         while not stopping:
             stack.watch()
@@ -254,6 +255,16 @@ def run(settings: Settings, data_dir: Path) -> int:
         _say("stopping …")
     _say("stopped")
     return 0
+
+
+def _psql_command(data_dir: Path) -> str:
+    """What to type for psql, in this folder: `flashsale` need not be on the reader's PATH."""
+    started_as = Path(sys.argv[0])
+    words = [sys.argv[0]] if started_as.name == "flashsale" else [sys.executable, "-m", "flashsale"]
+    words.append("psql")
+    if data_dir != Path(".flashsale"):
+        words += ["--data-dir", str(data_dir)]
+    return shlex.join(words)
 
 
 def _say(line: str) -> None:
