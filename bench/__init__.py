@@ -1,1 +1,1 @@
-"""`make bench`: the measurements that docs/performance.md reports."""
+"""`make bench`: the measurements that docs/reference/figures.md reports."""

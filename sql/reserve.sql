@@ -39,7 +39,8 @@ comment on function flashsale.last_ticket_for(boolean, integer, integer, integer
 $$The last ticket of an item that may be given out to a request
 A request that does not want to wait (p_wait false) gets none beyond now_serving.$$;
 
-create or replace function flashsale.is_request(p_item_id integer, p_customer_id text, p_idempotency_key text)
+create or replace function flashsale.is_request(
+  p_item_id integer, p_customer_id text, p_idempotency_key text)
 returns boolean
 language sql immutable parallel safe
 as $$
@@ -105,7 +106,8 @@ as $$
     i.line, i.now_serving, t.last_ticket, i.hold_seconds, i.price, i.currency, i.opens_at
   from flashsale_data.items i
   cross join lateral (
-    select flashsale.last_ticket_for(p_wait, i.now_serving, i.gaps_in_line, i.max_waiting) as last_ticket
+    select flashsale.last_ticket_for(p_wait, i.now_serving, i.gaps_in_line, i.max_waiting)
+      as last_ticket
   ) t
   left join flashsale_data.orders o
     on o.item_id = p_item_id and o.customer_id = p_customer_id and o.ended_at is null

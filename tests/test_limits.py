@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from flashsale import models
+from flashsale.api import parameters
 from support import Connection, call, item, value
 
 TERMS: dict[str, Any] = {
@@ -69,7 +70,7 @@ def in_the_table(db: Connection, terms: dict[str, Any]) -> None:
     values = ", ".join(["%s"] * len(terms))
     with db.transaction(force_rollback=True):
         db.execute(
-            f"insert into flashsale_data.items ({', '.join(columns)}) "  # type: ignore[arg-type]
+            f"insert into flashsale_data.items ({', '.join(columns)}) "
             f"values ({values}, 'flashsale_data.items_item_id_seq', now())",
             list(terms.values()),
         )
@@ -126,8 +127,8 @@ def test_changes_of_terms_have_the_limits_of_new_items(db: Connection) -> None:
 
 def test_customers_and_keys_have_the_same_limits_everywhere(db: Connection) -> None:
     shoe = item(db, stock=10)
-    (customer,) = models.CustomerId.__metadata__  # type: ignore[attr-defined]
-    (key,) = models.IdempotencyKey.__metadata__  # type: ignore[attr-defined]
+    (customer,) = parameters.CustomerId.__metadata__  # type: ignore[attr-defined]
+    (key,) = parameters.IdempotencyKey.__metadata__  # type: ignore[attr-defined]
     insert = "insert into flashsale_data.order_keys values ('bob', 0, %s, 0)"
     for n in (0, 1, customer.max_length, customer.max_length + 1):
         inside = customer.min_length <= n <= customer.max_length

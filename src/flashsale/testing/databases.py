@@ -7,6 +7,8 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from pytest_postgresql.janitor import DatabaseJanitor
 
 from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing.calls import Connection, connect, value, violations
@@ -24,15 +26,14 @@ class Databases:
         self._server = server
         self._template = template
         self._reuse = reuse
-        self._name: str | None = None
+        self._janitor: DatabaseJanitor | None = None
         self._schema = ""
         self._clock = ""
 
     def take(self) -> str:
         """The URL of a migrated database as the template has it."""
-        if self._name is None:
-            self._name = f"t{uuid.uuid4().hex[:12]}"
-            self._administer("create database {} template {} owner flashsale", self._template)
+        if self._janitor is None:
+            self._janitor = self._cloned()
             if self._reuse:
                 with self._superuser() as conn:
                     self._clock = value(
@@ -40,7 +41,7 @@ class Databases:
                     )
                     self._empty(conn)
                     self._schema = value(conn, SCHEMA)
-        return self._server.url(self._name)
+        return self._server.url(self._janitor.dbname)
 
     def give_back(self) -> None:
         """Checks the promises, and makes the database as new or drops it.
@@ -67,19 +68,33 @@ class Databases:
             raise AssertionError(f"this test left flashsale.violation with rows in it:\n{found}")
 
     def drop(self) -> None:
-        if self._name is not None:
-            self._administer("drop database if exists {} with (force)")
-            self._name = None
+        if self._janitor is not None:
+            self._janitor.drop()
+            self._janitor = None
+
+    def _cloned(self) -> DatabaseJanitor:
+        """A database made from the template, which belongs to the owner of flashsale."""
+        admin = conninfo_to_dict(self._server.url("postgres", "postgres"))
+        janitor = DatabaseJanitor(
+            user="postgres",
+            password=str(admin["password"]),
+            host=str(admin["host"]),
+            port=self._server.port,
+            dbname=f"t{uuid.uuid4().hex[:12]}",
+            template_dbname=self._template,
+        )
+        janitor.init()
+        with connect(self._server.url("postgres", "postgres")) as conn:
+            conn.execute(
+                sql.SQL("alter database {} owner to flashsale").format(
+                    sql.Identifier(janitor.dbname)
+                )
+            )
+        return janitor
 
     def _superuser(self) -> Connection:
-        assert self._name is not None, "no database was taken"
-        return connect(self._server.url(self._name, "postgres"))
-
-    def _administer(self, statement: str, *names: str) -> None:
-        assert self._name is not None
-        with connect(self._server.url("postgres", "postgres")) as admin:
-            identifiers = map(sql.Identifier, (self._name, *names))
-            admin.execute(sql.SQL(statement).format(*identifiers))
+        assert self._janitor is not None, "no database was taken"
+        return connect(self._server.url(self._janitor.dbname, "postgres"))
 
     def _empty(self, conn: Connection) -> None:
         conn.execute(EMPTY)
