@@ -420,8 +420,7 @@ MUTANTS = [
     Mutant(
         "promote: grants though the sale has closed meanwhile",
         "promote",
-        "      and flashsale.shut_by("
-        "p_item.opens_at, p_item.closes_at, p_item.paused, v_now) is null\n",
+        "      and flashsale.shut_by(null, p_item.closes_at, false, v_now) is null\n",
         "",
         "promote",
     ),
