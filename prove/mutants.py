@@ -348,7 +348,7 @@ MUTANTS = [
     Mutant(
         "reserve: a hold brings no job",
         "reserve",
-        "      insert into pgmq.q_payments (vt, message) -- as send_jobs does\n"
+        "      insert into pgmq.q_payments (vt, message) -- as enqueue_payment_jobs does\n"
         "      values (clock_timestamp(), jsonb_build_object('kind', 'open', 'payment_id', "
         "v_order_id));\n",
         "",
@@ -458,8 +458,7 @@ MUTANTS = [
     Mutant(
         "promote: grants though the sale has closed meanwhile",
         "promote",
-        "      and flashsale.shut_by("
-        "p_item.opens_at, p_item.closes_at, p_item.paused, v_now) is null\n",
+        "      and flashsale.shut_by(null, p_item.closes_at, false, v_now) is null\n",
         "",
         "promote",
     ),

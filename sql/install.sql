@@ -42,11 +42,11 @@
 --
 -- PLANS
 --   A session keeps the plans of its statements. A plan that was made while a table was empty may
---   read all of that table in the storm that follows. So functions that look something up in orders,
---   payments, keys, events or queues have enable_seqscan = off where tests/test_plans.py shows that
---   they need it. That does not keep a plan from reading a whole index, so lookups of many rows are
---   lateral with a limit, updates name their rows by an array of ids, and partial indexes are told
---   by columns that only their own queries name.
+--   read all of that table in the storm that follows. So a function that looks something up in
+--   orders, payments, keys, events or queues has enable_seqscan = off if tests/test_plans.py shows
+--   that it needs it. That does not keep a plan from reading a whole index. So lookups of many rows
+--   are lateral with a limit, updates name their rows by an array of ids, and partial indexes are
+--   told by columns that only their own queries name.
 --
 -- HOW THIS IS DEPLOYED
 --   Each migrate replays these files whole, in this order and in one transaction, if they differ

@@ -197,8 +197,8 @@ begin
       expires_at = v_now + p_item.hold_seconds * interval '1 second'
     where o.order_id = any (v_entitled)
       and o.status = 'waiting'
-      -- The sale may have closed since promote looked.
-      and flashsale.shut_by(p_item.opens_at, p_item.closes_at, p_item.paused, v_now) is null
+      -- The item is locked, so since promote looked only the close may have come.
+      and flashsale.shut_by(null, p_item.closes_at, false, v_now) is null
     returning o.order_id
   )
   select array_agg(g.order_id order by g.order_id) into v_granted from granted g;

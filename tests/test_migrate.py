@@ -195,6 +195,18 @@ def test_a_lock_that_yoyo_left_behind_is_cleared(empty_url: str) -> None:
     assert time.monotonic() - began < 8  # yoyo would wait ten seconds for a lock, and give up
 
 
+def test_a_database_that_has_more_migrations_is_left_alone(empty_url: str) -> None:
+    migrate(empty_url)
+    with connect(empty_url) as conn:
+        conn.execute(
+            "insert into flashsale_data._yoyo_migration "
+            "(migration_hash, migration_id, applied_at_utc) "
+            "values ('x', '9999.of_tomorrow', now())"
+        )
+        with pytest.raises(MigrateError, match=r"does not know .* \(9999\.of_tomorrow\)"):
+            migrate(empty_url, force=True)
+
+
 def test_a_reader_in_the_way_delays_and_does_not_break_the_replay(database_url: str) -> None:
     with connect(database_url, autocommit=False) as reader:
         rows(reader, "select * from flashsale.item_status")

@@ -170,8 +170,8 @@ def test_more_items_than_a_round_are_examined_in_turn(db: Connection) -> None:
 
 
 def test_nobody_is_served_before_he_asked(db: Connection, clock: Clock) -> None:
-    """An order that is committed just after promote has looked at the clock: here, by the clock."""
-    shoe = item(db)
+    """Orders that are committed just after promote has looked at the clock: here, by the clock."""
+    shoe = item(db, stock=2)
     db.execute(
         """
         create or replace function flashsale.clock() returns timestamptz
@@ -179,11 +179,12 @@ def test_nobody_is_served_before_he_asked(db: Connection, clock: Clock) -> None:
         declare
           v_at timestamptz := (select at from flashsale_data.test_clock);
         begin
-          if not exists (select from flashsale_data.orders) then
+          if (select count(*) from flashsale_data.orders) < 2 then
             insert into flashsale_data.orders (
               order_id, item_id, ticket, customer_id, status, created_at)
             select
-              flashsale.order_id_of(i.item_id, t.ticket), i.item_id, t.ticket, 'late', 'waiting',
+              flashsale.order_id_of(i.item_id, t.ticket), i.item_id, t.ticket, 'late ' || t.ticket,
+              'waiting',
               v_at + interval '1 ms'
             from flashsale_data.items i, lateral (select nextval(i.line)::int as ticket) t;
             update flashsale_data.test_clock set at = v_at + interval '1 ms';
@@ -193,7 +194,7 @@ def test_nobody_is_served_before_he_asked(db: Connection, clock: Clock) -> None:
         """
     )
     assert call(db, "promote", shoe).promoted == 1
-    (order,) = rows(db, "select * from flashsale.orders_of('late')")
+    (order,) = rows(db, "select * from flashsale.orders_of('late 1')")
     assert order.status == "reserved"
     assert order.created_at <= order.reserved_at
 

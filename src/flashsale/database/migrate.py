@@ -85,6 +85,11 @@ def _install_tables(conn: psycopg.Connection[Any], database_url: str) -> list[st
     _install_extensions(conn)
     conn.execute("create schema if not exists flashsale_data")
     before = _applied(conn)
+    if unknown := sorted(set(before) - {file.stem for file in migrations_folder().glob("*.sql")}):
+        raise MigrateError(
+            f"this version does not know migrations that the database has ({', '.join(unknown)}): "
+            "it was made by a newer version, or before the first release"
+        )
     backend = _Backend(yoyo.connections.parse_uri(_yoyo_url(database_url)), "_yoyo_migration")
     try:
         backend.init_database()
