@@ -65,8 +65,9 @@ One row per request, in the order of the requests. p_customer_ids: 1 to 128 char
 p_idempotency_keys: 1 to 255 characters or null; the same item, customer and key always get the
 same order. p_waits: false refuses rather than join the line.
 Outcomes: reserved, waiting; existing (the order that the customer already has); not_open
-(retry_at), closed, paused, sold_out (also: the line is full); unknown_item, invalid (these two
-concern their own request only). Refusals take no ticket and write nothing. Errors: RV301 arrays that do not fit together.$$;
+(retry_at), closed, paused, sold_out (also: the line is full); unknown_item, invalid (such a
+request fails alone). Refusals take no ticket and write nothing.
+Errors: RV301 arrays that do not fit together.$$;
 
 create or replace function flashsale.check_batch(
   p_item_ids integer[], p_customer_ids text[], p_idempotency_keys text[], p_waits boolean[])
