@@ -348,7 +348,7 @@ def test_every_error_of_the_sql_has_its_line_in_the_table() -> None:
 
 def test_every_outcome_of_reserve_has_its_answer() -> None:
     comment = (SQL / "reserve_many.sql").read_text().split("Outcomes:")[1].split("Refusals")[0]
-    outcomes = set(re.findall(r"\b[a-z]+(?:_[a-z]+)?\b", re.sub(r"\(.*?\)|:.*", "", comment)))
+    outcomes = set(re.findall(r"\b[a-z]+(?:_[a-z]+)?\b", re.sub(r"\([^)]*\)|:.*", "", comment)))
     assert {"reserved", "waiting", "existing", "sold_out", "not_open"} <= outcomes
     assert outcomes - set(GRANTED) - set(CODES) <= {"invalid"}
 
