@@ -280,11 +280,10 @@ MUTANTS = [
         "reserve",
     ),
     Mutant(
-        "reserve: a hold that is over is not ended for a new key",
-        "reserve",
-        "    (p_order_id is null and o.status = 'reserved' and o.expires_at <= p_now) is true,\n",
-        "    (p_order_id is null and o.status = 'reserved' and o.expires_at <= p_now "
-        "and p_idempotency_key is null) is true,\n",
+        "reserve_many: a hold at its deadline still runs",
+        "reserve_many",
+        "    where o.status = 'reserved' and o.expires_at <= p_now\n",
+        "    where o.status = 'reserved' and o.expires_at < p_now\n",
         "reserve",
     ),
     Mutant(
@@ -364,8 +363,8 @@ MUTANTS = [
     Mutant(
         "reserve_many: tickets are taken while a hold is still to be ended",
         "reserve_many",
-        "        and not exists (select from known o where o.is_over)\n",
-        "",
+        " and not exists (select from overdue)\n",
+        "\n",
         "reserve",
     ),
     Mutant(

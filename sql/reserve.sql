@@ -39,18 +39,16 @@ comment on function flashsale.last_ticket_for(boolean, integer, integer, integer
 $$The last ticket of an item that may be given out to a request
 A request that does not want to wait (p_wait false) gets none beyond now_serving.$$;
 
-create or replace function flashsale.is_request(
-  p_item_id integer, p_customer_id text, p_idempotency_key text)
+create or replace function flashsale.is_request(p_customer_id text, p_idempotency_key text)
 returns boolean
 language sql immutable parallel safe
 as $$
-  select p_item_id is not null
-    and coalesce(length(p_customer_id) between 1 and 128, false)
-    and coalesce(length(p_idempotency_key) between 1 and 255, true)
+  select (length(p_customer_id) between 1 and 128
+    and (p_idempotency_key is null or length(p_idempotency_key) between 1 and 255)) is true
 $$;
 
-comment on function flashsale.is_request(integer, text, text) is
-$$Whether these can be the item, the customer and the key of a request
+comment on function flashsale.is_request(text, text) is
+$$Whether these can be the customer and the key of a request
 A customer has 1 to 128 characters, an idempotency key 1 to 255 or is null.$$;
 
 create or replace function flashsale.order_of_key(
@@ -79,7 +77,6 @@ create or replace function flashsale.look_up(
 returns table (
   outcome text,    -- what the answer will be; null: not decided yet
   order_id bigint, -- the order that the customer has already
-  is_over boolean, -- whether it is a hold past its deadline that no sweep has ended yet
   line regclass,
   now_serving integer,
   last_ticket integer,
@@ -91,7 +88,7 @@ language sql stable rows 1
 as $$
   select
     case
-      when not flashsale.is_request(p_item_id, p_customer_id, p_idempotency_key) then 'invalid'
+      when not flashsale.is_request(p_customer_id, p_idempotency_key) then 'invalid'
       when p_order_id is not null then 'existing'
       when o.order_id is null then coalesce(
         flashsale.shut_by(i.opens_at, i.closes_at, i.paused, p_now),
@@ -102,7 +99,6 @@ as $$
         then 'existing'
     end,
     coalesce(p_order_id, o.order_id),
-    (p_order_id is null and o.status = 'reserved' and o.expires_at <= p_now) is true,
     i.line, i.now_serving, t.last_ticket, i.hold_seconds, i.price, i.currency, i.opens_at
   from flashsale_data.items i
   cross join lateral (
@@ -220,7 +216,6 @@ as $$
 declare
   v_now constant timestamptz := flashsale.clock();
   v_outcome text;
-  v_is_over boolean;
   v_line regclass;
   v_now_serving integer;
   v_last_ticket integer;
@@ -237,12 +232,12 @@ begin
     from flashsale.order_of_key(p_item_id, p_customer_id, p_idempotency_key) k;
   end if;
   select l.* into
-    v_outcome, v_order_id, v_is_over, v_line, v_now_serving, v_last_ticket, v_hold_seconds,
-    v_price, v_currency, v_opens_at
+    v_outcome, v_order_id, v_line, v_now_serving, v_last_ticket, v_hold_seconds, v_price,
+    v_currency, v_opens_at
   from flashsale.look_up(
     p_item_id, p_customer_id, p_idempotency_key, v_order_id, p_wait, v_now) l;
 
-  if v_outcome is null and v_order_id is null and not v_is_over then
+  if v_outcome is null and v_order_id is null then
     -- The transaction has its id before it has a ticket: fill relies on it.
     v_ticket := case when pg_current_xact_id() is not null then nextval(v_line) end;
   elsif v_outcome = 'existing' then

@@ -97,7 +97,56 @@ $$Raises RV301 if the arrays of a batch do not fit together$$;
 -- The look-ups are lateral with `offset 0`, which the planner does not take apart. So they stay
 -- index probes, whatever it believes about a table that was empty a second ago: joined freely, they
 -- became hash joins that made each call of a storm slower than the one before.
---
+create or replace function flashsale.look_up_batch(
+  p_item_ids integer[],
+  p_customer_ids text[],
+  p_idempotency_keys text[],
+  p_waits boolean[],
+  p_now timestamptz,
+  p_outcomes text[],
+  p_order_ids bigint[])
+returns table (
+  ord bigint,
+  item_id integer,
+  customer_id text,
+  line regclass,
+  now_serving integer,
+  last_ticket integer,
+  hold_seconds integer,
+  outcome text,
+  order_id bigint)
+language sql stable rows 100
+as $$
+  select
+    r.ord, r.item_id, r.customer_id, l.line, l.now_serving, l.last_ticket, l.hold_seconds,
+    case
+      when r.outcome is not null then r.outcome
+      when l.line is not null then l.outcome
+      when r.item_id is not null and flashsale.is_request(r.customer_id, r.idempotency_key)
+        then 'unknown_item'
+      else 'invalid'
+    end,
+    case when r.outcome is null then l.order_id else r.order_id end
+  from rows from (
+    unnest(p_item_ids), unnest(p_customer_ids), unnest(p_idempotency_keys), unnest(p_waits),
+    unnest(p_outcomes), unnest(p_order_ids)
+  ) with ordinality r (item_id, customer_id, idempotency_key, wait, outcome, order_id, ord)
+  left join lateral (
+    select * from flashsale.order_of_key(r.item_id, r.customer_id, r.idempotency_key) offset 0
+  ) k on true
+  left join lateral (
+    select f.*
+    from flashsale.look_up(
+      r.item_id, r.customer_id, r.idempotency_key, k.order_id, r.wait, p_now) f
+    offset 0
+  ) l on true
+$$;
+
+comment on function flashsale.look_up_batch(
+  integer[], text[], text[], boolean[], timestamptz, text[], bigint[]) is
+$$What is known of the undecided requests of a batch; see look_up
+p_outcomes, p_order_ids: what earlier rounds have decided.$$;
+
 -- Tickets are taken in the order of the requests. Therefore nobody gets one in a round that finds a
 -- hold to be ended first: its customer may have asked before the others.
 create or replace function flashsale.take_tickets(
@@ -115,34 +164,18 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   with known as (
-    select
-      r.ord, r.item_id, r.customer_id, l.line, l.now_serving, l.last_ticket, l.hold_seconds,
-      case
-        when r.outcome is not null then r.outcome
-        when l.line is not null then l.outcome
-        when flashsale.is_request(r.item_id, r.customer_id, r.idempotency_key) then 'unknown_item'
-        else 'invalid'
-      end as outcome,
-      case when r.outcome is null then l.order_id else r.order_id end as order_id,
-      r.outcome is null and l.is_over as is_over
-    from rows from (
-      unnest(p_item_ids), unnest(p_customer_ids), unnest(p_idempotency_keys), unnest(p_waits),
-      unnest(outcomes), unnest(order_ids)
-    ) with ordinality r (item_id, customer_id, idempotency_key, wait, outcome, order_id, ord)
-    left join lateral (
-      select * from flashsale.order_of_key(r.item_id, r.customer_id, r.idempotency_key) offset 0
-    ) k on true
-    left join lateral (
-      select f.*
-      from flashsale.look_up(
-        r.item_id, r.customer_id, r.idempotency_key, k.order_id, r.wait, p_now) f
-      offset 0
-    ) l on true
+    select l.*
+    from flashsale.look_up_batch(
+      p_item_ids, p_customer_ids, p_idempotency_keys, p_waits, p_now, outcomes, order_ids) l
+  ), overdue as (
+    select o.order_id
+    from (select k.* from known k where k.outcome is null and k.order_id is not null offset 0) k
+    join flashsale_data.orders o on o.order_id = k.order_id
+    where o.status = 'reserved' and o.expires_at <= p_now
   ), newcomers as (
     select
       k.*,
-      k.outcome is null and k.order_id is null
-        and not exists (select from known o where o.is_over)
+      k.outcome is null and k.order_id is null and not exists (select from overdue)
         and 1 = row_number() over ( -- of each customer and item only the first request
           partition by k.item_id, k.customer_id, k.outcome, k.order_id order by k.ord) as is_next
     from known k
@@ -164,7 +197,7 @@ begin
     array_agg(
       case when t.ticket <= t.now_serving then p_now + t.hold_seconds * interval '1 second' end
       order by t.ord),
-    array_agg(t.order_id) filter (where t.is_over)
+    (select array_agg(o.order_id) from overdue o)
   into outcomes, order_ids, new_ids, deadlines, overdue_ids
   from ticketed t;
 end
