@@ -8,6 +8,7 @@ them. The flat modules serve all rooms.
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -96,9 +97,10 @@ def test_flat_modules_import_rooms_only_when_they_need_them() -> None:
 
 
 def loaded(*statements: str) -> set[str]:
-    """The modules of a fresh process after these statements."""
+    """The modules of a fresh process after these statements, without those of coverage.py."""
     result = subprocess.run(
         [sys.executable, "-c", "\n".join([*statements, "import sys", "print(*sys.modules)"])],
+        env={name: it for name, it in os.environ.items() if not name.startswith("COVERAGE_")},
         capture_output=True,
         text=True,
         check=True,

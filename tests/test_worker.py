@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +22,7 @@ from psycopg.types.json import Jsonb
 
 from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.settings import Settings
+from flashsale.testing.processes import environment
 from flashsale.worker import queue as worker_queue
 from flashsale.worker import run as worker
 from flashsale.worker import trouble
@@ -651,3 +654,36 @@ async def test_its_health_is_that_it_sweeps(database_url: str, db: Connection) -
         assert await worker.healthy(s)
     db.execute("update flashsale_data.sweepers set swept_at = swept_at - interval '1 minute'")
     assert not await worker.healthy(s)
+
+
+def health_check(database_url: str) -> subprocess.CompletedProcess[str]:
+    """As docker-compose runs it: by its exit status."""
+    return subprocess.run(
+        [sys.executable, "-m", "flashsale.worker"],
+        env=environment(database_url=database_url),
+        capture_output=True,
+        text=True,
+    )
+
+
+async def test_its_health_check_is_content_with_a_worker_that_sweeps(
+    database_url: str, db: Connection
+) -> None:
+    async with working(database_url):
+        await until(lambda: rows(db, "select * from flashsale.sweep_status"))
+        check = await asyncio.to_thread(health_check, database_url)
+    assert (check.returncode, check.stderr) == (0, "")
+
+
+def test_its_health_check_says_that_nobody_sweeps(database_url: str) -> None:
+    check = health_check(database_url)
+    assert (check.returncode, check.stderr) == (
+        1,
+        "no worker on this machine has swept lately\n",
+    )
+
+
+def test_its_health_check_says_that_the_database_is_away() -> None:
+    check = health_check("postgresql://flashsale@127.0.0.1:1/flashsale")
+    assert check.returncode == 1
+    assert "ConnectionRefusedError" in check.stderr
