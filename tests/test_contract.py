@@ -246,7 +246,7 @@ def test_what_install_lists_is_what_there_is() -> None:
 
 
 def test_every_verb_is_in_the_file_of_its_name() -> None:
-    verbs = set(" ".join(EXPECTED_GRANTS.values()).split()) - {"reserve_many"}  # beside reserve
+    verbs = set(" ".join(EXPECTED_GRANTS.values()).split())
     for verb in verbs:
         source = ROOT / "sql" / f"{verb}.sql"
         assert source.exists(), f"sql/{verb}.sql"
@@ -259,10 +259,7 @@ def functions_called(source: str) -> set[str]:
 
 
 def test_the_service_calls_what_its_role_may_call_and_no_more() -> None:
-    # reserve_many is for batches, of internal tools that log in as the service does.
-    assert functions_called("database/calls.py") | {"reserve_many"} == set(
-        EXPECTED_GRANTS["flashsale_api"].split()
-    )
+    assert functions_called("database/calls.py") == set(EXPECTED_GRANTS["flashsale_api"].split())
 
 
 def test_the_worker_calls_what_its_role_may_call() -> None:
