@@ -1,8 +1,9 @@
 -- flashsale: a flash sale that stays correct, fair and fast in one Postgres database.
 --
 -- This file is the contents page: a short essay, then the list of the files. A verb stands in the
--- file of its name. A helper stands in the file of its caller, or in a file of its own name if
--- several verbs call it.
+-- file of its name. A helper stands in the file of its caller, or in the file of the verb that it
+-- belongs to. If it belongs to no verb and several files call it, it stands in a file named after
+-- its subject.
 --
 -- TABLES (schema flashsale_data, private; created by migrations/)
 --   items      What is on sale: its terms, and the counters of its line. Operators and sweeps write
@@ -60,6 +61,8 @@
 \ir clock.sql
 \ir row_types.sql
 \ir errors.sql
+\ir shut_by.sql
+\ir order_ids.sql
 \ir enqueue.sql
 
 -- Customers: ask for a unit, look at orders, cancel

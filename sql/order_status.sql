@@ -1,19 +1,5 @@
 -- What everybody sees of an order: the view, and the function that reads one order of it.
-create or replace function flashsale.order_id_of(p_item_id integer, p_ticket integer) returns bigint
-language sql immutable parallel safe
-as $$ select (p_item_id::bigint << 32) | p_ticket::bigint $$;
-
-comment on function flashsale.order_id_of(integer, integer) is
-$$The order's id: the item and the place in its line
-All orders of item i lie between order_id_of(i, 0) and order_id_of(i + 1, 0), in ticket order.$$;
-
-create or replace function flashsale.ticket_of(p_order_id bigint) returns integer
-language sql immutable parallel safe
-as $$ select (p_order_id & 4294967295)::integer $$;
-
-comment on function flashsale.ticket_of(bigint) is
-$$The order's place in its item's line, by the order's id$$;
-
+--
 -- A hold past its deadline is over, whether or not a sweep has marked it.
 create or replace view flashsale.order_status as
 select

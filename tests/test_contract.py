@@ -119,7 +119,7 @@ def test_each_audience_has_its_verbs_and_no_others(db: Connection, role: str) ->
 
 
 UNPINNED = {"clock", "id_in", "last_ticket_for", "look_up_payment_jobs", "max_tries", "order_id_of"}
-UNPINNED |= {"shut_by", "ticket_of"}
+UNPINNED |= {"item_of", "shut_by", "ticket_of"}
 UNPINNED |= {"answers", "is_request", "look_up", "look_up_batch", "new_order", "order_of_key"}
 UNPINNED |= {"refused", "reserved", "waiting"}
 """Inlined into the statements that call them; a function with settings is not."""
