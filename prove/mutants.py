@@ -296,8 +296,8 @@ MUTANTS = [
     Mutant(
         "reserve: a refusal takes a ticket",
         "reserve",
-        ">= t.last_ticket then 'sold_out'",
-        "> t.last_ticket then 'sold_out'",
+        ">= t.ticket_limit then 'sold_out'",
+        "> t.ticket_limit then 'sold_out'",
         "reserve",
     ),
     Mutant(

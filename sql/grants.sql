@@ -14,7 +14,7 @@ grant usage on schema flashsale
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
 
 -- Views call these as their reader.
-grant execute on function flashsale.clock(), flashsale.last_ticket(integer),
+grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
     flashsale.order_id_of(integer, integer),
     flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;

@@ -63,6 +63,7 @@
 \ir errors.sql
 \ir shut_by.sql
 \ir order_ids.sql
+\ir issued_tickets.sql
 \ir enqueue.sql
 
 -- Customers: ask for a unit, look at orders, cancel

@@ -111,14 +111,14 @@ returns table (
   customer_id text,
   line regclass,
   now_serving integer,
-  last_ticket integer,
+  ticket_limit integer,
   hold_seconds integer,
   outcome text,
   order_id bigint)
 language sql stable rows 100
 as $$
   select
-    r.ord, r.item_id, r.customer_id, l.line, l.now_serving, l.last_ticket, l.hold_seconds,
+    r.ord, r.item_id, r.customer_id, l.line, l.now_serving, l.ticket_limit, l.hold_seconds,
     case
       when r.outcome is not null then r.outcome
       when l.line is not null then l.outcome
@@ -189,10 +189,11 @@ begin
     from newcomers n
   )
   select -- a ticket after the last one came too late: it burns, and fill finds the hole
-    array_agg(case when t.ticket > t.last_ticket then 'sold_out' else t.outcome end order by t.ord),
+    array_agg(
+      case when t.ticket > t.ticket_limit then 'sold_out' else t.outcome end order by t.ord),
     array_agg(t.order_id order by t.ord),
     array_agg(
-      case when t.ticket <= t.last_ticket then flashsale.order_id_of(t.item_id, t.ticket) end
+      case when t.ticket <= t.ticket_limit then flashsale.order_id_of(t.item_id, t.ticket) end
       order by t.ord),
     array_agg(
       case when t.ticket <= t.now_serving then p_now + t.hold_seconds * interval '1 second' end

@@ -48,10 +48,10 @@ where i.paid + coalesce(t.paid, 0) <> coalesce(l.paid, 0)
 union all
 select 'every ticket is of its line', o.item_id, o.order_id,
   format('ticket %s, the line has given out %s', o.ticket,
-    coalesce(flashsale.last_ticket(o.item_id)::text, 'none: there is no such item'))
+    coalesce(flashsale.issued_tickets(o.item_id)::text, 'none: there is no such item'))
 from flashsale_data.orders o
 where o.order_id in (select max(m.order_id) from flashsale_data.orders m group by m.item_id)
-  and o.ticket > coalesce(flashsale.last_ticket(o.item_id), 0)
+  and o.ticket > coalesce(flashsale.issued_tickets(o.item_id), 0)
 union all
 select 'an order makes sense', o.item_id, o.order_id, format('%s', o)
 from flashsale_data.orders o
