@@ -564,8 +564,8 @@ MUTANTS = [
     Mutant(
         "restock: leaves the debt",
         "restock",
-        "  v_settled integer := least(p_units, v_item.withdrawing);",
-        "  v_settled integer := 0;",
+        "  v_kept integer := least(p_units, v_item.withdrawing);",
+        "  v_kept integer := 0;",
         "items",
     ),
     Mutant(
