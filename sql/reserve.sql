@@ -4,8 +4,8 @@
 -- old value can make somebody wait a moment longer, but it can never oversell.
 --
 -- This file has what one request needs; reserve_many.sql does the same for up to 1,000 at once.
--- The functions in front of reserve are shared by both. They are plain SQL without settings, so the
--- planner puts their text into the statements that use them, and they cost nothing.
+-- The first functions here are shared by both. They are plain SQL without settings, so the planner
+-- puts their text into the statements that use them, and they cost nothing.
 
 create or replace function flashsale.ticket_limit_for(
   p_wait boolean, p_now_serving integer, p_gaps integer, p_max_waiting integer)
@@ -132,6 +132,8 @@ comment on function flashsale.new_order(integer, integer, text, timestamptz, tim
 $$The row of a new order: reserved until p_expires_at, or waiting
 p_expires_at null: it is waiting.$$;
 
+-- The answers of reserve alone: rows that are made without reading anything again. These functions
+-- are plain SQL without settings too.
 create or replace function flashsale.refused(
   p_outcome text, p_item_id integer, p_customer_id text, p_opens_at timestamptz)
 returns flashsale.order_row
@@ -267,7 +269,8 @@ p_customer_id: 1 to 128 characters. p_idempotency_key: 1 to 255 characters or nu
 customer and key always get the same order. p_wait: false refuses rather than join the line.
 Outcomes: reserved; waiting; existing (the order that the customer already has); not_open (retry_at
 says when it opens), closed, paused, sold_out (or the line is full), which take no ticket and write
-nothing. Errors: RV101 unknown item, RV301 a customer or key that is too short or too long.$$;
+nothing. Errors: RV101 unknown item, RV301 a customer or key that is too short or too long, 40001
+too many requests of this customer met: call again.$$;
 
 create or replace function flashsale.reserve_in_batch(
   p_item_id integer, p_customer_id text, p_idempotency_key text, p_wait boolean)
@@ -296,4 +299,5 @@ $$;
 
 comment on function flashsale.reserve_in_batch(integer, text, text, boolean) is
 $$The rest of reserve: a request that needs more than plain statements
-Errors: RV101 unknown item, RV301 a customer or key that is too short or too long.$$;
+Errors: RV101 unknown item, RV301 a customer or key that is too short or too long, and 40001 from
+reserve_many.$$;

@@ -42,7 +42,7 @@ def test_every_error_that_a_function_raises_is_in_its_comment(db: Connection) ->
         "select proname, prosrc, obj_description(oid) as comment from pg_proc "
         "where pronamespace = 'flashsale'::regnamespace",
     )
-    raised = {f.proname: set(re.findall(r"errcode = '(RV\d+)'", f.prosrc)) for f in functions}
+    raised = {f.proname: set(re.findall(r"errcode = '(RV\d+|40001)'", f.prosrc)) for f in functions}
     for f in functions:
         helpers = re.findall(r"flashsale\.(raise_\w+)\(", f.prosrc)
         for code in raised[f.proname].union(*(raised[helper] for helper in helpers)):
