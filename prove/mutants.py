@@ -72,7 +72,9 @@ GRANT_LOCKS = """\
   from (
     select o.order_id
     from flashsale_data.orders o
-    where o.order_id between v_first and v_first + p_item.now_serving
+    where o.order_id between
+        flashsale.order_id_of(p_item.item_id, 0)
+        and flashsale.order_id_of(p_item.item_id, p_item.now_serving)
       and o.status = 'waiting'
     order by o.order_id
     limit p_limit
@@ -434,9 +436,9 @@ MUTANTS = [
     Mutant(
         "promote: grants beyond now_serving",
         "promote",
-        "    where o.order_id between v_first and v_first + p_item.now_serving\n"
+        "        and flashsale.order_id_of(p_item.item_id, p_item.now_serving)\n"
         "      and o.status = 'waiting'",
-        "    where o.order_id between v_first and v_first + p_item.now_serving + 1\n"
+        "        and flashsale.order_id_of(p_item.item_id, p_item.now_serving + 1)\n"
         "      and o.status = 'waiting'",
         "promote",
     ),

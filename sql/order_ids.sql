@@ -7,7 +7,8 @@ as $$ select (p_item_id::bigint << 32) | p_ticket::bigint $$;
 
 comment on function flashsale.order_id_of(integer, integer) is
 $$The order's id: the item and the place in its line
-All orders of item i lie between order_id_of(i, 0) and order_id_of(i + 1, 0), in ticket order.$$;
+In ticket order, all orders of item i lie between order_id_of(i, 0) and order_id_of(i, 2147483647),
+which is the highest ticket.$$;
 
 create or replace function flashsale.item_of(p_order_id bigint) returns integer
 language sql immutable parallel safe

@@ -209,7 +209,8 @@ begin
     or exists (
       select from flashsale_data.orders o
       where o.order_id between
-          flashsale.order_id_of(v_item.item_id, 0) and flashsale.order_id_of(v_item.item_id + 1, 0)
+          flashsale.order_id_of(v_item.item_id, 0)
+          and flashsale.order_id_of(v_item.item_id, 2147483647)
         and o.status = 'waiting')
   then
     return null;
