@@ -6,6 +6,7 @@ set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_message jsonb;
+  v_is_ours boolean;
   -- 0.5 s after the first try, doubling, at most five minutes; scattered, so that jobs that failed
   -- together don't come back together. pgmq lives by clock_timestamp(), so does this.
   v_at constant timestamptz :=
@@ -29,9 +30,8 @@ begin
       where p_queue = 'notifications' and q.msg_id = p_job_id and q.read_ct = p_tries
       returning q.msg_id
     )
-    select 'retry' into p_error
-    where exists (select from payments) or exists (select from notifications);
-    return case when found then 'retry' else 'lost_lease' end;
+    select exists (select from payments) or exists (select from notifications) into v_is_ours;
+    return case when v_is_ours then 'retry' else 'lost_lease' end;
   end if;
   with dead as (
     delete from pgmq.q_payments q
@@ -53,7 +53,7 @@ begin
   set status = 'failed', ended_at = flashsale.clock()
   where p_queue = 'payments'
     and v_message ->> 'kind' = 'open'
-    and p.payment_id = (v_message ->> 'payment_id')::bigint
+    and p.payment_id = flashsale.id_in(v_message, 'payment_id')
     and p.status = 'requested';
   return 'dead';
 end
