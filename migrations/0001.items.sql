@@ -1,11 +1,11 @@
--- Items: what is on sale, and the counters of its line. Operators and sweeps write this table, and
--- nobody else. reserve reads an item's row without a lock, so customers never contend for it.
+-- Items: what is on sale, and the counters of its line. Only operators and sweeps write this table.
+-- reserve reads an item's row without a lock, so customers never contend for it.
 create schema if not exists flashsale_data;
 
 revoke all on schema flashsale_data from public;
 
 create type flashsale_data.late_payment as enum (
-  'refund',       -- money that comes after the hold has ended goes back
+  'refund',       -- money that comes after the hold has ended is refunded
   'keep_if_free'  -- the same, unless a unit is free and nobody waits: then it buys a new order
 );
 
@@ -16,7 +16,7 @@ create table flashsale_data.items (
   price bigint not null,                    -- minor units of currency
   currency text not null,                   -- ISO 4217
   stock integer not null,                   -- units on sale, sold ones included
-  forfeited integer not null default 0,     -- recycled orders: tickets that were served in vain
+  forfeited integer not null default 0,     -- orders whose units went on to the next ticket
   now_serving integer not null generated always as (stock + forfeited) stored,
   withdrawing integer not null default 0,   -- units that the next forfeits withdraw from sale
   paid integer not null default 0,          -- paid orders, without those still in tallies

@@ -7,7 +7,7 @@ create type flashsale_data.order_status as enum (
   'expired',   -- final; its ticket is recycled
   'cancelled', -- final; its ticket is recycled once the line has passed it
   'unserved',  -- final; its ticket is recycled if the line ever passes it
-  'void'       -- final; a ticket that nobody holds: a hole, or withdrawn from sale
+  'void'       -- final; stands for a ticket without a customer: a hole, or withdrawn from sale
 );
 
 -- There is no foreign key to items. It would lock the item's row for every order, which is the one
@@ -15,8 +15,8 @@ create type flashsale_data.order_status as enum (
 -- orders without an item.
 --
 -- order_id is flashsale.order_id_of(item_id, ticket). It is not a generated column, because
--- Postgres reads a generated column's expression anew for each statement, which was a tenth of an
--- INSERT. flashsale.violation looks for orders whose id is another.
+-- Postgres sets up a generated column's expression anew for each statement, which took a tenth of
+-- an INSERT. flashsale.violation looks for orders with another id.
 create table flashsale_data.orders (
   order_id bigint not null,
   created_at timestamptz not null,
@@ -30,14 +30,15 @@ create table flashsale_data.orders (
   recycled boolean not null default false, -- counted into items.forfeited, once
   customer_id text,                        -- null: void
   constraint orders_pkey primary key (order_id),
-  -- Few and short ones only: Postgres reads CHECKs anew for each statement, and with eight of them
-  -- half of a single INSERT went there. flashsale.violation looks for the rest.
+  -- There are only a few short CHECKs, because Postgres sets them up anew for each statement: eight
+  -- of them took half of the time of a single INSERT. flashsale.violation checks the other rules.
   constraint orders_paid_before_the_deadline check (paid_at < expires_at),
   constraint orders_paid_orders_have_been_paid check ((status = 'paid') = (paid_at is not null)),
   constraint orders_live_orders_have_not_ended check (
     (status in ('waiting', 'reserved', 'paid')) = (ended_at is null))
 ) with (
-  -- The table of a storm: vacuum by the number of changes, not by a share of a growing table.
+  -- A storm changes many rows of this table, which only grows. So vacuum is due after a number of
+  -- changes, and not after a share of the table.
   autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50000,
   autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 200000,
   autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000
@@ -46,29 +47,30 @@ create table flashsale_data.orders (
 create index orders_customer_id_created_at on flashsale_data.orders (customer_id, created_at)
   where customer_id is not null;
 
--- What a sweep looks for; each index holds only the rows that still want something.
+-- The indexes of sweeps. Each holds only the rows that a sweep still has to deal with.
 create index orders_order_id_waiting on flashsale_data.orders (order_id)
   where status = 'waiting';
 
 create index orders_order_id_unrecycled on flashsale_data.orders (order_id)
   where ended_at is not null and not recycled;
 
--- A customer who asks again finds the order that they have: there is at most one that is not over.
--- (This index comes after that of customers: of two that cost the same, a plan takes the later.)
+-- A customer has at most one live order per item, and a repeated request finds it by this index.
+-- (The index is created after that of customers: of two with the same cost, a plan takes the later
+-- one.)
 --
--- This index and that of holds are told by columns which only their own queries name, and not by
--- status. A plan that was made while nobody held anything took such an index, empty then, for
--- whatever question named the status: pay looked through all live orders for its own.
--- (ended_at is null means waiting, reserved or paid, by a CHECK.)
+-- The predicates of this index and of the index of holds name columns which only their own queries
+-- name, and not the status. A plan that was made while there were no holds took an index on the
+-- status, which was empty then, for every query that named the status. So pay read all live orders
+-- to find its own. (By a CHECK, an order whose ended_at is null is waiting, reserved or paid.)
 create unique index orders_one_live_per_customer
   on flashsale_data.orders (item_id, customer_id)
   where ended_at is null;
 
--- The holds, for expire.
+-- The index of holds, for expire.
 create index orders_expires_at_held on flashsale_data.orders (expires_at)
   where expires_at is not null and paid_at is null and ended_at is null;
 
--- Which order answered an Idempotency-Key. The primary key decides between duplicates.
+-- The order that answered each Idempotency-Key. The primary key decides between duplicates.
 create table flashsale_data.order_keys (
   customer_id text not null,
   item_id integer not null,

@@ -1,6 +1,6 @@
 -- Money: one row per attempt to pay an order, and the payment provider's events as they came.
 create type flashsale_data.payment_status as enum (
-  'requested',  -- -> open (session opened), voided (not needed any more), or as open
+  'requested',  -- -> open (session opened), voided (not needed any more), or like open
   'open',       -- -> succeeded, failed, voided (hold ended, provider confirmed), refund_due
   'succeeded',  -- final: the order is paid
   'failed',     -- -> succeeded or refund_due, if money comes after all
@@ -9,17 +9,17 @@ create type flashsale_data.payment_status as enum (
   'refunded'    -- final
 );
 
--- A hold asks for its money by its job alone. The first attempt gets its row when the worker takes
--- the job, and has the order's id. Further attempts, and money that names no order, are numbered
--- from 2^59 on, which is after every order's id (items_ids_are_below_those_of_payments). So the
--- latest attempt of an order has the largest id.
+-- A new hold has a payment job, but no row here yet. The first attempt gets its row when the worker
+-- takes the job, and has the order's id. Further attempts, and money that names no order, are
+-- numbered from 2^59 on, which is after every order's id (items_ids_are_below_those_of_payments).
+-- So the latest attempt of an order has the largest id.
 --
 -- There is no foreign key to orders: its check would lock the order's row for every hold that is
 -- granted. Orders are never deleted, and flashsale.violation looks for payments without an order.
 create table flashsale_data.payments (
   payment_id bigint generated always as identity (start with 576460752303423488),
   order_id bigint,                      -- null: a stray, money that names no payment of ours
-  amount bigint not null,               -- minor units: asked for; once money came, what came
+  amount bigint not null,               -- minor units requested; once money came, what came
   currency text not null,               -- ISO 4217
   status flashsale_data.payment_status not null default 'requested',
   tried boolean not null default false, -- the provider may have been called for it
@@ -43,7 +43,7 @@ create unique index payments_one_per_session on flashsale_data.payments (session
 
 create index payments_order_id_payment_id on flashsale_data.payments (order_id, payment_id);
 
--- Told by ended_at, not by status, for the reason that orders_one_live_per_customer has.
+-- The predicate names ended_at and not the status, for the reason at orders_one_live_per_customer.
 create unique index payments_one_active_attempt on flashsale_data.payments (order_id)
   where ended_at is null;
 

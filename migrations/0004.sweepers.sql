@@ -1,4 +1,5 @@
--- Who sweeps, when last, and how far each has gone round the items in search of holes.
+-- One row per runner (a process that sweeps): when it swept last, what it did, and how far it has
+-- come in its search for holes, which goes through all items in turn.
 create table flashsale_data.sweepers (
   runner text not null,
   swept_at timestamptz not null,

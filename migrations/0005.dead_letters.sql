@@ -1,4 +1,4 @@
--- Jobs that were given up: tried too often, or naming nothing that we know.
+-- Jobs that were given up, because they were tried too often or name nothing that exists here.
 create table flashsale_data.dead_letters (
   dead_letter_id bigint generated always as identity,
   queue text not null,      -- payments or notifications

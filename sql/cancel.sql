@@ -42,7 +42,7 @@ end
 $$;
 
 comment on function flashsale.cancel(bigint, text) is
-$$Cancels a reservation or leaves the line; the unit goes to the next
-p_customer_id: the customer who asks; null for anybody's order.
+$$Cancels an order; its unit goes to the next customer in the line
+p_customer_id: the order's customer; null for any customer's order.
 Outcomes: cancelled; already_ended (it was cancelled, expired or unserved before: nothing changes).
 Errors: RV102 unknown order, or another customer's; RV202 already paid.$$;

@@ -1,4 +1,5 @@
--- One table of limits, said in words. p_terms holds what is to be set; null means absent here.
+-- The limits on an item's terms, each with the message for a value beyond it. A term that is not in
+-- p_terms is not checked. Only opens_at, closes_at and max_waiting may be null: no limit.
 create or replace function flashsale.check_terms(p_terms jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$

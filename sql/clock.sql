@@ -1,5 +1,6 @@
--- The one source of time. Not now(): that is the transaction's start, and a caller may have waited
--- since. The tests replace this function, nothing else.
+-- The only source of time for deadlines. It does not return now(), which is the start of the
+-- transaction, because a call may have waited for a lock since then. The tests replace this
+-- function and no other.
 create or replace function flashsale.clock() returns timestamptz
 language sql volatile parallel safe
 as $$ select pg_catalog.clock_timestamp() $$;

@@ -1,5 +1,5 @@
--- Putting items on sale and changing the terms. These lock the item's row and may wait for a sweep
--- of that item; no customer ever waits for them.
+-- create_item and the other verbs for items lock the item's row, so they may wait for a sweep of
+-- that item. No customer ever waits for them, because reserve reads the row without a lock.
 create or replace function flashsale.create_item(
   p_sku text,
   p_name text,
@@ -21,7 +21,8 @@ begin
     'sku', p_sku, 'name', p_name, 'price', p_price, 'currency', p_currency, 'stock', p_stock,
     'hold_seconds', p_hold_seconds, 'max_waiting', p_max_waiting,
     'late_payment', p_late_payment, 'opens_at', p_opens_at, 'closes_at', p_closes_at));
-  -- The one dynamic statement: DDL takes no parameters. cache 1, or tickets would come out of turn.
+  -- This is the only dynamic statement, because DDL takes no parameters. With a cache above 1, each
+  -- session would take numbers ahead, and tickets would not follow the order of the requests.
   execute format('create sequence flashsale_data.%I as integer cache 1', 'line_' || v_item_id);
   insert into flashsale_data.items (
     item_id, sku, name, price, currency, stock, hold_seconds, opens_at, closes_at, max_waiting,
@@ -48,6 +49,6 @@ p_sku: your name of the item, 1 to 64 characters. p_name: for customers, 1 to 20
 p_price: 1 to 1,000,000,000,000 minor units of p_currency (ISO 4217). p_stock: 0 to 10,000,000
 units. p_hold_seconds: how long a reservation may be paid, 1 second to 7 days. p_opens_at and
 p_closes_at: when the sale begins and ends; null for no limit. p_max_waiting: length of the line, 0
-to 10,000,000; null for no limit. p_late_payment: what money does that comes too late; refund, or
-keep_if_free (it buys a unit that is free while nobody waits).
+to 10,000,000; null for no limit. p_late_payment: what happens to money that comes too late; refund,
+or keep_if_free (it buys a unit that is free while nobody waits).
 Errors: RV201 the sku is taken, RV302 a value is out of range.$$;

@@ -1,12 +1,13 @@
--- What earlier versions had and this one has not, dropped by name. sql/ is replayed over what is
--- there (create or replace), so a function or view that we remove or rename would stay for ever
--- otherwise. So would the old form of a function whose arguments change, because another list of
--- argument types is another function; and Postgres refuses to rename an argument, or to change a
--- result type.
+-- Drops objects that earlier versions had and this one has not. The files of sql/ are replayed over
+-- the functions and views that exist (create or replace). Without a line here, a function or view
+-- that we remove or rename would stay for ever. So would the old form of a function whose argument
+-- types change, because for Postgres that is another function. A function whose result type or
+-- argument names change also needs a line here, because Postgres refuses to replace it.
 --
 -- One line per object, with its argument types, in the order of the releases that dropped them:
 --
 --   drop function if exists flashsale.name(integer, text); -- 0.2: is now other_name
 --
--- There is no `cascade` here. If an object of somebody else depends on ours, the replay stops and
--- says which, and nothing is changed. A row type of the API is dropped by a migration instead.
+-- There is no `cascade` here. If somebody else's object depends on ours, the replay stops with a
+-- message that names it, and nothing is changed. The row types of the API are dropped by
+-- migrations.

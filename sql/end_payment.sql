@@ -21,4 +21,4 @@ end
 $$;
 
 comment on function flashsale.end_payment(bigint, text, text) is
-$$A payment attempt ends without money: failed or voided; else ignored$$;
+$$Ends a payment attempt without money: failed or voided, else ignored$$;

@@ -1,10 +1,10 @@
--- What a verb leaves to the worker. A verb enqueues its jobs in its own transaction, so a job
--- exists exactly if the change that wants it was committed. A message names a payment or an order
--- and says nothing else about it: the worker looks up how things are when it takes the job.
+-- Enqueues the jobs that the verbs leave to the worker. A verb enqueues its jobs in its own
+-- transaction, so a job exists exactly if the change that needs it was committed. A message names a
+-- payment or an order and says nothing else about it: its state is looked up when the job is taken.
 --
--- These functions insert into the tables of pgmq's queues, as pgmq.send_batch does. To call
+-- These functions insert into the tables of pgmq's queues, as pgmq.send_batch does. A call of
 -- pgmq.send_batch would cost more than all the rest of a reservation, because it composes and plans
--- its statement anew for every call. Every version of pgmq has the columns vt and message.
+-- its statement anew every time. Every version of pgmq has the columns vt and message.
 create or replace function flashsale.enqueue_payment_jobs(p_kind text, p_payment_ids bigint[])
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -22,8 +22,7 @@ $$;
 
 comment on function flashsale.enqueue_payment_jobs(text, bigint[]) is
 $$Enqueues a job for the payment provider for each payment
-p_kind: open, void or refund. Returns the number of jobs. A null array is as good as an empty
-one.$$;
+p_kind: open, void or refund. Returns the number of jobs. A null array counts as empty.$$;
 
 create or replace function flashsale.enqueue_mail(p_kind text, p_order_ids bigint[]) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -42,7 +41,7 @@ $$;
 comment on function flashsale.enqueue_mail(text, bigint[]) is
 $$Enqueues an e-mail to the customer of each order
 p_kind: reserved, your_turn, paid, expired, cancelled, refunded or unserved. Returns the number of
-e-mails. A null array is as good as an empty one.$$;
+e-mails. A null array counts as empty.$$;
 
 create or replace function flashsale.void_payments_of(p_order_ids bigint[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp

@@ -2,7 +2,7 @@
 -- and its hint are the same wherever a caller meets it. All other errors stand where they are
 -- raised.
 --
--- Both functions always raise; that they return void is for `perform`.
+-- Both functions always raise. They return void so that callers can call them by `perform`.
 create or replace function flashsale.raise_unknown_item(p_item_id integer) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$

@@ -1,5 +1,6 @@
--- Ending holds whose deadline has passed. Validity never depends on this: every verb and view
--- looks at the clock. Expiring makes the unit available to the line and tells the customer.
+-- Ends holds whose deadline has passed. What a customer may do never depends on when this runs,
+-- because every verb and every view compares the deadline with the clock. Expiring a hold makes its
+-- unit available to the line and sends the customer an e-mail.
 create or replace function flashsale.expire_orders(p_order_ids bigint[], p_now timestamptz)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -30,7 +31,7 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
-  v_now constant timestamptz := flashsale.clock(); -- or the index can't tell where to stop
+  v_now constant timestamptz := flashsale.clock(); -- constant, so that an index can be used
   v_due bigint[];
 begin
   select array_agg(d.order_id) into v_due
@@ -52,5 +53,5 @@ $$;
 
 comment on function flashsale.expire(integer) is
 $$Expires holds whose deadline has passed; returns how many
-p_limit: at most so many, those with the oldest deadlines first. Never waits: an order that somebody
-is paying or cancelling at this moment is left to them.$$;
+p_limit: at most so many, the oldest deadlines first. Never waits: an order that another transaction
+is paying or cancelling at this moment is left out.$$;

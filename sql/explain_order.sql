@@ -1,6 +1,6 @@
--- An order's story in words, for the people who answer the customer's question. It has three parts:
--- what the order itself tells, what its payments tell, and how it stands now. Each event has a
--- step, which orders events of the same moment.
+-- The history of an order in words, for support staff who answer a customer's question. It has
+-- three parts: the events of the order itself, those of its payments, and its state now. Each event
+-- has a step, which sorts events of the same moment.
 create or replace function flashsale.explain_order(p_order_id bigint)
 returns table (at timestamptz, what text)
 language plpgsql stable security definer
@@ -29,9 +29,9 @@ end
 $$;
 
 comment on function flashsale.explain_order(bigint) is
-$$An order's story in words, oldest first, for support staff
-Each row is an event: when it was, and what happened. The last row of a live order says how it
-stands now. Errors: RV102 unknown order.$$;
+$$The history of an order in words, oldest first, for support staff
+Each row is an event: when it was, and what happened. The last row of a live order says what its
+state is now. Errors: RV102 unknown order.$$;
 
 create or replace function flashsale.order_story(p_order flashsale_data.orders, p_item_name text)
 returns table (at timestamptz, step integer, what text)
@@ -71,7 +71,7 @@ as $$
 $$;
 
 comment on function flashsale.order_story(flashsale_data.orders, text) is
-$$What an order's own row tells of its story$$;
+$$The events of an order's history that its own row shows$$;
 
 create or replace function flashsale.payment_story(p_order_id bigint)
 returns table (at timestamptz, step integer, what text)
@@ -98,7 +98,7 @@ as $$
 $$;
 
 comment on function flashsale.payment_story(bigint) is
-$$What the payments of an order tell of its story$$;
+$$The events of an order's history that its payments show$$;
 
 create or replace function flashsale.order_outlook(
   p_order flashsale_data.orders, p_now_serving integer, p_now timestamptz)
@@ -119,4 +119,4 @@ as $$
 $$;
 
 comment on function flashsale.order_outlook(flashsale_data.orders, integer, timestamptz) is
-$$How an order that has not ended stands now; no row for others$$;
+$$The state of a live order in words; no row if the order has ended$$;

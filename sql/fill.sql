@@ -43,13 +43,13 @@ begin
     where not exists (
       select from flashsale_data.orders o
       where o.order_id = flashsale.order_id_of(p_item_id, t.ticket)
-      offset 0) -- a probe per ticket: as a join it may read all orders
+      offset 0) -- keeps this a probe per ticket: a join may read all orders
     on conflict do nothing;
     get diagnostics v_filled = row_count;
     v_item.settled := v_last;
   end if;
 
-  if v_item.settled = v_item.noted_ticket then -- all that was noted is settled: note anew
+  if v_item.settled = v_item.noted_ticket then -- the noted tickets are settled: begin anew
     v_item.noted_ticket := coalesce(pg_sequence_last_value(v_item.line), 0);
     v_item.noted_xid := null;
   elsif v_item.noted_xid is null then
@@ -69,5 +69,5 @@ $$;
 comment on function flashsale.fill(integer, integer) is
 $$Fills holes in an item's line with void orders; returns how many
 A hole is a ticket without an order: its request rolled back. Looks only at tickets that are older
-than every running transaction, at most p_limit per call. Never waits: if somebody else serves this
-item at the moment, or there is no such item, it does nothing.$$;
+than every running transaction, at most p_limit per call. Never waits: if another sweep or an
+operator has locked the item, or if there is no such item, it does nothing.$$;

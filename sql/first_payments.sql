@@ -1,5 +1,6 @@
--- A hold asks for its money by its job alone: what a first attempt says is what its order says, so
--- its row can wait for the first who has more to tell.
+-- A new hold has a payment job but no row in payments yet, because everything that the row could
+-- say follows from the order. This saves an insert per reservation. The functions that are about to
+-- change a first attempt call this one before, which inserts the row.
 create or replace function flashsale.first_payments(p_order_ids bigint[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -16,5 +17,5 @@ as $$
 $$;
 
 comment on function flashsale.first_payments(bigint[]) is
-$$Writes down first payment attempts that only their orders show so far
+$$Inserts the rows of these orders' first payment attempts, if missing
 The attempt has the order's id. Orders that never held a unit have none.$$;

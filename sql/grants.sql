@@ -3,8 +3,8 @@
 -- caller needs no right to a table. They also pin search_path, so that a caller can't put objects
 -- of their own in the way. Views read the tables with their owner's rights for the same reason.
 --
--- A function that is replaced keeps its grants, so all that ours may do is taken away first. Grants
--- to other people's roles stay.
+-- A function that is replaced keeps its grants, so all rights of our roles are revoked first.
+-- Grants to other roles stay.
 revoke all on all routines in schema flashsale
   from public, flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
 revoke all on all tables in schema flashsale
@@ -13,7 +13,7 @@ revoke all on all tables in schema flashsale
 grant usage on schema flashsale
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
 
--- Views call these as their reader.
+-- Views call these functions with the rights of the view's reader.
 grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
     flashsale.order_id_of(integer, integer),
     flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz)
@@ -87,8 +87,8 @@ grant select on flashsale.item_status, flashsale.sweep_status, flashsale.queue_s
 grant select on flashsale.item_status, flashsale.order_status to flashsale_tool;
 grant select on all tables in schema flashsale to flashsale_operator;
 
--- PUBLIC may make temporary tables unless told otherwise. The database keeps this right, not the
--- schema, so a clone of the database has it anew until the next migrate.
+-- By default PUBLIC may create temporary tables. This right belongs to the database and not to the
+-- schema, so a clone of the database has it again until the next migrate.
 do $$
 begin
   execute format('revoke temporary on database %I from public', current_database());

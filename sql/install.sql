@@ -53,8 +53,8 @@
 --   read all of that table in the storm that follows. So a function that looks something up in
 --   orders, payments, keys, events or queues has enable_seqscan = off if tests/test_plans.py shows
 --   that it needs it. That does not keep a plan from reading a whole index. So lookups of many rows
---   are lateral with a limit, updates name their rows by an array of ids, and partial indexes are
---   told by columns that only their own queries name.
+--   are lateral with a limit, updates name their rows by an array of ids, and the predicates of
+--   partial indexes name columns that only the queries for that index name.
 --
 -- HOW THIS IS DEPLOYED
 --   Each migrate replays these files whole, in this order and in one transaction, if they differ
@@ -62,7 +62,7 @@
 --   of other people that depend on them stay. What we no longer have is dropped by name in
 --   dropped.sql. Tables, and the row types of the API, are in migrations/.
 
--- Foundations: what is gone, the roles, the time, the row types, and what several verbs call
+-- Foundations: dropped objects, roles, the clock, row types, and functions that several verbs call
 \ir dropped.sql
 \ir roles.sql
 \ir clock.sql
@@ -73,7 +73,7 @@
 \ir issued_tickets.sql
 \ir enqueue.sql
 
--- Customers: ask for a unit, look at orders, cancel
+-- Customers: request a unit, look at orders, cancel
 \ir order_status.sql
 \ir orders_of.sql
 \ir orders_by_id.sql
@@ -122,10 +122,10 @@
 \ir retry_job.sql
 \ir retry_dead_letter.sql
 
--- For people: stories, views for dashboards, and the promises as queries
+-- For people: the history of an order, views for dashboards, and the promises as queries
 \ir explain_order.sql
 \ir views.sql
 \ir violation.sql
 
--- Who may call what. Last, because it revokes everything first.
+-- The rights to call functions. This file comes last, because it revokes everything first.
 \ir grants.sql

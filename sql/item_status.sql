@@ -1,5 +1,5 @@
--- What everybody sees of an item. All of it is arithmetic on one row and the line's last ticket, so
--- it costs the same at ten orders and at ten million.
+-- The public view of an item. It is computed from the item's row and the line's last ticket, so it
+-- costs the same with ten orders as with ten million.
 create or replace view flashsale.item_status as
 select
   i.item_id,
@@ -48,7 +48,7 @@ comment on column flashsale.item_status.hold_seconds is 'How long a reservation 
 comment on column flashsale.item_status.max_waiting is
   'Length of the line at most; null: no limit.';
 comment on column flashsale.item_status.late_payment is
-  'What money does that comes too late: refund, or keep_if_free (buy a unit that is free).';
+  'What happens to money that comes too late: refund, or keep_if_free (it buys a free unit).';
 comment on column flashsale.item_status.paused is
   'Whether it is paused: no new orders, no promotions.';
 comment on column flashsale.item_status.state is
@@ -64,7 +64,7 @@ comment on column flashsale.item_status.waiting is 'Orders that wait for a unit.
 comment on column flashsale.item_status.withdrawing is
   'Units that leave the sale as they come back.';
 comment on column flashsale.item_status.created_at is 'When the item was put on sale.';
-comment on column flashsale.item_status.as_of is 'When somebody swept last; null: nobody has.';
+comment on column flashsale.item_status.as_of is 'When the last sweep was; null: there was none.';
 
 create or replace function flashsale.item_status(p_item_id integer) returns flashsale.item_status
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp

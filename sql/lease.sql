@@ -1,18 +1,18 @@
 -- The leases of the worker's jobs. A job that was taken is leased to the worker for some seconds.
 -- tries says how often the job was taken, this time included, so that job_id and tries together
--- name the lease. A worker that was too slow thus can not acknowledge a job that somebody else is
--- working on. What it has learnt from the provider is recorded all the same: every effect is a
--- conditional update, so it may happen twice.
+-- name the lease. So a worker that was too slow can't acknowledge a job that another worker is
+-- doing by now. What it has learnt from the provider is recorded all the same. That is safe,
+-- because every effect is a conditional update and happens only once.
 create or replace function flashsale.max_tries(p_message jsonb) returns integer
 language sql immutable parallel safe
 as $$ select case when p_message ->> 'kind' in ('refund', 'void') then 300 else 10 end $$;
 
 comment on function flashsale.max_tries(jsonb) is
 $$How often a job is tried before it goes to the dead letters
-A session to open and an e-mail: 10 times, which takes about four minutes. What is owed to a
-customer, a refund or a void: 300 times, about a day.$$;
+To open a session and to send an e-mail: 10 times, which takes about four minutes. To refund or to
+void, which we owe the customer: 300 times, about a day.$$;
 
--- A message may hold anything: somebody may have put it into the queue by hand.
+-- A message may have any content, because operators can put messages into the queue by hand.
 create or replace function flashsale.id_in(p_message jsonb, p_name text) returns bigint
 language sql immutable parallel safe
 as $$

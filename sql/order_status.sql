@@ -1,6 +1,6 @@
--- What everybody sees of an order: the view, and the functions that read one order of it.
+-- The public view of orders, and the functions that read one order from it.
 --
--- A hold past its deadline is over, whether or not a sweep has marked it.
+-- A hold past its deadline is shown as expired, whether or not a sweep has marked it.
 create or replace view flashsale.order_status as
 select
   o.order_id,
@@ -35,8 +35,8 @@ left join lateral (
   limit 1
 ) p on true
 cross join lateral (
-  -- Whether there is a first attempt that first_payments has yet to write down. Late money may have
-  -- taken it along to another order.
+  -- Whether the order has a first attempt whose row first_payments has not inserted yet. The row
+  -- may also exist and belong to another order, if late money has bought one.
   select case
     when p.payment_id is not null then false
     when o.status = 'reserved' then true
@@ -44,7 +44,7 @@ cross join lateral (
     else o.reserved_at is not null and not exists (
       select from flashsale_data.payments a where a.payment_id = o.order_id)
   end as unwritten
-  offset 0 -- or it would be pulled up, once for each use
+  offset 0 -- keeps the planner from computing this once per use
 ) f;
 
 comment on view flashsale.order_status is
@@ -60,7 +60,7 @@ comment on column flashsale.order_status.ticket is
   'The order''s place in its item''s line, from 1.';
 comment on column flashsale.order_status.position is
   'Of a waiting order: its place among those that wait, at most; 1 is next.';
-comment on column flashsale.order_status.created_at is 'When the customer asked.';
+comment on column flashsale.order_status.created_at is 'When the customer requested the unit.';
 comment on column flashsale.order_status.reserved_at is
   'When a unit was set aside; null: it has never held one.';
 comment on column flashsale.order_status.expires_at is 'The deadline: pay before it.';
@@ -70,7 +70,7 @@ comment on column flashsale.order_status.payment_id is 'Its latest payment attem
 comment on column flashsale.order_status.payment_status is
   'requested, open, succeeded, failed, voided, refund_due or refunded.';
 comment on column flashsale.order_status.amount is
-  'What that attempt asks for, in minor units of currency; once money came, what came.';
+  'The amount that attempt requests, in minor units of currency; once money came, what came.';
 comment on column flashsale.order_status.currency is 'ISO 4217.';
 comment on column flashsale.order_status.checkout_url is
   'Where the customer pays, once the payment is open.';
@@ -97,7 +97,7 @@ $$;
 
 comment on function flashsale.order_status(bigint, text) is
 $$One order, as its customer sees it
-p_customer_id: the customer who asks; null for anybody's order. Outcomes: found.
+p_customer_id: the order's customer; null for any customer's order. Outcomes: found.
 Errors: RV102 unknown order, or another customer's.$$;
 
 create or replace function flashsale.answer(p_order_id bigint, p_outcome text)

@@ -13,7 +13,7 @@ as $$
 $$;
 
 comment on function flashsale.orders_by_id(bigint[]) is
-$$Many orders at once, whoever's they are
-For a caller that follows orders. A hold past its deadline is expired here only once a sweep has
-ended it, so that expired is the last word: until then, a payment that came in time may still be
-committing. The rows come in no order, and unknown orders are left out. Outcomes: found.$$;
+$$Many orders at once, of any customers
+For a caller that follows orders until they are final. So a hold past its deadline is shown as
+expired only once a sweep has ended it: until then, a payment that came in time may still be
+committing. The rows are not sorted, and unknown orders are left out. Outcomes: found.$$;

@@ -1,12 +1,13 @@
--- Money has come. This function alone decides what it does: it buys an order, or it goes back.
+-- pay records money that has come. Nothing else decides what happens to money: it buys an order, or
+-- it is refunded.
 --
--- How it stays right when the customer cancels, the hold ends and the provider tells us the same
--- thing twice, all at once:
+-- This stays correct when the customer cancels, the hold ends and the provider reports the same
+-- money twice, all at the same time, for these reasons:
 --
 -- * A session at the payment provider is one piece of money. If we know the session, its payment
 --   decides, whatever payment the message names.
 -- * The order is locked first and its payment after that (the lock order of install.sql). cancel,
---   expire and a second pay of the same order wait here, or this one waits for them.
+--   expire and another pay for the same order wait here, or this call waits for them.
 -- * The clock is read after the locks. It is the database's clock, and nothing else, that decides
 --   whether the money came before the deadline.
 -- * Every update names the states that it leaves, so the same money has its effect once.
@@ -76,13 +77,13 @@ end
 $$;
 
 comment on function flashsale.pay(bigint, text, bigint, text) is
-$$Money has come for a payment: it buys the order, or it goes back
+$$Records money for a payment: it buys the order, or it is refunded
 The order is paid if it is reserved and its deadline has not come, by the database's clock once the
 order is locked. p_payment_id: as in the payment job. p_session_id: the provider's name for this
 piece of money, 1 to 255 characters. p_amount: minor units of p_currency. Safe to call again: the
 same money has its effect once.
 Outcomes: paid; already_paid; refund_due (the money came late, was superseded by a newer attempt, or
-is not the amount that was asked for); stray (it names no payment of ours: it is kept as a payment
+is not the requested amount); stray (it names no payment of ours: it is kept as a payment
 without an order, and refunded).
 Errors: RV303 not a session, amount and currency.$$;
 
@@ -114,7 +115,7 @@ end
 $$;
 
 comment on function flashsale.decided_before(flashsale_data.payments) is
-$$The answer about money whose effect is recorded already: it stays$$;
+$$The answer about money that has had its effect already$$;
 
 create or replace function flashsale.buy_in_time(
   p_payment_id bigint, p_order_id bigint, p_session_id text, p_now timestamptz)
@@ -172,13 +173,14 @@ $$;
 
 comment on function flashsale.owe_refund(
   flashsale_data.payments, text, bigint, text, text, timestamptz) is
-$$Sends money back that can not be used
+$$Refunds money that can't be used
 p_reason: wrong_amount, superseded or late, as in payments.refund_reason. The payment's amount
 becomes what came, because that is what is refunded.$$;
 
--- Late money may buy a unit that is free while nobody waits. It does so as anybody would: with a
--- new ticket, so that the line's arithmetic holds. Customers may be faster while this runs. Then
--- the ticket is above now_serving, no order is inserted, and fill finds the ticket as a hole.
+-- Late money may buy a unit that is free while nobody waits. It takes a new ticket for that, like
+-- any request, so that the line's arithmetic holds. Other requests may take the free units while
+-- this runs. Then the ticket is above now_serving, no order is inserted, and fill finds the ticket
+-- as a hole.
 create or replace function flashsale.buy_late(
   p_payment_id bigint,
   p_late flashsale_data.orders,
@@ -217,7 +219,7 @@ begin
       p_late.customer_id, 'paid', p_now, p_now,
       p_now + v_item.hold_seconds * interval '1 second', p_now
     from ticketed t
-    where t.ticket <= v_item.now_serving -- else customers were faster
+    where t.ticket <= v_item.now_serving -- else other requests were faster
     on conflict do nothing               -- the customer has another order by now
     returning order_id, item_id
   ), tallied as (
@@ -238,7 +240,7 @@ end
 $$;
 
 comment on function flashsale.buy_late(bigint, flashsale_data.orders, text, timestamptz) is
-$$Late money buys a new order if a unit is free and nobody waits
+$$Buys a new order with late money if a unit is free and nobody waits
 Returns null if not, or if the item's late_payment is not keep_if_free. The caller has locked the
 order that ended (p_late) and the payment, and read p_now after that.$$;
 

@@ -14,7 +14,7 @@ end
 $$;
 
 comment on function flashsale.payment_captured(bigint, integer, bigint, text, bigint, text) is
-$$A session can't be voided, its money has come: decides like pay
+$$Records money that came before its session could be voided, like pay
 p_job_id and p_tries: the lease. p_session_id, p_amount and p_currency: the money, as for pay.
-Outcomes: those of pay; lost_lease (it was decided all the same, but the job is not ours any more).
+Outcomes: those of pay; lost_lease (it was decided, but the lease is not the caller's any more).
 Errors: RV303 not a session, amount and currency.$$;

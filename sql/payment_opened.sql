@@ -8,7 +8,8 @@ declare
   v_order flashsale_data.orders;
   v_outcome text := 'ignored';
 begin
-  -- Orders before payments, like everybody; so the end of the hold comes before this or after it.
+  -- The order is locked before its payment, as everywhere. So the hold ends either before this or
+  -- after it.
   select o.* into v_order
   from flashsale_data.orders o
   where o.order_id = (
@@ -33,9 +34,9 @@ end
 $$;
 
 comment on function flashsale.payment_opened(bigint, integer, bigint, text, text) is
-$$The provider has opened a session: the customer may pay
+$$Records that the provider has opened a session to pay in
 p_job_id and p_tries: the lease. p_session_id: the provider's name for the attempt. p_checkout_url:
 where the customer pays.
-Outcomes: opened (and the customer is told); superseded (the hold is over: the session is voided);
-ignored (it was known already); lost_lease (it was recorded all the same, but the job is not ours
-any more).$$;
+Outcomes: opened (the customer gets an e-mail); superseded (the hold is over: the session is
+voided); ignored (it was known already); lost_lease (it was recorded, but the lease is not the
+caller's any more).$$;

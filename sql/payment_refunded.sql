@@ -15,6 +15,6 @@ end
 $$;
 
 comment on function flashsale.payment_refunded(bigint, integer, bigint) is
-$$The provider has paid a refund out
+$$Records that the provider has paid a refund out
 p_job_id and p_tries: the lease. Outcomes: refunded; ignored (it was known already); lost_lease (it
-was recorded all the same, but the job is not ours any more).$$;
+was recorded, but the lease is not the caller's any more).$$;

@@ -16,6 +16,6 @@ end
 $$;
 
 comment on function flashsale.payment_voided(bigint, integer, bigint) is
-$$The provider has voided a session: no money will come
+$$Records that the provider has voided a session: no money will come
 p_job_id and p_tries: the lease. Outcomes: voided; ignored (it was known already); lost_lease (it
-was recorded all the same, but the job is not ours any more).$$;
+was recorded, but the lease is not the caller's any more).$$;

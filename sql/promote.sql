@@ -1,7 +1,8 @@
--- Moving an item's line: the hard piece of the sale. One call does three things, in this order.
+-- promote moves an item's line. It is the hardest piece of the sale. One call does three things, in
+-- this order.
 --
--- 1. If the sale has closed, the line ends: whoever still waits is told that there was no unit for
---    them (end_line).
+-- 1. If the sale has closed, the line ends: every customer who still waits is told that there was
+--    no unit for them (end_line).
 -- 2. Forfeits are recycled (recycle_forfeits). An order that ended without a sale has a ticket that
 --    some later ticket was waiting behind. Once the line has passed it (its ticket is not above
 --    now_serving), it is counted into items.forfeited and marked as recycled. now_serving is
@@ -11,12 +12,13 @@
 --
 -- Why this is safe when many sweeps and many customers are at work at once:
 --
--- * The item's row is locked first, so one sweep at a time serves an item. A second sweep skips the
+-- * The item's row is locked first, so one sweep at a time serves an item. Another sweep skips the
 --   item rather than wait for it (skip locked), and so does a sweep that meets an operator.
--- * Orders are locked with skip locked too. An order that somebody is cancelling or paying at this
---   moment is left to the next sweep. Nobody waits for a sweep, and a sweep waits for nobody.
--- * The clock is read after the locks have been taken. A hold that was granted by a clock from
---   before would start before its customer may have asked, and its window would be too short.
+-- * Orders are locked with skip locked too. An order that another transaction is cancelling or
+--   paying at this moment is left to the next sweep. So a sweep never waits for a customer.
+-- * The clock is read after the locks have been taken. An order may have been placed shortly before
+--   it was locked. With an earlier time, its hold would begin before its request, and the hold's
+--   window would be too short.
 -- * Every update names the state that it leaves, so a change that committed just before is never
 --   overwritten. Orders that were locked are updated by an array of their ids. Joined instead, they
 --   might be looked for by reading all orders, and a session keeps such a plan.
@@ -69,8 +71,8 @@ $$Serves an item's line: recycles forfeits and grants holds, by ticket
 Each hold gets its full window (hold_seconds) and its payment job in this transaction. After
 closes_at the line ends instead: waiting orders become unserved. While the item is paused or not yet
 open, nobody is promoted. p_limit: at most so many orders of each kind; more: call again at once.
-Returns how many orders were recycled, promoted and unserved. Never waits: if somebody else serves
-this item at the moment, or there is no such item, it does nothing.$$;
+Returns how many orders were recycled, promoted and unserved. Never waits: if another sweep or an
+operator has locked the item, or if there is no such item, it does nothing.$$;
 
 create or replace function flashsale.end_line(p_item_id integer, p_limit integer, p_now timestamptz)
 returns integer
@@ -190,7 +192,7 @@ begin
     limit p_limit
     for update skip locked
   ) e;
-  v_now := flashsale.clock(); -- after the locks: some may have asked a moment ago
+  v_now := flashsale.clock(); -- after the locks: see above
   with granted as (
     update flashsale_data.orders o
     set
@@ -199,7 +201,7 @@ begin
       expires_at = v_now + p_item.hold_seconds * interval '1 second'
     where o.order_id = any (v_entitled)
       and o.status = 'waiting'
-      -- The item is locked, so since promote looked only the close may have come.
+      -- The item is locked, so of the reasons for a shut sale only the closing time can be new.
       and flashsale.shut_by(null, p_item.closes_at, false, v_now) is null
     returning o.order_id
   )

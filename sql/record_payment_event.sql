@@ -42,7 +42,7 @@ $$;
 comment on function flashsale.record_payment_event(
   text, text, text, text, bigint, text, timestamptz) is
 $$Stores an event of the payment provider, with its effect, once
-p_event_id: the provider's name of the event; a second one of the same name is a duplicate. p_type:
+p_event_id: the provider's name of the event; another event of that name is a duplicate. p_type:
 payment.succeeded, payment.failed, payment.voided or payment.refunded; others are stored and
 ignored. p_payment_id: as the provider sent it; money for a payment that we do not know is a stray.
 p_amount: minor units of p_currency. p_occurred_at: by the provider's clock.

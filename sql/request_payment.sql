@@ -37,6 +37,6 @@ $$;
 
 comment on function flashsale.request_payment(bigint, text) is
 $$Starts another payment attempt for a reserved order after one failed
-The deadline stays as it is. p_customer_id: the customer who asks; null for anybody's order.
+The deadline stays as it is. p_customer_id: the order's customer; null for any customer's order.
 Outcomes: requested; existing (an attempt is under way).
 Errors: RV102 unknown order, or another customer's; RV203 the order is not reserved.$$;

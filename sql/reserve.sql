@@ -1,11 +1,12 @@
--- Asking for a unit: the hot path. A request reads its item's row without a lock, takes a ticket
--- from the item's sequence and inserts one order. It locks nothing that another customer needs.
+-- reserve handles a request for a unit. It is the hot path: it reads the item's row without a lock,
+-- takes a ticket from the item's sequence and inserts one order. It locks nothing that another
+-- customer's request needs.
 -- What it reads of the item may be a moment old. That is safe because now_serving only grows: an
 -- old value can make somebody wait a moment longer, but it can never oversell.
 --
--- This file has what one request needs; reserve_many.sql does the same for up to 1,000 at once.
--- The first functions here are shared by both. They are plain SQL without settings, so the planner
--- puts their text into the statements that use them, and they cost nothing.
+-- This file handles one request; reserve_many.sql does the same for up to 1,000 at once. Both use
+-- the first functions here. These are plain SQL without settings, so the planner inlines them into
+-- the statements that use them, and they cost nothing.
 
 create or replace function flashsale.ticket_limit_for(
   p_wait boolean, p_now_serving integer, p_gaps integer, p_max_waiting integer)
@@ -50,7 +51,7 @@ $$;
 comment on function flashsale.order_of_key(integer, text, text) is
 $$The order that an Idempotency-Key led to before; no row: the key is new$$;
 
--- Everything that can be said of a request before it takes a ticket.
+-- Looks up everything about a request that can be known before it takes a ticket.
 create or replace function flashsale.look_up(
   p_item_id integer,
   p_customer_id text,
@@ -188,11 +189,11 @@ $$;
 comment on function flashsale.waiting(bigint, integer, text, timestamptz, integer) is
 $$The answer to a request that has just joined the line$$;
 
--- Nearly every request is one of three: a customer who is new, one who asks again, and one who is
--- refused. A few plain statements answer these. Whatever else a request may be goes to reserve_many
--- as a batch of one, which takes several times as long, because its plans have many nodes to start
--- and to end. For the same reason there are few expressions here, and the variables are scalars: in
--- each transaction an expression is set up anew, which costs as much as an index probe.
+-- Nearly every request is of one of three kinds: a new customer's, a repeated one, or one that is
+-- refused. A few plain statements answer these. All other requests go to reserve_many as a batch of
+-- one, which takes several times as long, because its plans have many nodes to start and to end.
+-- For the same reason there are few expressions here, and the variables are scalars: Postgres sets
+-- up each expression anew in each transaction, which costs as much as an index probe.
 create or replace function flashsale.reserve(
   p_item_id integer, p_customer_id text, p_idempotency_key text default null,
   p_wait boolean default true)
@@ -224,7 +225,7 @@ begin
     p_item_id, p_customer_id, p_idempotency_key, v_order_id, p_wait, v_now) l;
 
   if v_outcome is null and v_order_id is null then
-    -- The transaction has its id before it has a ticket: fill relies on it.
+    -- The transaction gets its id before it takes a ticket. fill relies on that.
     v_ticket := case when pg_current_xact_id() is not null then nextval(v_line) end;
   elsif v_outcome = 'existing' then
     return (select row('existing', o.*, null)::flashsale.order_row
@@ -264,7 +265,7 @@ end
 $$;
 
 comment on function flashsale.reserve(integer, text, text, boolean) is
-$$Asks for a unit of an item: a reservation, or a place in the line
+$$Requests a unit of an item: a reservation, or a place in the line
 p_customer_id: 1 to 128 characters. p_idempotency_key: 1 to 255 characters or null; the same item,
 customer and key always get the same order. p_wait: false refuses rather than join the line.
 Outcomes: reserved; waiting; existing (the order that the customer already has); not_open (retry_at

@@ -1,13 +1,14 @@
--- Asking for units for up to 1,000 customers at once: reserve, for the storm. The service gathers
--- the requests that arrive while a call is under way and sends them here in one call.
+-- reserve_many handles up to 1,000 requests for units at once, with the same results as reserve. In
+-- a storm the service gathers the requests that arrive while a call is under way, and sends them
+-- here in one call.
 --
 -- A call works in rounds of two statements over the requests that are not decided yet:
 --   take_tickets   looks up what is known of each, and takes tickets in the order of the requests;
 --   place_orders   inserts the keys, the orders and the payment jobs.
--- The first round decides everything, except if a customer of the batch asks twice, if a customer's
--- own hold is over and has to be ended first, or if a duplicate of a request came first in another
--- transaction. A statement that has waited for a duplicate does not see what that did, but the next
--- statement does. So the next round decides these.
+-- The first round decides everything, with three exceptions: a customer has two requests in the
+-- batch, a customer's own hold is over and has to be ended first, or a duplicate of a request came
+-- first in another transaction. A statement that has waited for a duplicate does not see what the
+-- duplicate did, but the next statement does. So the next round decides these requests.
 --
 -- The state is a few arrays with one element per request. A null outcome means: not decided yet.
 create or replace function flashsale.reserve_many(
@@ -39,7 +40,7 @@ begin
       p_item_ids, p_customer_ids, p_idempotency_keys, p_waits, v_now, v_outcomes, v_order_ids) t;
     if v_overdue_ids is not null then
       perform flashsale.end_overdue(v_overdue_ids);
-      v_now := flashsale.clock(); -- that may have waited for a lock
+      v_now := flashsale.clock(); -- end_overdue may have waited for a lock
       continue;
     end if;
     v_placed_at := case when v_round = 1 then v_now end;
@@ -63,7 +64,7 @@ end
 $$;
 
 comment on function flashsale.reserve_many(integer[], text[], text[], boolean[]) is
-$$Asks for a unit for each of up to 1,000 customers
+$$Requests a unit for each of up to 1,000 customers
 One row per request, in the order of the requests. p_customer_ids: 1 to 128 characters.
 p_idempotency_keys: 1 to 255 characters or null; the same item, customer and key always get the
 same order. p_waits: false refuses rather than join the line.
@@ -151,8 +152,8 @@ comment on function flashsale.look_up_batch(
 $$What is known of the undecided requests of a batch; see look_up
 p_outcomes, p_order_ids: what earlier rounds have decided.$$;
 
--- Tickets are taken in the order of the requests. Therefore nobody gets one in a round that finds a
--- hold to be ended first: its customer may have asked before the others.
+-- Tickets are taken in the order of the requests. Therefore no request gets one in a round that
+-- finds a hold to be ended first: that customer's request may come before the others in the batch.
 create or replace function flashsale.take_tickets(
   p_item_ids integer[],
   p_customer_ids text[],
@@ -185,14 +186,14 @@ begin
     from known k
     order by k.ord
   ), ticketed as (
-    -- The transaction has its id before it has a ticket: fill relies on it.
+    -- The transaction gets its id before it takes a ticket. fill relies on that.
     select
       n.*,
       case when n.is_next and pg_current_xact_id() is not null
         then nextval(n.line)::integer end as ticket
     from newcomers n
   )
-  select -- a ticket after the last one came too late: it burns, and fill finds the hole
+  select -- a ticket after the limit came too late: it is not used, and fill finds the hole
     array_agg(
       case when t.ticket > t.ticket_limit then 'sold_out' else t.outcome end order by t.ord),
     array_agg(t.order_id order by t.ord),
@@ -228,7 +229,7 @@ end
 $$;
 
 comment on function flashsale.end_overdue(bigint[]) is
-$$Ends the customers' own holds that are over, so that they may ask anew$$;
+$$Ends the customers' own overdue holds, so that they can reserve anew$$;
 
 -- Keys come before orders, so that duplicates of a request meet there. Both are inserted in one
 -- fixed order, so that two batches never wait for each other.
@@ -322,7 +323,7 @@ comment on function flashsale.release_keys(integer[], text[], text[], text[]) is
 $$Deletes keys that lead to an order which a duplicate prevented
 Only those of requests that are still undecided. Nobody else can have seen such a key.$$;
 
--- What was just placed is known without reading it again.
+-- The answers for orders that were just placed are made without reading them again.
 create or replace function flashsale.answers(
   p_item_ids integer[],
   p_customer_ids text[],

@@ -19,5 +19,5 @@ $$;
 
 comment on function flashsale.retry_dead_letter(bigint) is
 $$Puts a dead letter back into its queue; returns the new job's id
-A job to open a payment that has failed since will be dropped: the customer asks for another
-attempt. Errors: RV103 no such dead letter.$$;
+A job that was to open a session for a payment that has failed since will be dropped: the customer
+has to request another attempt. Errors: RV103 no such dead letter.$$;

@@ -7,8 +7,9 @@ as $$
 declare
   v_message jsonb;
   v_is_ours boolean;
-  -- 0.5 s after the first try, doubling, at most five minutes; scattered, so that jobs that failed
-  -- together don't come back together. pgmq lives by clock_timestamp(), so does this.
+  -- The delay is 0.5 s after the first try and doubles up to five minutes. It has a random part, so
+  -- that jobs that failed together don't come back together. pgmq uses clock_timestamp(), so this
+  -- does too.
   v_at constant timestamptz :=
     clock_timestamp()
     + least(300, 0.25 * 2 ^ p_tries) * (0.75 + random() / 2) * interval '1 second';
@@ -60,7 +61,7 @@ end
 $$;
 
 comment on function flashsale.retry_job(text, bigint, integer, text) is
-$$A job failed: tries again later, or gives it up
+$$Records that a job failed: it is tried again later, or given up
 p_queue: payments or notifications. p_job_id and p_tries: the lease. p_error: what went wrong, for
 people; 1,000 characters of it are kept.
 Outcomes: retry (it is tried again, half a second after the first try, then twice as long each time,

@@ -1,11 +1,11 @@
--- What the row types of the API mean. The types are in migrations/, because a type can't be
--- replaced.
+-- The comments on the row types of the API. The types themselves are in migrations/, because a type
+-- can't be replaced.
 comment on type flashsale.order_row is
 $$What the order functions return: an outcome, and the order as it is
 A refusal (outcome not_open, closed, paused, sold_out, unknown_item or invalid) has no order_id.$$;
 
 comment on column flashsale.order_row.outcome is
-  'What came of this call; the function tells which outcomes there are.';
+  'The result of this call; the comment on the function lists the possible outcomes.';
 comment on column flashsale.order_row.order_id is 'The order; null for a refusal.';
 comment on column flashsale.order_row.item_id is 'The item.';
 comment on column flashsale.order_row.customer_id is
@@ -15,7 +15,7 @@ comment on column flashsale.order_row.status is
 comment on column flashsale.order_row.ticket is 'The order''s place in its item''s line, from 1.';
 comment on column flashsale.order_row.position is
   'Of a waiting order: its place among those that wait, at most; 1 is next.';
-comment on column flashsale.order_row.created_at is 'When the customer asked.';
+comment on column flashsale.order_row.created_at is 'When the customer requested the unit.';
 comment on column flashsale.order_row.reserved_at is
   'When a unit was set aside; null: it has never held one.';
 comment on column flashsale.order_row.expires_at is 'The deadline: pay before it.';
@@ -25,7 +25,7 @@ comment on column flashsale.order_row.payment_id is 'Its latest payment attempt.
 comment on column flashsale.order_row.payment_status is
   'requested, open, succeeded, failed, voided, refund_due or refunded.';
 comment on column flashsale.order_row.amount is
-  'What that attempt asks for, in minor units of currency; once money came, what came.';
+  'The amount that attempt requests, in minor units of currency; once money came, what came.';
 comment on column flashsale.order_row.currency is 'ISO 4217.';
 comment on column flashsale.order_row.checkout_url is
   'Where the customer pays, once the payment is open.';

@@ -21,5 +21,5 @@ end
 $$;
 
 comment on function flashsale.settle_refund(bigint, text) is
-$$A refund has been paid out: refund_due becomes refunded, once
+$$Records that a refund was paid out: refund_due becomes refunded, once
 Returns refunded, or ignored.$$;

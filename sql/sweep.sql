@@ -1,5 +1,6 @@
--- Everything that is due, for all items. What there is to do is found through partial indexes that
--- hold nothing else, so an idle sweep is cheap however many items and orders there are.
+-- sweep does everything that is due, for all items. It finds the work through partial indexes that
+-- hold only rows with work to do, so an idle sweep is cheap however many items and orders there
+-- are.
 create or replace function flashsale.sweep(
   p_runner text default 'manual',
   p_limit integer default 10000,
@@ -44,8 +45,8 @@ more: there is more to do, call again at once. Returns how many orders were expi
 in a line), recycled, promoted and unserved. Safe to run at any time and any number of times at
 once. Never waits for a customer, an operator or another sweep.$$;
 
--- A queue hides a job until the job's time has come. When the clock has gone back, that time is far
--- away for every job that was enqueued, leased or put off before.
+-- A queue hides a job until a time that the job's row states. When the system clock has gone back,
+-- that time is far away for every job that was enqueued, leased or postponed before.
 create or replace function flashsale.make_jobs_due_if_clock_went_back(p_runner text) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -62,9 +63,10 @@ $$;
 
 comment on function flashsale.make_jobs_due_if_clock_went_back(text) is
 $$Makes all jobs due if the clock went back since p_runner swept last
-Leased ones too: to do a job twice is harmless. Steps of less than a second are ignored.$$;
+That includes leased jobs, because doing a job twice is harmless. Steps of less than a second are
+ignored.$$;
 
--- The table of tallies has no index: it is nearly empty and is to be read whole.
+-- The table of tallies has no index, because it is nearly empty and always read whole.
 create or replace function flashsale.fold_tallies() returns void
 language sql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = on
 as $$
@@ -92,10 +94,10 @@ $$;
 
 comment on function flashsale.fold_tallies() is
 $$Adds the tallies that pay and cancel left to the counters of their items
-Items that somebody else has locked are left to the next sweep.$$;
+Items that another transaction has locked are left to the next sweep.$$;
 
--- Each sweep examines the next few items, so that all are examined in turn. It is few at a time
--- because to read the last value of an item's sequence takes a lock on the sequence, which is held
+-- Each sweep examines the next few items, so that all are examined in turn. It examines only a few,
+-- because reading the last value of an item's sequence takes a lock on the sequence, which is held
 -- until the transaction ends.
 create or replace function flashsale.fill_next_items(
   p_runner text,
@@ -191,7 +193,7 @@ as $$
 $$;
 
 comment on function flashsale.items_to_serve() is
-$$The items that promote has something to do for$$;
+$$The items for which promote has something to do$$;
 
 create or replace function flashsale.note_sweep(
   p_runner text,
@@ -202,7 +204,7 @@ returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Two sweeps under one name don't wait for each other either: one of them leaves no trace.
+  -- Two sweeps of one runner don't wait for each other either: the second one is not recorded.
   update flashsale_data.sweepers s
   set
     swept_at = flashsale.clock(),
@@ -222,7 +224,7 @@ begin
     where not exists (select from flashsale_data.sweepers s where s.runner = p_runner)
     on conflict do nothing;
     delete from flashsale_data.sweepers s
-    where s.runner > '' -- all, by the primary key
+    where s.runner > '' -- true for all; makes the plan use the primary key
       and s.swept_at < flashsale.clock() - interval '1 day';
   end if;
 end

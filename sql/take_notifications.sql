@@ -1,6 +1,7 @@
--- Taking e-mails. As in take_payment_jobs, what is not worth to be sent is dealt with here:
--- hopeless ones (tried too often, or without an order) go to the dead letters, and an e-mail that
--- says "your unit is reserved" is dropped if the unit is not reserved any more.
+-- take_notifications leases e-mails to a worker. As in take_payment_jobs, e-mails that should not
+-- be sent are removed here: hopeless ones (tried too often, or without an order) go to the dead
+-- letters, and an e-mail that says "your unit is reserved" is dropped if the unit is not reserved
+-- any more.
 create or replace function flashsale.take_notifications(p_limit integer, p_lease_seconds integer)
 returns setof flashsale.notification_job
 language plpgsql security definer
@@ -11,7 +12,8 @@ declare
   -- So that a call ends, and commits, however many jobs that are worth nothing are in the queue.
   v_rounds constant integer := 100;
 begin
-  -- Again if none of what was read is to be sent: the worker takes no jobs for an empty queue.
+  -- Reads again if none of these is to be sent, because the worker takes no jobs for an empty
+  -- queue.
   for v_round in 1..v_rounds loop
     select array_agg(r order by r.msg_id) into v_read
     from pgmq.read('notifications', p_lease_seconds, p_limit) r;
@@ -67,6 +69,6 @@ $$;
 
 comment on function flashsale.take_notifications(integer, integer) is
 $$Leases e-mails to send to the caller, oldest first
-p_limit: at most so many. p_lease_seconds: nobody else gets them for so long. "Your unit is
+p_limit: at most so many. p_lease_seconds: no other worker gets them for so long. "Your unit is
 reserved" is dropped if it is not reserved any more, and an e-mail that was tried too often goes to
 the dead letters.$$;

@@ -1,15 +1,16 @@
--- Taking payment jobs. The worker gets the jobs that are worth a call to the payment provider. What
--- else is found in the queue is dealt with here, in the same transaction:
+-- take_payment_jobs leases jobs to a worker: those that need a call to the payment provider. All
+-- other jobs that it finds in the queue are removed here, in the same transaction:
 --
 -- * Hopeless jobs go to the dead letters: they were tried too often, or they name no payment, or
 --   ask for nothing that we know. If such a job was to open a payment, the payment has failed, so
 --   that the customer can ask for another attempt.
--- * Obsolete jobs are dropped: what they ask for has been done, or nobody wants it any more.
+-- * Obsolete jobs are dropped: what they ask for has been done, or is not needed any more.
 -- * An open whose hold ended before anybody called the provider is dropped too, and its payment is
 --   voided here: there is no session that could be voided at the provider.
 --
--- A payment that the provider may have been called for is marked as tried. From then on its hold's
--- end is no reason to forgo it: there may be a session, and only the provider can void it.
+-- A payment is marked as tried when its job is given to a worker, because the provider may have
+-- been called from then on. A job that opens such a payment is not dropped when its hold ends:
+-- there may be a session, and only the provider can void it.
 create or replace function flashsale.take_payment_jobs(p_limit integer, p_lease_seconds integer)
 returns setof flashsale.payment_job
 language plpgsql security definer
@@ -21,7 +22,7 @@ declare
   -- So that a call ends, and commits, however many jobs that are worth nothing are in the queue.
   v_rounds constant integer := 100;
 begin
-  -- Again if none of what was read is worth a call: the worker takes no jobs for an empty queue.
+  -- Reads again if none of these needs a call, because the worker takes no jobs for an empty queue.
   for v_round in 1..v_rounds loop
     select array_agg(r order by r.msg_id) into v_read
     from pgmq.read('payments', p_lease_seconds, p_limit) r;
@@ -30,7 +31,7 @@ begin
       select flashsale.id_in(r.message, 'payment_id')
       from unnest(v_read) r
       where r.message ->> 'kind' = 'open'));
-    v_now := flashsale.clock(); -- a variable: with the function itself the lookup is not inlined
+    v_now := flashsale.clock(); -- a variable, or the lookup would not be inlined
     return query
     with job as materialized (
       select * from flashsale.look_up_payment_jobs(v_read, v_now)
@@ -73,11 +74,11 @@ $$;
 
 comment on function flashsale.take_payment_jobs(integer, integer) is
 $$Leases payment jobs to the caller, oldest first
-p_limit: at most so many. p_lease_seconds: nobody else gets them for so long. Jobs that nobody needs
-any more are dropped, and those that were tried too often go to the dead letters.$$;
+p_limit: at most so many. p_lease_seconds: no other worker gets them for so long. Jobs that are not
+needed any more are dropped, and those that were tried too often go to the dead letters.$$;
 
--- No settings here, so that it is inlined. The lookups are lateral with a limit, so that they stay
--- index probes whatever the planner believes about tables that were empty a moment ago.
+-- This has no settings, so that it is inlined. The lookups are lateral with a limit, so that they
+-- stay index probes whatever the planner believes about tables that were empty a moment ago.
 create or replace function flashsale.look_up_payment_jobs(
   p_read pgmq.message_record[], p_now timestamptz)
 returns table (

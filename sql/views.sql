@@ -46,7 +46,7 @@ comment on column flashsale.waiting_line.ticket is
   'The order''s place in its item''s line, from 1.';
 comment on column flashsale.waiting_line.position is
   'Its place among those that wait, at most; 1 is next.';
-comment on column flashsale.waiting_line.created_at is 'When the customer asked.';
+comment on column flashsale.waiting_line.created_at is 'When the customer requested the unit.';
 comment on column flashsale.waiting_line.waited is 'How long it has waited.';
 
 create or replace view flashsale.payment_backlog as
@@ -80,7 +80,7 @@ comment on column flashsale.payment_backlog.amount is 'Minor units of currency.'
 comment on column flashsale.payment_backlog.currency is 'ISO 4217.';
 comment on column flashsale.payment_backlog.session_id is
   'The provider''s name of the attempt; null until it is open.';
-comment on column flashsale.payment_backlog.requested_at is 'When the money was asked for.';
+comment on column flashsale.payment_backlog.requested_at is 'When the payment was requested.';
 comment on column flashsale.payment_backlog.since is
   'How long the payment has been in this state. A healthy service shows seconds.';
 comment on column flashsale.payment_backlog.order_status is
@@ -180,12 +180,12 @@ from flashsale_data.sweepers s
 order by s.swept_at desc;
 
 comment on view flashsale.sweep_status is
-$$Who swept, when last, and what it did so far; the newest first
-A lag of more than a second or two means that nobody sweeps. Runners that have been silent for a
-day are forgotten.$$;
+$$Every runner: when it swept last and what it did so far; newest first
+A lag of more than a second or two means that the runner has stopped. Runners that have not swept
+for a day are forgotten.$$;
 
 comment on column flashsale.sweep_status.runner is
-  'Who sweeps: a worker''s machine and process, pg_cron, or a caller of sweep.';
+  'The process that sweeps: worker:<host>:<pid>, pg_cron, or the name that a caller gave.';
 comment on column flashsale.sweep_status.swept_at is 'When it swept last.';
 comment on column flashsale.sweep_status.lag_seconds is
   'How long ago that was; or how far ahead, if the clock has gone back.';
@@ -212,7 +212,7 @@ from (
 
 comment on view flashsale.queue_status is
 $$The worker's queues: how many jobs, how old the oldest, how many dead
-Counts the queue: for people and scrapes, not for a hot path.$$;
+It counts all jobs, so it is for people and scrapes, and not for a hot path.$$;
 
 comment on column flashsale.queue_status.queue is 'payments or notifications.';
 comment on column flashsale.queue_status.depth is 'Jobs in the queue, leased ones included.';

@@ -1,4 +1,5 @@
--- The promises, as queries that must find nothing. Reads everything: for tests, drills and nights.
+-- The promises as queries that must find nothing. The view reads all orders and payments, so use it
+-- in tests and drills, or when little is sold.
 create or replace view flashsale.violation as
 with counted as (
   select
@@ -96,7 +97,7 @@ from (
 left join (
   select q.message ->> 'kind' as kind, q.message ->> 'payment_id' as payment_id
   from pgmq.q_payments q
-  union -- each once, and one hash join
+  union -- without duplicates, so that one hash join is enough
   select d.message ->> 'kind', d.message ->> 'payment_id'
   from flashsale_data.dead_letters d
   where d.queue = 'payments'
@@ -114,7 +115,7 @@ where not exists (
 
 comment on view flashsale.violation is
 $$Every row is a broken promise: this view is always empty
-Reads all orders and payments. What constraints guarantee is not looked for again.$$;
+It reads all orders and payments. What constraints guarantee is not checked here again.$$;
 
 comment on column flashsale.violation.promise is 'The promise that is broken.';
 comment on column flashsale.violation.item_id is 'The item, if it is about one.';

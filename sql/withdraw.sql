@@ -1,6 +1,7 @@
--- now_serving must not go down, so units leave as a customer's would: tickets that nobody has
--- asked for are taken, as voids that count as recycled already, and stock falls by as many. What is
--- not free now is a debt that swallows the next forfeits (see promote).
+-- now_serving must not go down, so free units leave the sale by tickets, as if customers had bought
+-- them: withdraw takes unused tickets, inserts a void order for each, counts it into forfeited at
+-- once, and lowers stock by as many. Units that are not free now are a debt in `withdrawing`, which
+-- the next forfeits pay off (see promote).
 create or replace function flashsale.withdraw(p_item_id integer, p_units integer)
 returns flashsale.item_status
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -39,7 +40,7 @@ begin
   ), counted as (
     select
       count(*) filter (where v.recycled)::integer as units,
-      count(*) filter (where not v.recycled)::integer as gaps -- customers were faster
+      count(*) filter (where not v.recycled)::integer as gaps -- requests came first
     from voided v
   )
   update flashsale_data.items i
@@ -55,7 +56,7 @@ end
 $$;
 
 comment on function flashsale.withdraw(integer, integer) is
-$$Takes units off sale: free ones now, the rest as they come back
+$$Takes units off sale: free ones now, the others as they come back
 p_units: at least 1. Never breaks a hold. The item's stock falls as units leave, and its withdrawing
 says how many are still to go. Returns the item.
 Errors: RV101 unknown item, RV204 more units than are not paid yet, RV302 less than 1 unit.$$;

@@ -1,13 +1,15 @@
 """The walls between the rooms of src/flashsale: which may import which, and what a process loads.
 
 Rooms are named after the processes that run. Imports go one way: api and worker import database,
-and database imports no other room. dev and simulator may import everything, and nothing imports
-them. The flat modules serve all rooms.
+and database imports no other room. dev and simulator may import everything. Nothing imports them,
+with two exceptions: the command line does so inside the functions of the commands that need them,
+and testing, the kit for tests, starts servers of dev. The flat modules serve all rooms.
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "src" / "flashsale"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "flashsale"
 ROOMS = {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").exists()}
 
 MAY_IMPORT = {
@@ -96,9 +99,10 @@ def test_flat_modules_import_rooms_only_when_they_need_them() -> None:
 
 
 def loaded(*statements: str) -> set[str]:
-    """The modules of a fresh process after these statements."""
+    """The modules of a fresh process after these statements, without those of coverage.py."""
     result = subprocess.run(
         [sys.executable, "-c", "\n".join([*statements, "import sys", "print(*sys.modules)"])],
+        env={name: it for name, it in os.environ.items() if not name.startswith("COVERAGE_")},
         capture_output=True,
         text=True,
         check=True,
@@ -175,11 +179,15 @@ def third_party(path: Path) -> set[str]:
 
 
 def test_one_name_is_one_class() -> None:
-    """In all folders. A leading underscore makes no other name: a reader sees two ideas, or one."""
+    """A leading underscore makes no other name: a reader sees two ideas, or one."""
+    trees = (
+        path
+        for tree in ("prove", "bench", "tests", "examples")
+        for path in (ROOT / tree).rglob("*.py")
+    )
     names = Counter(
         node.name.lstrip("_")
-        for folder in ("src", "prove", "bench", "tests", "examples")
-        for path in (PACKAGE.parents[1] / folder).rglob("*.py")
+        for path in [*FILES, *trees]
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ClassDef)
     )
