@@ -256,7 +256,7 @@ class EmbeddedPostgres:
         """Lets in one process at a time. The kernel unlocks when it dies, however it dies."""
         in_use = EmbeddedError(
             f"{self.data_dir} is in use by another running flashsale: stop that first, or use "
-            "another --data-dir"
+            "another --data-dir (or FLASHSALE_DATA_DIR)"
         )
         # Look here first: the lock belongs to the process, so it would let us in a second time, and
         # closing the second file would unlock the first.
