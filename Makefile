@@ -15,7 +15,8 @@ demo: $(VENV)/.installed ## Run a whole sale against a fresh service and check t
 psql: $(VENV)/.installed ## Open psql on the running service, as an operator
 	$(BIN)/flashsale psql
 
-check: lint format-check types test ## All that a change has to pass: style, format, types, tests
+TESTS ?= test
+check: lint format-check types $(TESTS) ## All that a change has to pass: style, format, types, tests
 
 test: $(VENV)/.installed ## Run the tests (TEST=tests/test_pay.py: some of them)
 	$(PYTEST) $(TEST)

@@ -72,7 +72,9 @@ GRANT_LOCKS = """\
   from (
     select o.order_id
     from flashsale_data.orders o
-    where o.order_id between v_first and v_first + p_item.now_serving
+    where o.order_id between
+        flashsale.order_id_of(p_item.item_id, 0)
+        and flashsale.order_id_of(p_item.item_id, p_item.now_serving)
       and o.status = 'waiting'
     order by o.order_id
     limit p_limit
@@ -296,8 +298,8 @@ MUTANTS = [
     Mutant(
         "reserve: a refusal takes a ticket",
         "reserve",
-        ">= t.last_ticket then 'sold_out'",
-        "> t.last_ticket then 'sold_out'",
+        ">= t.ticket_limit then 'sold_out'",
+        "> t.ticket_limit then 'sold_out'",
         "reserve",
     ),
     Mutant(
@@ -382,15 +384,15 @@ MUTANTS = [
         "reserve",
     ),
     Mutant(
-        "reserve: sells while paused",
-        "reserve",
+        "shut_by: sells while paused",
+        "shut_by",
         "    when p_paused then 'paused'\n",
         "",
         "reserve",
     ),
     Mutant(
-        "reserve: sells after the close",
-        "reserve",
+        "shut_by: sells after the close",
+        "shut_by",
         "    when p_closes_at <= p_now then 'closed'\n    when p_paused then 'paused'\n    when",
         "    when p_paused then 'paused'\n    when",
         "reserve",
@@ -434,9 +436,9 @@ MUTANTS = [
     Mutant(
         "promote: grants beyond now_serving",
         "promote",
-        "    where o.order_id between v_first and v_first + p_item.now_serving\n"
+        "        and flashsale.order_id_of(p_item.item_id, p_item.now_serving)\n"
         "      and o.status = 'waiting'",
-        "    where o.order_id between v_first and v_first + p_item.now_serving + 1\n"
+        "        and flashsale.order_id_of(p_item.item_id, p_item.now_serving + 1)\n"
         "      and o.status = 'waiting'",
         "promote",
     ),
@@ -564,8 +566,8 @@ MUTANTS = [
     Mutant(
         "restock: leaves the debt",
         "restock",
-        "  v_settled integer := least(p_units, v_item.withdrawing);",
-        "  v_settled integer := 0;",
+        "  v_kept integer := least(p_units, v_item.withdrawing);",
+        "  v_kept integer := 0;",
         "items",
     ),
     Mutant(

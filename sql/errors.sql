@@ -9,7 +9,7 @@ as $$
 begin
   raise exception 'There is no such item.' using
     errcode = 'RV101', constraint = 'unknown_item', detail = format('item_id %s', p_item_id),
-    hint = 'flashsale.items() lists the items.';
+    hint = 'flashsale.items() lists the items; so does GET /items.';
 end
 $$;
 

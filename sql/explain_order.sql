@@ -18,9 +18,9 @@ begin
   return query
   select e.at, e.what
   from (
-    select * from flashsale.order_events(v_order, v_item.name)
+    select * from flashsale.order_story(v_order, v_item.name)
     union all
-    select * from flashsale.payment_events_of(p_order_id)
+    select * from flashsale.payment_story(p_order_id)
     union all
     select * from flashsale.order_outlook(v_order, v_item.now_serving, flashsale.clock())
   ) e
@@ -33,7 +33,7 @@ $$The history of an order in words, oldest first, for support staff
 Each row is an event: when it was, and what happened. The last row of a live order says what its
 state is now. Errors: RV102 unknown order.$$;
 
-create or replace function flashsale.order_events(p_order flashsale_data.orders, p_item_name text)
+create or replace function flashsale.order_story(p_order flashsale_data.orders, p_item_name text)
 returns table (at timestamptz, step integer, what text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -70,10 +70,10 @@ as $$
   where p_order.ended_at is not null and p_order.status <> 'void'
 $$;
 
-comment on function flashsale.order_events(flashsale_data.orders, text) is
+comment on function flashsale.order_story(flashsale_data.orders, text) is
 $$The events of an order's history that its own row shows$$;
 
-create or replace function flashsale.payment_events_of(p_order_id bigint)
+create or replace function flashsale.payment_story(p_order_id bigint)
 returns table (at timestamptz, step integer, what text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -97,7 +97,7 @@ as $$
   from flashsale_data.payments p where p.order_id = p_order_id and p.ended_at is not null
 $$;
 
-comment on function flashsale.payment_events_of(bigint) is
+comment on function flashsale.payment_story(bigint) is
 $$The events of an order's history that its payments show$$;
 
 create or replace function flashsale.order_outlook(

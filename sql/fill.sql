@@ -22,7 +22,6 @@ returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_first constant bigint := flashsale.order_id_of(p_item_id, 0);
   v_now timestamptz := flashsale.clock();
   v_item flashsale_data.items;
   v_last integer;
@@ -38,10 +37,12 @@ begin
   if v_item.noted_xid <= pg_snapshot_xmin(pg_current_snapshot()) then
     v_last := least(v_item.noted_ticket, v_item.settled::bigint + p_limit);
     insert into flashsale_data.orders (order_id, item_id, ticket, status, created_at, ended_at)
-    select v_first + t.ticket, p_item_id, t.ticket, 'void', v_now, v_now
+    select
+      flashsale.order_id_of(p_item_id, t.ticket), p_item_id, t.ticket, 'void', v_now, v_now
     from generate_series(v_item.settled + 1, v_last) t (ticket)
     where not exists (
-      select from flashsale_data.orders o where o.order_id = v_first + t.ticket
+      select from flashsale_data.orders o
+      where o.order_id = flashsale.order_id_of(p_item_id, t.ticket)
       offset 0) -- keeps this a probe per ticket: a join may read all orders
     on conflict do nothing;
     get diagnostics v_filled = row_count;

@@ -14,7 +14,7 @@ grant usage on schema flashsale
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
 
 -- Views call these functions with the rights of the view's reader.
-grant execute on function flashsale.clock(), flashsale.last_ticket(integer),
+grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
     flashsale.order_id_of(integer, integer),
     flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
@@ -82,7 +82,7 @@ grant execute on function
 grant execute on function flashsale.explain_order(bigint) to flashsale_tool;
 
 grant select on flashsale.item_status, flashsale.sweep_status, flashsale.queue_status,
-    flashsale.outcome_totals
+    flashsale.status_totals
   to flashsale_api, flashsale_worker;
 grant select on flashsale.item_status, flashsale.order_status to flashsale_tool;
 grant select on all tables in schema flashsale to flashsale_operator;

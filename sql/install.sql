@@ -1,8 +1,9 @@
 -- flashsale: a flash sale that stays correct, fair and fast in one Postgres database.
 --
 -- This file is the contents page: a short essay, then the list of the files. A verb stands in the
--- file of its name. A helper stands in the file of its caller, or in a file of its own name if
--- several verbs call it.
+-- file of its name. A helper stands in the file of its caller, or in the file of the verb that it
+-- belongs to. If it belongs to no verb and several files call it, it stands in a file named after
+-- its subject.
 --
 -- TABLES (schema flashsale_data, private; created by migrations/)
 --   items      What is on sale: its terms, and the counters of its line. Operators and sweeps write
@@ -35,10 +36,17 @@
 --   number of times at once.
 --
 -- LOCK ORDER
---   order_keys, then orders, then payments; within a table in the order of (item, customer) or of
---   order_id. The row of an item is locked by sweeps, with skip locked, so that a sweep never
---   waits, and by operators, who hold no lock on an order at that time. reserve takes no lock that
---   another customer needs. There are no advisory locks, and nothing calls NOTIFY.
+--   order_keys, then orders, then payments. Only reserve_many waits for several keys or orders: it
+--   inserts both, and locks holds that are over, in the order of (item, customer). The other verbs
+--   wait for one order. Sweeps lock many, by order_id or by deadline, but with skip locked, so that
+--   a sweep never waits.
+--   There is one exception. Late money may buy a new order (buy_late): pay then inserts an order
+--   while it holds the old order and the payment. It can wait only for a transaction that is just
+--   inserting an order of the same customer and item. That one found the old order ended already.
+--   So it needs neither the old order nor its payment, and there is no deadlock.
+--   The row of an item is locked by sweeps, with skip locked, and by operators, who hold no lock on
+--   an order at that time. reserve takes no lock that another customer needs. There are no advisory
+--   locks, and nothing calls NOTIFY.
 --
 -- PLANS
 --   A session keeps the plans of its statements. A plan that was made while a table was empty may
@@ -60,6 +68,9 @@
 \ir clock.sql
 \ir row_types.sql
 \ir errors.sql
+\ir shut_by.sql
+\ir order_ids.sql
+\ir issued_tickets.sql
 \ir enqueue.sql
 
 -- Customers: request a unit, look at orders, cancel

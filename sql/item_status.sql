@@ -1,17 +1,5 @@
 -- The public view of an item. It is computed from the item's row and the line's last ticket, so it
 -- costs the same with ten orders as with ten million.
-create or replace function flashsale.last_ticket(p_item_id integer) returns integer
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce(pg_sequence_last_value(i.line), 0)::integer
-  from flashsale_data.items i
-  where i.item_id = p_item_id
-$$;
-
-comment on function flashsale.last_ticket(integer) is
-$$How many tickets an item's line has given out; null for an unknown item
-A function because a view's reader has no right to the sequence.$$;
-
 create or replace view flashsale.item_status as
 select
   i.item_id,
@@ -39,7 +27,7 @@ select
 from flashsale_data.items i
 -- The clock is read once per row: shut_by is inlined for a column, and not for a volatile function.
 cross join lateral (select flashsale.clock() as now) c
-cross join lateral (select flashsale.last_ticket(i.item_id) as issued) l
+cross join lateral (select flashsale.issued_tickets(i.item_id) as issued) l
 left join (select max(w.swept_at) as swept_at from flashsale_data.sweepers w) s on true;
 
 comment on view flashsale.item_status is

@@ -22,14 +22,17 @@ $$;
 comment on function flashsale.id_in(jsonb, text) is
 $$The id that a job's message has under a name; null if that is no id$$;
 
-create or replace function flashsale.finish_job(p_job_id bigint, p_tries integer) returns boolean
+create or replace function flashsale.finish_job(
+  p_job_id bigint, p_tries integer, p_outcome text)
+returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
   delete from pgmq.q_payments q where q.msg_id = p_job_id and q.read_ct = p_tries;
-  return found;
+  return case when found then p_outcome else 'lost_lease' end;
 end
 $$;
 
-comment on function flashsale.finish_job(bigint, integer) is
-$$Acknowledges a payment job; false if the lease is not the caller's now$$;
+comment on function flashsale.finish_job(bigint, integer, text) is
+$$Acknowledges a payment job; returns what has come of it
+Outcomes: p_outcome; lost_lease (the lease has gone to somebody else).$$;

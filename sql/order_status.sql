@@ -1,19 +1,5 @@
--- The public view of orders, and the function that reads one order from it.
-create or replace function flashsale.order_id_of(p_item_id integer, p_ticket integer) returns bigint
-language sql immutable parallel safe
-as $$ select (p_item_id::bigint << 32) | p_ticket::bigint $$;
-
-comment on function flashsale.order_id_of(integer, integer) is
-$$The order's id: the item and the place in its line
-All orders of item i lie between order_id_of(i, 0) and order_id_of(i + 1, 0), in ticket order.$$;
-
-create or replace function flashsale.ticket_of(p_order_id bigint) returns integer
-language sql immutable parallel safe
-as $$ select (p_order_id & 4294967295)::integer $$;
-
-comment on function flashsale.ticket_of(bigint) is
-$$The order's place in its item's line, by the order's id$$;
-
+-- The public view of orders, and the functions that read one order from it.
+--
 -- A hold past its deadline is shown as expired, whether or not a sweep has marked it.
 create or replace view flashsale.order_status as
 select
@@ -113,3 +99,20 @@ comment on function flashsale.order_status(bigint, text) is
 $$One order, as its customer sees it
 p_customer_id: the order's customer; null for any customer's order. Outcomes: found.
 Errors: RV102 unknown order, or another customer's.$$;
+
+create or replace function flashsale.answer(p_order_id bigint, p_outcome text)
+returns flashsale.order_row
+language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+declare
+  v_row flashsale.order_row;
+begin
+  select p_outcome, o.*, null::timestamptz into v_row
+  from flashsale.order_status o
+  where o.order_id = p_order_id;
+  return v_row;
+end
+$$;
+
+comment on function flashsale.answer(bigint, text) is
+$$The answer of a verb that has had its effect: the order as it is now$$;

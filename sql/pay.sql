@@ -107,11 +107,10 @@ create or replace function flashsale.decided_before(p_payment flashsale_data.pay
 returns flashsale.order_row
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_row flashsale.order_row := flashsale.order_status(p_payment.order_id);
 begin
-  v_row.outcome := case p_payment.status when 'succeeded' then 'already_paid' else 'refund_due' end;
-  return v_row;
+  return flashsale.answer(
+    p_payment.order_id,
+    case p_payment.status when 'succeeded' then 'already_paid' else 'refund_due' end);
 end
 $$;
 
@@ -123,8 +122,6 @@ create or replace function flashsale.buy_in_time(
 returns flashsale.order_row
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_row flashsale.order_row;
 begin
   with paid as (
     update flashsale_data.orders o
@@ -144,9 +141,7 @@ begin
     and p.order_id = paid.order_id
     and p.status in ('requested', 'open', 'failed', 'voided');
   perform flashsale.enqueue_mail('paid', array[p_order_id]);
-  v_row := flashsale.order_status(p_order_id);
-  v_row.outcome := 'paid';
-  return v_row;
+  return flashsale.answer(p_order_id, 'paid');
 end
 $$;
 
@@ -164,8 +159,6 @@ create or replace function flashsale.owe_refund(
 returns flashsale.order_row
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_row flashsale.order_row;
 begin
   update flashsale_data.payments p
   set
@@ -174,9 +167,7 @@ begin
   where p.payment_id = p_payment.payment_id
     and p.status in ('requested', 'open', 'failed', 'voided');
   perform flashsale.enqueue_payment_jobs('refund', array[p_payment.payment_id]);
-  v_row := flashsale.order_status(p_payment.order_id);
-  v_row.outcome := 'refund_due';
-  return v_row;
+  return flashsale.answer(p_payment.order_id, 'refund_due');
 end
 $$;
 
@@ -201,7 +192,6 @@ as $$
 declare
   v_item flashsale_data.items;
   v_order_id bigint;
-  v_row flashsale.order_row;
 begin
   select i.* into v_item from flashsale_data.items i
   where i.item_id = p_late.item_id and i.late_payment = 'keep_if_free';
@@ -211,7 +201,8 @@ begin
     or exists (
       select from flashsale_data.orders o
       where o.order_id between
-          flashsale.order_id_of(v_item.item_id, 0) and flashsale.order_id_of(v_item.item_id + 1, 0)
+          flashsale.order_id_of(v_item.item_id, 0)
+          and flashsale.order_id_of(v_item.item_id, 2147483647)
         and o.status = 'waiting')
   then
     return null;
@@ -244,9 +235,7 @@ begin
   where p.payment_id = p_payment_id
     and p.status in ('requested', 'open', 'failed', 'voided');
   perform flashsale.enqueue_mail('paid', array[v_order_id]);
-  v_row := flashsale.order_status(v_order_id);
-  v_row.outcome := 'paid';
-  return v_row;
+  return flashsale.answer(v_order_id, 'paid');
 end
 $$;
 

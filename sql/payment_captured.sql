@@ -9,10 +9,7 @@ declare
   v_outcome text;
 begin
   v_outcome := (flashsale.pay(p_payment_id, p_session_id, p_amount, p_currency)).outcome;
-  return case
-    when flashsale.finish_job(p_job_id, p_tries) then v_outcome
-    else 'lost_lease'
-  end;
+  return flashsale.finish_job(p_job_id, p_tries, v_outcome);
 end
 $$;
 

@@ -29,10 +29,7 @@ begin
     v_outcome := 'superseded';
     perform flashsale.enqueue_payment_jobs('void', array[p_payment_id]);
   end if;
-  return case
-    when flashsale.finish_job(p_job_id, p_tries) then v_outcome
-    else 'lost_lease'
-  end;
+  return flashsale.finish_job(p_job_id, p_tries, v_outcome);
 end
 $$;
 

@@ -10,10 +10,7 @@ begin
   v_outcome := flashsale.settle_refund(
     p_payment_id,
     (select p.session_id from flashsale_data.payments p where p.payment_id = p_payment_id));
-  return case
-    when flashsale.finish_job(p_job_id, p_tries) then v_outcome
-    else 'lost_lease'
-  end;
+  return flashsale.finish_job(p_job_id, p_tries, v_outcome);
 end
 $$;
 

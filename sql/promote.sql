@@ -79,14 +79,14 @@ returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_first constant bigint := flashsale.order_id_of(p_item_id, 0);
   v_unserved bigint[];
   v_count integer;
 begin
   with leaving as (
     select o.order_id
     from flashsale_data.orders o
-    where o.order_id between v_first and v_first + 4294967295
+    where o.order_id between
+        flashsale.order_id_of(p_item_id, 0) and flashsale.order_id_of(p_item_id, 2147483647)
       and o.status = 'waiting'
     order by o.order_id
     limit p_limit
@@ -124,7 +124,6 @@ create or replace function flashsale.recycle_forfeits(
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_first constant bigint := flashsale.order_id_of(p_item_id, 0);
   v_now_serving integer;
   v_forfeits integer;
 begin
@@ -134,7 +133,9 @@ begin
     with passed as (
       select o.order_id
       from flashsale_data.orders o
-      where o.order_id between v_first and v_first + recycle_forfeits.now_serving
+      where o.order_id between
+          flashsale.order_id_of(p_item_id, 0)
+          and flashsale.order_id_of(p_item_id, recycle_forfeits.now_serving)
         and o.ended_at is not null and not o.recycled
       order by o.order_id
       limit p_limit
@@ -175,7 +176,6 @@ returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_first constant bigint := flashsale.order_id_of(p_item.item_id, 0);
   v_entitled bigint[];
   v_granted bigint[];
   v_now timestamptz;
@@ -184,7 +184,9 @@ begin
   from (
     select o.order_id
     from flashsale_data.orders o
-    where o.order_id between v_first and v_first + p_item.now_serving
+    where o.order_id between
+        flashsale.order_id_of(p_item.item_id, 0)
+        and flashsale.order_id_of(p_item.item_id, p_item.now_serving)
       and o.status = 'waiting'
     order by o.order_id
     limit p_limit

@@ -31,9 +31,7 @@ begin
   where i.item_id = v_row.item_id
   returning payment_id into v_payment_id;
   perform flashsale.enqueue_payment_jobs('open', array[v_payment_id]);
-  v_row := flashsale.order_status(p_order_id, p_customer_id);
-  v_row.outcome := 'requested';
-  return v_row;
+  return flashsale.answer(p_order_id, 'requested');
 end
 $$;
 

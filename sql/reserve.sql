@@ -5,26 +5,10 @@
 -- old value can make somebody wait a moment longer, but it can never oversell.
 --
 -- This file handles one request; reserve_many.sql does the same for up to 1,000 at once. Both use
--- the functions in front of reserve. These are plain SQL without settings, so the planner inlines
--- them into the statements that use them, and they cost nothing.
+-- the first functions here. These are plain SQL without settings, so the planner inlines them into
+-- the statements that use them, and they cost nothing.
 
-create or replace function flashsale.shut_by(
-  p_opens_at timestamptz, p_closes_at timestamptz, p_paused boolean, p_now timestamptz)
-returns text
-language sql immutable parallel safe
-as $$
-  select case
-    when p_closes_at <= p_now then 'closed'
-    when p_paused then 'paused'
-    when p_opens_at > p_now then 'not_open'
-  end
-$$;
-
-comment on function flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz) is
-$$Why an item takes no orders at p_now: closed, paused or not_open
-Null: it takes orders.$$;
-
-create or replace function flashsale.last_ticket_for(
+create or replace function flashsale.ticket_limit_for(
   p_wait boolean, p_now_serving integer, p_gaps integer, p_max_waiting integer)
 returns integer
 language sql immutable parallel safe
@@ -36,7 +20,7 @@ as $$
   end
 $$;
 
-comment on function flashsale.last_ticket_for(boolean, integer, integer, integer) is
+comment on function flashsale.ticket_limit_for(boolean, integer, integer, integer) is
 $$The last ticket of an item that may be given out to a request
 A request that does not want to wait (p_wait false) gets none beyond now_serving.$$;
 
@@ -80,7 +64,7 @@ returns table (
   order_id bigint, -- the order that the customer has already
   line regclass,
   now_serving integer,
-  last_ticket integer,
+  ticket_limit integer,
   hold_seconds integer,
   price bigint,
   currency text,
@@ -94,17 +78,17 @@ as $$
       when o.order_id is null then coalesce(
         flashsale.shut_by(i.opens_at, i.closes_at, i.paused, p_now),
         case
-          when coalesce(pg_sequence_last_value(i.line), 0) >= t.last_ticket then 'sold_out'
+          when coalesce(pg_sequence_last_value(i.line), 0) >= t.ticket_limit then 'sold_out'
         end)
       when p_idempotency_key is null and not (o.status = 'reserved' and o.expires_at <= p_now)
         then 'existing'
     end,
     coalesce(p_order_id, o.order_id),
-    i.line, i.now_serving, t.last_ticket, i.hold_seconds, i.price, i.currency, i.opens_at
+    i.line, i.now_serving, t.ticket_limit, i.hold_seconds, i.price, i.currency, i.opens_at
   from flashsale_data.items i
   cross join lateral (
-    select flashsale.last_ticket_for(p_wait, i.now_serving, i.gaps_in_line, i.max_waiting)
-      as last_ticket
+    select flashsale.ticket_limit_for(p_wait, i.now_serving, i.gaps_in_line, i.max_waiting)
+      as ticket_limit
   ) t
   left join flashsale_data.orders o
     on o.item_id = p_item_id and o.customer_id = p_customer_id and o.ended_at is null
@@ -149,6 +133,8 @@ comment on function flashsale.new_order(integer, integer, text, timestamptz, tim
 $$The row of a new order: reserved until p_expires_at, or waiting
 p_expires_at null: it is waiting.$$;
 
+-- The answers of reserve alone: rows that are made without reading anything again. These functions
+-- are plain SQL without settings too.
 create or replace function flashsale.refused(
   p_outcome text, p_item_id integer, p_customer_id text, p_opens_at timestamptz)
 returns flashsale.order_row
@@ -219,7 +205,7 @@ declare
   v_outcome text;
   v_line regclass;
   v_now_serving integer;
-  v_last_ticket integer;
+  v_ticket_limit integer;
   v_hold_seconds integer;
   v_price bigint;
   v_currency text;
@@ -233,7 +219,7 @@ begin
     from flashsale.order_of_key(p_item_id, p_customer_id, p_idempotency_key) k;
   end if;
   select l.* into
-    v_outcome, v_order_id, v_line, v_now_serving, v_last_ticket, v_hold_seconds, v_price,
+    v_outcome, v_order_id, v_line, v_now_serving, v_ticket_limit, v_hold_seconds, v_price,
     v_currency, v_opens_at
   from flashsale.look_up(
     p_item_id, p_customer_id, p_idempotency_key, v_order_id, p_wait, v_now) l;
@@ -248,7 +234,7 @@ begin
     return flashsale.refused(v_outcome, p_item_id, p_customer_id, v_opens_at);
   end if;
 
-  if v_ticket <= v_last_ticket then
+  if v_ticket <= v_ticket_limit then
     if p_idempotency_key is not null then
       insert into flashsale_data.order_keys (customer_id, item_id, idempotency_key, order_id)
       values (p_customer_id, p_item_id, p_idempotency_key,
@@ -284,7 +270,8 @@ p_customer_id: 1 to 128 characters. p_idempotency_key: 1 to 255 characters or nu
 customer and key always get the same order. p_wait: false refuses rather than join the line.
 Outcomes: reserved; waiting; existing (the order that the customer already has); not_open (retry_at
 says when it opens), closed, paused, sold_out (or the line is full), which take no ticket and write
-nothing. Errors: RV101 unknown item, RV301 a customer or key that is too short or too long.$$;
+nothing. Errors: RV101 unknown item, RV301 a customer or key that is too short or too long, 40001
+too many requests of this customer met: call again.$$;
 
 create or replace function flashsale.reserve_in_batch(
   p_item_id integer, p_customer_id text, p_idempotency_key text, p_wait boolean)
@@ -313,4 +300,5 @@ $$;
 
 comment on function flashsale.reserve_in_batch(integer, text, text, boolean) is
 $$The rest of reserve: a request that needs more than plain statements
-Errors: RV101 unknown item, RV301 a customer or key that is too short or too long.$$;
+Errors: RV101 unknown item, RV301 a customer or key that is too short or too long, and 40001 from
+reserve_many.$$;

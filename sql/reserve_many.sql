@@ -28,10 +28,13 @@ declare
   v_new_ids bigint[];           -- the orders that the tickets of this round bring
   v_deadlines timestamptz[];    -- ... and until when their units are held; null: in the line
   v_overdue_ids bigint[];       -- holds that have to be ended first
-  v_placed_at timestamptz;      -- when all of the new orders were placed; null: in several rounds
+  v_placed_at timestamptz;      -- when the new orders were placed; null: not all in the first round
+  -- One round is the rule, and two or three the exception. More are needed only if duplicates of
+  -- these requests come and go in other transactions all the time: then the caller is to try again.
+  v_rounds constant integer := 10;
 begin
   perform flashsale.check_batch(p_item_ids, p_customer_ids, p_idempotency_keys, p_waits);
-  for v_round in 1..10 loop
+  for v_round in 1..v_rounds loop
     select t.* into v_outcomes, v_order_ids, v_new_ids, v_deadlines, v_overdue_ids
     from flashsale.take_tickets(
       p_item_ids, p_customer_ids, p_idempotency_keys, p_waits, v_now, v_outcomes, v_order_ids) t;
@@ -68,7 +71,8 @@ same order. p_waits: false refuses rather than join the line.
 Outcomes: reserved, waiting; existing (the order that the customer already has); not_open
 (retry_at), closed, paused, sold_out (also: the line is full); unknown_item, invalid (such a
 request fails alone). Refusals take no ticket and write nothing.
-Errors: RV301 arrays that do not fit together.$$;
+Errors: RV301 arrays that do not fit together; 40001 too many requests of these customers met, and
+nothing was done: call again.$$;
 
 create or replace function flashsale.check_batch(
   p_item_ids integer[], p_customer_ids text[], p_idempotency_keys text[], p_waits boolean[])
@@ -112,14 +116,14 @@ returns table (
   customer_id text,
   line regclass,
   now_serving integer,
-  last_ticket integer,
+  ticket_limit integer,
   hold_seconds integer,
   outcome text,
   order_id bigint)
 language sql stable rows 100
 as $$
   select
-    r.ord, r.item_id, r.customer_id, l.line, l.now_serving, l.last_ticket, l.hold_seconds,
+    r.ord, r.item_id, r.customer_id, l.line, l.now_serving, l.ticket_limit, l.hold_seconds,
     case
       when r.outcome is not null then r.outcome
       when l.line is not null then l.outcome
@@ -189,11 +193,12 @@ begin
         then nextval(n.line)::integer end as ticket
     from newcomers n
   )
-  select -- a ticket after the last one is not used: fill finds the hole
-    array_agg(case when t.ticket > t.last_ticket then 'sold_out' else t.outcome end order by t.ord),
+  select -- a ticket after the limit came too late: it is not used, and fill finds the hole
+    array_agg(
+      case when t.ticket > t.ticket_limit then 'sold_out' else t.outcome end order by t.ord),
     array_agg(t.order_id order by t.ord),
     array_agg(
-      case when t.ticket <= t.last_ticket then flashsale.order_id_of(t.item_id, t.ticket) end
+      case when t.ticket <= t.ticket_limit then flashsale.order_id_of(t.item_id, t.ticket) end
       order by t.ord),
     array_agg(
       case when t.ticket <= t.now_serving then p_now + t.hold_seconds * interval '1 second' end
@@ -369,5 +374,5 @@ $$;
 comment on function flashsale.answers(
   integer[], text[], text[], bigint[], timestamptz[], timestamptz) is
 $$One row per request of a batch, in the order of the requests
-p_placed_at: when its new orders were placed. Null: they were placed in several rounds, and are
-read again.$$;
+p_placed_at: when its new orders were placed. Null: not all of them were placed in the first round
+(a hold that was over had to be ended, or a duplicate came first), so they are read again.$$;

@@ -4,16 +4,16 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_item flashsale_data.items := flashsale.lock_item(p_item_id);
-  v_settled integer := least(p_units, v_item.withdrawing);
+  v_kept integer := least(p_units, v_item.withdrawing);
 begin
   if coalesce(p_units not between 1 and 10000000, true) then
     raise exception 'Restock by 1 to 10000000 units.' using
       errcode = 'RV302', constraint = 'bad_value', detail = format('units %s', p_units);
   end if;
   perform flashsale.check_terms(
-    jsonb_build_object('stock', v_item.stock::bigint + p_units - v_settled));
+    jsonb_build_object('stock', v_item.stock::bigint + p_units - v_kept));
   update flashsale_data.items i
-  set stock = i.stock + p_units - v_settled, withdrawing = i.withdrawing - v_settled
+  set stock = i.stock + p_units - v_kept, withdrawing = i.withdrawing - v_kept
   where i.item_id = p_item_id;
   return flashsale.item_status(p_item_id);
 end

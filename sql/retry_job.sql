@@ -6,6 +6,7 @@ set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_message jsonb;
+  v_is_ours boolean;
   -- The delay is 0.5 s after the first try and doubles up to five minutes. It has a random part, so
   -- that jobs that failed together don't come back together. pgmq uses clock_timestamp(), so this
   -- does too.
@@ -30,9 +31,8 @@ begin
       where p_queue = 'notifications' and q.msg_id = p_job_id and q.read_ct = p_tries
       returning q.msg_id
     )
-    select 'retry' into p_error
-    where exists (select from payments) or exists (select from notifications);
-    return case when found then 'retry' else 'lost_lease' end;
+    select exists (select from payments) or exists (select from notifications) into v_is_ours;
+    return case when v_is_ours then 'retry' else 'lost_lease' end;
   end if;
   with dead as (
     delete from pgmq.q_payments q
@@ -54,7 +54,7 @@ begin
   set status = 'failed', ended_at = flashsale.clock()
   where p_queue = 'payments'
     and v_message ->> 'kind' = 'open'
-    and p.payment_id = (v_message ->> 'payment_id')::bigint
+    and p.payment_id = flashsale.id_in(v_message, 'payment_id')
     and p.status = 'requested';
   return 'dead';
 end

@@ -156,7 +156,8 @@ as $$
     union all
     select (
       select o.order_id from flashsale_data.orders o
-      where o.status = 'waiting' and o.order_id >= ((f.order_id >> 32) + 1) << 32
+      where o.status = 'waiting'
+        and o.order_id >= flashsale.order_id_of(flashsale.item_of(f.order_id) + 1, 0)
       order by o.order_id limit 1)
     from first_waiting f
     where f.order_id is not null
@@ -170,14 +171,14 @@ as $$
     select (
       select o.order_id from flashsale_data.orders o
       where o.ended_at is not null and not o.recycled
-        and o.order_id >= ((f.order_id >> 32) + 1) << 32
+        and o.order_id >= flashsale.order_id_of(flashsale.item_of(f.order_id) + 1, 0)
       order by o.order_id limit 1)
     from first_unrecycled f
     where f.order_id is not null
   )
   select i.item_id
   from first_waiting f
-  join flashsale_data.items i on i.item_id = (f.order_id >> 32)::integer
+  join flashsale_data.items i on i.item_id = flashsale.item_of(f.order_id)
   cross join (select flashsale.clock() as now) c
   cross join lateral (
     select flashsale.shut_by(i.opens_at, i.closes_at, i.paused, c.now) as shut_by) s
@@ -186,7 +187,7 @@ as $$
   union
   select i.item_id
   from first_unrecycled f
-  join flashsale_data.items i on i.item_id = (f.order_id >> 32)::integer
+  join flashsale_data.items i on i.item_id = flashsale.item_of(f.order_id)
   where f.order_id <= flashsale.order_id_of(i.item_id, i.now_serving)
   order by item_id
 $$;

@@ -9,10 +9,12 @@ set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_read pgmq.message_record[];
+  -- So that a call ends, and commits, however many jobs that are worth nothing are in the queue.
+  v_rounds constant integer := 100;
 begin
   -- Reads again if none of these is to be sent, because the worker takes no jobs for an empty
   -- queue.
-  for v_round in 1..100 loop
+  for v_round in 1..v_rounds loop
     select array_agg(r order by r.msg_id) into v_read
     from pgmq.read('notifications', p_lease_seconds, p_limit) r;
     exit when v_read is null;

@@ -220,18 +220,18 @@ comment on column flashsale.queue_status.oldest_age_seconds is
   'Age of the oldest job; 0 for an empty queue.';
 comment on column flashsale.queue_status.dead is 'Jobs of this queue in the dead letters.';
 
-create or replace view flashsale.outcome_totals as
-select t.outcome, sum(t.orders)::bigint as orders
+create or replace view flashsale.status_totals as
+select t.status, sum(t.orders)::bigint as orders
 from flashsale.item_status i
 cross join lateral (values
   ('waiting', i.waiting), ('reserved', i.reserved), ('paid', i.paid),
   ('other', i.issued - i.waiting - i.reserved - i.paid)
-) t (outcome, orders)
-group by t.outcome;
+) t (status, orders)
+group by t.status;
 
-comment on view flashsale.outcome_totals is
+comment on view flashsale.status_totals is
 $$How many orders are in which state over all items, up to a second old
 other: ended without a sale, or just being made.$$;
 
-comment on column flashsale.outcome_totals.outcome is 'waiting, reserved, paid or other.';
-comment on column flashsale.outcome_totals.orders is 'How many orders.';
+comment on column flashsale.status_totals.status is 'waiting, reserved, paid or other.';
+comment on column flashsale.status_totals.orders is 'How many orders.';

@@ -1,7 +1,7 @@
 -- The promises as queries that must find nothing. The view reads all orders and payments, so use it
 -- in tests and drills, or when little is sold.
 create or replace view flashsale.violation as
-with live as (
+with counted as (
   select
     o.item_id,
     count(*) filter (where o.status in ('reserved', 'paid')) as units,
@@ -19,9 +19,9 @@ with live as (
   group by t.item_id
 )
 select 'oversold' as promise, i.item_id, null::bigint as order_id,
-  format('%s units are reserved or paid, the stock is %s', l.units, i.stock) as detail
-from flashsale_data.items i join live l on l.item_id = i.item_id
-where l.units > i.stock
+  format('%s units are reserved or paid, the stock is %s', c.units, i.stock) as detail
+from flashsale_data.items i join counted c on c.item_id = i.item_id
+where c.units > i.stock
 union all
 select 'served out of turn', o.item_id, o.order_id,
   format('ticket %s is %s, now_serving is %s', o.ticket, o.status, i.now_serving)
@@ -29,30 +29,30 @@ from flashsale_data.orders o join flashsale_data.items i on i.item_id = o.item_i
 where (o.status in ('reserved', 'paid') or o.recycled) and o.ticket > i.now_serving
 union all
 select 'forfeits are counted once', i.item_id, null,
-  format('%s orders are recycled, forfeited is %s', coalesce(l.recycled, 0), i.forfeited)
-from flashsale_data.items i left join live l on l.item_id = i.item_id
-where coalesce(l.recycled, 0) <> i.forfeited
+  format('%s orders are recycled, forfeited is %s', coalesce(c.recycled, 0), i.forfeited)
+from flashsale_data.items i left join counted c on c.item_id = i.item_id
+where coalesce(c.recycled, 0) <> i.forfeited
 union all
 select 'every settled ticket has its order', i.item_id, null,
-  format('tickets 1 to %s have %s orders', i.settled, coalesce(l.settled, 0))
-from flashsale_data.items i left join live l on l.item_id = i.item_id
-where coalesce(l.settled, 0) <> i.settled
+  format('tickets 1 to %s have %s orders', i.settled, coalesce(c.settled, 0))
+from flashsale_data.items i left join counted c on c.item_id = i.item_id
+where coalesce(c.settled, 0) <> i.settled
 union all
 select 'counters add up', i.item_id, null,
   format('counted %s paid and %s gaps, there are %s and %s', i.paid + coalesce(t.paid, 0),
-    i.gaps_in_line + coalesce(t.gaps_in_line, 0), coalesce(l.paid, 0), coalesce(l.gaps, 0))
+    i.gaps_in_line + coalesce(t.gaps_in_line, 0), coalesce(c.paid, 0), coalesce(c.gaps, 0))
 from flashsale_data.items i
-left join live l on l.item_id = i.item_id
+left join counted c on c.item_id = i.item_id
 left join tallied t on t.item_id = i.item_id
-where i.paid + coalesce(t.paid, 0) <> coalesce(l.paid, 0)
-  or i.gaps_in_line + coalesce(t.gaps_in_line, 0) <> coalesce(l.gaps, 0)
+where i.paid + coalesce(t.paid, 0) <> coalesce(c.paid, 0)
+  or i.gaps_in_line + coalesce(t.gaps_in_line, 0) <> coalesce(c.gaps, 0)
 union all
 select 'every ticket is of its line', o.item_id, o.order_id,
   format('ticket %s, the line has given out %s', o.ticket,
-    coalesce(flashsale.last_ticket(o.item_id)::text, 'none: there is no such item'))
+    coalesce(flashsale.issued_tickets(o.item_id)::text, 'none: there is no such item'))
 from flashsale_data.orders o
 where o.order_id in (select max(m.order_id) from flashsale_data.orders m group by m.item_id)
-  and o.ticket > coalesce(flashsale.last_ticket(o.item_id), 0)
+  and o.ticket > coalesce(flashsale.issued_tickets(o.item_id), 0)
 union all
 select 'an order makes sense', o.item_id, o.order_id, format('%s', o)
 from flashsale_data.orders o

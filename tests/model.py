@@ -143,7 +143,7 @@ class ModelItem:
                     new.append(n)
             for order in overdue:
                 self._expire(order)
-            last = {n: self._last_ticket(requests[n].wait) for n in new}
+            last = {n: self._ticket_limit(requests[n].wait) for n in new}
             for n in new:
                 answers[n] = self._take_ticket(requests[n], last[n])
             pending = again
@@ -157,9 +157,9 @@ class ModelItem:
             return ("overdue" if self.overdue(order) else "existing"), order
         if self.state != "open":
             return self.state, None
-        return ("sold_out" if self.issued >= self._last_ticket(ask.wait) else "new"), None
+        return ("sold_out" if self.issued >= self._ticket_limit(ask.wait) else "new"), None
 
-    def _last_ticket(self, wait: bool) -> int:
+    def _ticket_limit(self, wait: bool) -> int:
         if not wait:
             return self.now_serving
         if self.max_waiting is None:

@@ -85,7 +85,7 @@ def test_psql_without_a_service_says_so(
 ) -> None:
     monkeypatch.delenv("FLASHSALE_DATABASE_URL", raising=False)
     assert main(["psql", "--data-dir", "/nonexistent"]) == 2
-    assert "start `flashsale dev`" in capsys.readouterr().err
+    assert "start `make run` or `flashsale dev`" in capsys.readouterr().err
 
 
 def test_the_parser_knows_all_commands() -> None:
@@ -124,4 +124,4 @@ def test_a_port_that_is_taken_is_named_with_its_flag(
                 assert main(arguments) == 2
         said = capsys.readouterr().err
         assert f"{host}:{port} can't be used (Address already in use)" in said
-        assert "--port" in said
+        assert "Another port: --port or FLASHSALE_PORT" in said

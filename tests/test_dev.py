@@ -55,6 +55,7 @@ def test_it_sells_takes_the_money_and_stops_without_orphans() -> None:
             assert dev.process.wait(30) == 0
         eventually(lambda: all_gone(family))
         assert "stopped" in dev.output.read_text()
+        assert not (folder / "data" / "database.url").exists()  # it led nowhere
         secret = (folder / "data" / "webhook.secret").read_text().strip()
         for log in (folder / "data").glob("*.log"):
             assert secret not in log.read_text(errors="replace")

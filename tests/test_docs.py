@@ -219,6 +219,17 @@ def test_every_operation_is_in_the_table_of_calls() -> None:
     assert set(listed) - {("GET", "/schema")} == {(m.upper(), path) for m, path in CONTRACT}
 
 
+def test_what_is_for_staff_is_kept_from_customers_by_the_gateway() -> None:
+    table = (DOCS / "reference" / "http-api.md").read_text()
+    for_staff = re.findall(r"^\| `([A-Z]+ [^`?]*)[^`]*` \| staff \|", table, re.MULTILINE)
+    kept = re.search(
+        r"^- Keep for staff: (.*?)\.$", (ROOT / "SECURITY.md").read_text(), re.M | re.S
+    )
+    assert for_staff
+    assert kept
+    assert set(re.findall(r"`([^`]+)`", kept[1])) == set(for_staff)
+
+
 def test_every_code_is_in_the_table_of_errors_with_its_status_and_meaning() -> None:
     table = (DOCS / "reference" / "errors.md").read_text()
     for code, known in CODES.items():

@@ -210,13 +210,19 @@ def test_the_webhook_receiver_refuses_what_the_provider_did_not_sign(
     importlib.util.find_spec("locust") is None, reason="locust is missing: it is in the extra dev"
 )
 def test_the_locust_file_runs_a_small_sale(dev: Dev) -> None:
-    said = run(
-        dev,
-        *(sys.executable, "-m", "locust", "--locustfile", str(EXAMPLES / "locustfile.py")),
-        *("--headless", "--host", f"http://127.0.0.1:{dev.port}", "--only-summary"),
-        *("--users", "10", "--spawn-rate", "10", "--run-time", "3s"),
-        UNITS="5",
-    )
-    (sold,) = [it for it in dev.http.get("/items").json() if it["sku"].startswith("locust-")]
+    # locust counts its own start into the run time: a busy machine may need more of it.
+    for seconds in (3, 15, 40):
+        said = run(
+            dev,
+            *(sys.executable, "-m", "locust", "--locustfile", str(EXAMPLES / "locustfile.py")),
+            *("--headless", "--host", f"http://127.0.0.1:{dev.port}", "--only-summary"),
+            *("--users", "10", "--spawn-rate", "10", "--run-time", f"{seconds}s"),
+            UNITS="5",
+        )
+        items = dev.http.get("/items", params={"limit": 1000}).json()
+        sold = next((it for it in reversed(items) if it["sku"].startswith("locust-")), None)
+        if sold and sold["paid"] == 5:
+            break
+    assert sold, said
     assert (sold["stock"], sold["paid"]) == (5, 5), said
     assert sold["waiting"] >= 5, said

@@ -189,7 +189,7 @@ async def test_the_server_starts_before_its_database(database_url: str) -> None:
 # The watcher alone
 
 
-class Told(Database):
+class ScriptedDatabase(Database):
     """A database that tells what it is told to."""
 
     def __init__(self) -> None:
@@ -208,8 +208,8 @@ class Told(Database):
 
 
 @pytest.fixture
-async def told() -> AsyncIterator[tuple[Told, Watcher]]:
-    database = Told()
+async def told() -> AsyncIterator[tuple[ScriptedDatabase, Watcher]]:
+    database = ScriptedDatabase()
     watcher = Watcher(database, settings("postgresql://", sse_poll_seconds=0.01))
     watcher.start()
     yield database, watcher
@@ -229,7 +229,7 @@ WAITING = examples.WAITING
 NEXT = msgspec.structs.replace(WAITING, position=1)
 
 
-async def test_one_poll_serves_every_stream(told: tuple[Told, Watcher]) -> None:
+async def test_one_poll_serves_every_stream(told: tuple[ScriptedDatabase, Watcher]) -> None:
     database, watcher = told
     many = [watcher.stream(WAITING) for _ in range(50)]
     assert [await event_of(s) for s in many] == [WAITING] * 50
@@ -246,7 +246,9 @@ async def test_one_poll_serves_every_stream(told: tuple[Told, Watcher]) -> None:
     assert database.polls == polls  # nobody watches: nobody asks
 
 
-async def test_a_poll_for_thousands_of_orders_is_no_long_call(told: tuple[Told, Watcher]) -> None:
+async def test_a_poll_for_thousands_of_orders_is_no_long_call(
+    told: tuple[ScriptedDatabase, Watcher],
+) -> None:
     """It would keep a connection from those who open a stream, and they would be refused."""
     database, watcher = told
     orders = [msgspec.structs.replace(WAITING, order_id=f"{n}") for n in range(1, 2001)]
@@ -260,7 +262,7 @@ async def test_a_poll_for_thousands_of_orders_is_no_long_call(told: tuple[Told, 
         await stream.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_stream_never_goes_back(told: tuple[Told, Watcher]) -> None:
+async def test_a_stream_never_goes_back(told: tuple[ScriptedDatabase, Watcher]) -> None:
     database, watcher = told
     one = watcher.stream(WAITING)
     await event_of(one)
@@ -279,7 +281,9 @@ async def test_a_stream_never_goes_back(told: tuple[Told, Watcher]) -> None:
         await anext(one)
 
 
-async def test_a_database_that_fails_only_makes_streams_wait(told: tuple[Told, Watcher]) -> None:
+async def test_a_database_that_fails_only_makes_streams_wait(
+    told: tuple[ScriptedDatabase, Watcher],
+) -> None:
     database, watcher = told
     stream = watcher.stream(WAITING)
     await event_of(stream)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
+from flashsale import models
 from flashsale.models import Item, Order, Payment
 from flashsale.refusals import CODES
 from http_support import Api, api_fixture, serving, settings  # noqa: F401
@@ -84,6 +86,27 @@ async def test_every_request_body_has_an_example() -> None:
         if "$ref" in found:
             found = document["components"]["schemas"][found["$ref"].rsplit("/", 1)[1]]
         assert found["examples"], key
+
+
+async def test_a_body_refuses_unknown_fields_and_only_the_provider_s_may_grow() -> None:
+    document = await schema()
+    bodies = {
+        name
+        for item in document["paths"].values()
+        for operation in item.values()
+        for name in re.findall(r"#/components/schemas/(\w+)", str(operation.get("requestBody")))
+    }
+    assert len(bodies) >= 4
+    schemas = document["components"]["schemas"]
+    refusing = {name for name in schemas if schemas[name].get("additionalProperties") is False}
+    assert bodies - refusing == {"PaymentEvent"}
+    assert refusing == {
+        name
+        for name, kind in vars(models).items()
+        if isinstance(kind, type)
+        and issubclass(kind, msgspec.Struct)
+        and kind.__struct_config__.forbid_unknown_fields
+    }
 
 
 async def test_every_code_is_in_the_description() -> None:

@@ -211,7 +211,7 @@ async def test_a_twin_that_is_held_delays_its_customer_only(
                     await asyncio.sleep(0.03)  # so that some meet the twin's attempts
             tool.commit()
         answer = await twin
-        attempts = value(db, "select flashsale.last_ticket(%s)", shoe) - 91
+        attempts = value(db, "select flashsale.issued_tickets(%s)", shoe) - 91
         assert attempts < 40  # tickets that are lost for a while: a batch's, and few more
         assert answer.order is not None
         assert (answer.outcome, answer.order.order_id) == ("existing", str(held.order_id))

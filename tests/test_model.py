@@ -525,10 +525,10 @@ class HttpLine(LineMachine):
                 assert one.status_code == 404
 
 
-Told = Callable[[str, object], None]
+RecordProperty = Callable[[str, object], None]
 
 
-def run(machine: type[LineMachine], examples: int, record_property: Told) -> None:
+def run(machine: type[LineMachine], examples: int, record_property: RecordProperty) -> None:
     machine.counts = Counter()
     run_state_machine_as_test(
         machine,
@@ -548,14 +548,14 @@ pytestmark = pytest.mark.timeout(300 + int(EXAMPLES or 0))  # a difference takes
 
 
 def test_every_sequence_of_calls_does_what_the_model_does(
-    db: Connection, clock: Clock, record_property: Told
+    db: Connection, clock: Clock, record_property: RecordProperty
 ) -> None:
     LineMachine.db, LineMachine.clock = db, clock
     run(SqlLine, 40, record_property)
 
 
 def test_every_sequence_of_requests_does_what_the_model_does(
-    db: Connection, clock: Clock, database_url: str, record_property: Told
+    db: Connection, clock: Clock, database_url: str, record_property: RecordProperty
 ) -> None:
     LineMachine.db, LineMachine.clock = db, clock
     with asyncio.Runner() as HttpLine.runner:

@@ -48,12 +48,12 @@ RAW = {
         group by i.item_id having count(*) > i.stock""",
     "a unit beyond the line's turn": """
         with turn as (
-          select i.item_id, i.stock + count(o.*) filter (where o.recycled) as last_ticket
+          select i.item_id, i.stock + count(o.*) filter (where o.recycled) as now_serving
           from flashsale_data.items i join flashsale_data.orders o using (item_id)
           group by i.item_id)
         select o.order_id, o.status
         from flashsale_data.orders o join turn t using (item_id)
-        where o.status in ('reserved', 'paid') and o.ticket > t.last_ticket""",
+        where o.status in ('reserved', 'paid') and o.ticket > t.now_serving""",
     "two live orders of a customer": """
         select o.item_id, o.customer_id, count(*) from flashsale_data.orders o
         where o.status in ('waiting', 'reserved', 'paid')

@@ -109,27 +109,29 @@ class FinalTables:
             def rows(query: str) -> list[Any]:
                 return cursor.execute(query).fetchall()
 
-            def tables(query: str) -> list[tuple[Any, ...]]:
-                return [tuple(map(_plain, row)) for row in rows(query)]
+            def tables(query: str) -> list[dict[str, Any]]:
+                return [
+                    {name: _plain(it) for name, it in row._asdict().items()} for row in rows(query)
+                ]
 
             return cls(
                 orders=[
-                    OrderRow(*row)
+                    OrderRow(**row)
                     for row in tables(
-                        "select item_id, ticket, customer_id, status::text, created_at,"
+                        "select item_id, ticket, customer_id as customer, status::text, created_at,"
                         " reserved_at, expires_at, paid_at, ended_at, recycled"
                         " from flashsale_data.orders order by item_id, ticket"
                     )
                 ],
                 items={
-                    row[0]: ItemRow(*row)
+                    row["item_id"]: ItemRow(**row)
                     for row in tables(
                         "select item_id, stock, hold_seconds, now_serving, withdrawing, closes_at"
                         " from flashsale_data.items"
                     )
                 },
                 payments=[
-                    PaymentRow(*row)
+                    PaymentRow(**row)
                     for row in tables(
                         "select p.payment_id, o.item_id, o.ticket, p.amount, p.status::text,"
                         " p.session_id from flashsale_data.payments p"
@@ -137,8 +139,8 @@ class FinalTables:
                     )
                 ],
                 keys={
-                    (row[0], row[1], row[2]): (row[1], row[3])
-                    for row in tables(
+                    (row.customer_id, row.item_id, row.idempotency_key): (row.item_id, row.ticket)
+                    for row in rows(
                         "select k.customer_id, k.item_id, k.idempotency_key, o.ticket"
                         " from flashsale_data.order_keys k"
                         " left join flashsale_data.orders o using (order_id)"

@@ -39,7 +39,7 @@ select p.status::text || ' payments', count(*) from flashsale_data.payments p
 where p.status in ('requested', 'open', 'refund_due') group by p.status
 union all
 select 'items with unknown tickets', count(*) from flashsale_data.items i
-where i.settled < least(i.now_serving, flashsale.last_ticket(i.item_id))
+where i.settled < least(i.now_serving, flashsale.issued_tickets(i.item_id))
 """
 
 

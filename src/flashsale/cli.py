@@ -214,8 +214,8 @@ def _psql(audience: str, data_dir: Path, arguments: list[str]) -> int:
             url = (data_dir / URL_FILE).read_text().strip()
         except OSError:
             raise SettingsError(
-                f"no database: start `flashsale dev` (its data is looked for in {data_dir}), or "
-                "set FLASHSALE_DATABASE_URL"
+                f"no database: start `make run` or `flashsale dev` (its data is looked for in "
+                f"{data_dir}), or set FLASHSALE_DATABASE_URL"
             ) from None
     program = shutil.which("psql") or str(wheel_binaries() / "psql")
     given = psycopg.conninfo.conninfo_to_dict(url)

@@ -58,7 +58,7 @@ RESERVED = Order(
     expires_at=_NOON + timedelta(seconds=300),
     paid_at=None,
     ended_at=None,
-    payment=Payment("17", "open", 12900, "EUR", "http://127.0.0.1:8001/sessions/s_17"),
+    payment=Payment("4294967313", "open", 12900, "EUR", "http://127.0.0.1:8001/sessions/s_17"),
 )
 WAITING = msgspec.structs.replace(
     RESERVED,
@@ -77,7 +77,7 @@ EVENT = {
     "event_id": "e_1",
     "type": "payment.succeeded",
     "session_id": "s_17",
-    "payment_id": "17",
+    "payment_id": "4294967313",
     "amount": 12900,
     "currency": "EUR",
     "occurred_at": "2030-11-29T12:01:30Z",

@@ -12,8 +12,9 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from litestar.openapi.spec import Example, OpenAPI
 
+from flashsale import models
 from flashsale.api.problems import PROBLEM_JSON, problem
-from flashsale.models import ItemChanges, NewItem, Problem, UnitRequestBody
+from flashsale.models import Problem
 from flashsale.refusals import CODES
 
 
@@ -69,8 +70,10 @@ def complete(document: OpenAPI) -> None:
     """Adds what Litestar leaves out: an optional body, and that unknown fields are refused."""
     paths = document.paths or {}
     paths["/items/{item_id}/orders"].post.request_body.required = False  # type: ignore[union-attr]
-    for kind in (UnitRequestBody, ItemChanges, NewItem):
-        document.components.schemas[kind.__name__].additional_properties = False
+    for name, schema in document.components.schemas.items():
+        kind = getattr(models, name, None)
+        if kind and kind.__struct_config__.forbid_unknown_fields:
+            schema.additional_properties = False
 
 
 def _no_page(response: Response[Any]) -> Response[Any]:

@@ -31,6 +31,7 @@ _HTTP_CODES = {
     413: "body_too_large",
     415: "unsupported_media_type",
 }
+_WRONG_ADDRESS = ("not_found", "method_not_allowed")
 
 
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
@@ -146,4 +147,5 @@ def _explain_http(error: HTTPException) -> _Explained:
     if error.status_code >= 500:
         return _Explained(500, "internal_error")
     code = _HTTP_CODES.get(error.status_code, "bad_request")
-    return _Explained(CODES[code].status, code, headers=error.headers)
+    hint = "GET /schema describes all calls." if code in _WRONG_ADDRESS else None
+    return _Explained(CODES[code].status, code, hint=hint, headers=error.headers)

@@ -237,14 +237,14 @@ class Database:
             queues = await connection.fetch(
                 "select queue, depth, oldest_age_seconds, dead from flashsale.queue_status"
             )
-            orders = await connection.fetch("select outcome, orders from flashsale.outcome_totals")
+            orders = await connection.fetch("select status, orders from flashsale.status_totals")
         return Gauges(
             {row["runner"]: row["lag_seconds"] for row in sweeps},
             [
                 QueueGauge(row["queue"], row["depth"], row["oldest_age_seconds"], row["dead"])
                 for row in queues
             ],
-            {row["outcome"]: row["orders"] for row in orders},
+            {row["status"]: row["orders"] for row in orders},
         )
 
 

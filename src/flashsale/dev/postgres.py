@@ -257,7 +257,7 @@ class EmbeddedPostgres:
         """Lets in one process at a time. The kernel releases the lock when the process dies."""
         in_use = EmbeddedError(
             f"{self.data_dir} is in use by another running flashsale: stop that first, or use "
-            "another --data-dir"
+            "another --data-dir (or FLASHSALE_DATA_DIR)"
         )
         # This check comes first, because the lock belongs to the process: the process would get it
         # again, and closing the second file would release the lock of the first.

@@ -192,12 +192,14 @@ class Stack:
             child.stop(self.settings.shutdown_seconds + 5)
         self.children.clear()
         if self.postgres:
+            # `flashsale psql` then says that nothing runs, instead of being refused a connection.
+            (self.data_dir / URL_FILE).unlink(missing_ok=True)
             self.postgres.stop()
             self.postgres = None
 
     def _start(self) -> None:
-        _check_port(self.settings.host, self.settings.port, "--port")
-        _check_port(self.settings.provider_host, self.settings.provider_port, "--provider-port")
+        _check_port(self.settings.host, self.settings.port, "port")
+        _check_port(self.settings.provider_host, self.settings.provider_port, "provider_port")
         self.data_dir.mkdir(parents=True, exist_ok=True)
         if self.settings.database_url:
             url = self.settings.database_url
@@ -278,7 +280,7 @@ def _reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _check_port(host: str, port: int, flag: str) -> None:
+def _check_port(host: str, port: int, name: str) -> None:
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -287,7 +289,7 @@ def _check_port(host: str, port: int, flag: str) -> None:
     except OSError as error:
         raise SettingsError(
             f"{host}:{port} can't be used ({error.strerror}): is flashsale running already? "
-            f"Another port: {flag}"
+            f"Another port: --{name.replace('_', '-')} or {variable(name)}"
         ) from None
 
 
