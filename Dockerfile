@@ -1,5 +1,5 @@
-# One image for api, worker, provider and migrate; the command says which.
-# The Python that constraints.txt was made with.
+# One image for api, worker, provider and migrate; the container's command selects one.
+# The version of Python is the one that constraints.txt was made with.
 FROM python:3.11-slim-bookworm AS build
 RUN python -m venv /venv
 WORKDIR /build
@@ -10,11 +10,11 @@ COPY migrations migrations
 RUN /venv/bin/pip install --no-cache-dir --constraint constraints.txt .
 
 FROM python:3.11-slim-bookworm
-# psql is for `flashsale psql`: here is no embedded Postgres that would bring one.
+# `flashsale psql` needs psql, and this image has no embedded Postgres that would include it.
 RUN apt-get update \
   && apt-get install --yes --no-install-recommends postgresql-client \
   && rm -rf /var/lib/apt/lists/*
-# The provider's ledger is the only thing that is written; a named volume takes this folder's owner.
+# Only the provider's ledger is written. A named volume gets the owner of this folder.
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin flashsale \
   && install --directory --owner=flashsale --group=flashsale --mode=0700 /var/lib/flashsale
 COPY --from=build /venv /venv

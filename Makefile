@@ -16,7 +16,7 @@ psql: $(VENV)/.installed ## Open psql on the running service, as an operator
 	$(BIN)/flashsale psql
 
 TESTS ?= test
-check: lint format-check types $(TESTS) ## All that a change has to pass: style, format, types, tests
+check: lint format-check types $(TESTS) ## Run all checks of a change: style, format, types, tests
 
 test: $(VENV)/.installed ## Run the tests (TEST=tests/test_pay.py: some of them)
 	$(PYTEST) $(TEST)
@@ -27,7 +27,7 @@ storms: $(VENV)/.installed ## Run the long storms
 	$(BIN)/pytest -n 2 -m 'storm and not alone'
 	$(BIN)/pytest -m alone
 
-coverage: $(VENV)/.installed ## Run the tests, and fail if they cover less of the code than they did
+coverage: $(VENV)/.installed ## Run the tests, and fail if their coverage is below its floor
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
 prove: $(VENV)/.installed ## Try to break it: crashes, faults, interleavings, mutants (15 minutes)
@@ -36,7 +36,7 @@ prove: $(VENV)/.installed ## Try to break it: crashes, faults, interleavings, mu
 prove-full: $(VENV)/.installed ## The same before a release (hours)
 	$(BIN)/python -m prove --full $(PROVE)
 
-bench: $(VENV)/.installed ## Measure everything that docs/reference/figures.md says (half an hour)
+bench: $(VENV)/.installed ## Measure all figures of docs/reference/figures.md (half an hour)
 	$(BIN)/python -m bench $(BENCH)
 
 lint: $(VENV)/.installed ## Check the style
@@ -48,10 +48,10 @@ format-check: $(VENV)/.installed ## Check the format
 types: $(VENV)/.installed ## Check the types
 	$(BIN)/mypy
 
-generate: $(VENV)/.installed ## Write again docs/sql-api.md and the snapshot of the schema
+generate: $(VENV)/.installed ## Regenerate docs/sql-api.md and the snapshot of the schema
 	$(BIN)/python tests/generate.py
 
-format: $(VENV)/.installed ## Format the code, and mend what ruff can mend
+format: $(VENV)/.installed ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -65,7 +65,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# One thing after the other, as listed, even with -j: the quick checks speak first.
+# Prerequisites run one after the other, as listed, even with -j, so that the quick checks come
+# first.
 .NOTPARALLEL:
 .PHONY: help run demo psql check test test-all storms coverage prove prove-full bench
 .PHONY: lint format-check types generate format clean

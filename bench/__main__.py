@@ -2,11 +2,11 @@
 
     python -m bench [--quick] [--rounds N] [--seconds S] [--write] [parts...]
 
-Parts: calls, sql, web, growth, redis; all of them by default. --quick: two rounds of a second and
-small numbers, to see that it runs. --write: replaces bench/results.json, the charts in docs/ and
-the table in docs/reference/figures.md.
-Ends with status 1 if something happened that must not, whatever the machine: a violation, an
-answer that was due and didn't come, a 5xx that is no refusal.
+Parts: calls, sql, web, growth, redis; all of them by default. --quick: two rounds of one second and
+small numbers, to check that everything runs. --write: replaces bench/results.json, the charts in
+docs/ and the table in docs/reference/figures.md.
+The exit status is 1 if something happened that must not happen on any machine: a violation, a
+missing answer, a 5xx that is no refusal.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def told(report: BenchReport, took_seconds: float) -> str:
-    """The figures, and what they were taken with."""
+    """The figures as text, and the machine and versions that they were measured with."""
     lines = [f"- {name}: {value}" for name, value in about().items()]
     lines += [f"- rounds: {report.rounds}; took {took_seconds / 60:.0f} minutes", ""]
     lines += [report.table()]

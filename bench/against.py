@@ -1,12 +1,11 @@
-"""This tree against another commit of it: what a change costs, or brings.
+"""Compares this tree with another commit: what a change costs or gains.
 
     python -m bench.against [--quick] [--rounds N] [--seconds S] COMMIT
 
-Both sides have a database of their own on one server, migrated by their own code, and an API
-process of their own code; they take turns. The calls in SQL are measured by the CPU time of their
-session's process, which hardly depends on what else the machine does; the API by its rate.
-The commit is checked out into a folder that goes away again. It runs with the packages that are
-installed here.
+Each side has its own database on one server, migrated by its own code, and an API process that runs
+its own code. The sides take turns. Calls in SQL are measured by the CPU time of their session's
+process, which hardly depends on other load of the machine, and the API by its rate. The commit is
+checked out into a temporary folder. It runs with the packages that are installed here.
 """
 
 from __future__ import annotations

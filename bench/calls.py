@@ -1,7 +1,7 @@
-"""What one call costs Postgres: CPU time without clients, network and disk, each in a transaction.
+"""The cost of one call in Postgres: its CPU time without clients, network and disk.
 
-A loop in the server calls and commits, so what a transaction has to set up anew counts; sides take
-turns. This tells what a change of a function is worth where rates of 32 clients only jitter.
+A loop in the server calls and commits, so the set-up of each transaction is included. The sides
+take turns. This shows effects of a change that are too small to be seen in the rate of 32 clients.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def run(report: BenchReport) -> None:
 
 
 def _loop(conn: psycopg.Connection, call: str, times: int = TIMES) -> float:
-    """µs per call; n is the number of the call."""
+    """µs per call. In `call`, n is the number of the call."""
     began = time.monotonic()
     conn.execute(
         f"do $d$ begin for n in 1..{times} loop perform {call}; commit; end loop; end $d$".encode()
@@ -69,7 +69,7 @@ def _loop(conn: psycopg.Connection, call: str, times: int = TIMES) -> float:
 def life_of_a_sale(conn: psycopg.Connection, sku: str) -> dict[str, float]:
     """An item of 2,000 units and 3,000 customers: half of the holds are paid, half expire.
 
-    The others wait and are promoted to the units that expire, a single one or 100 per call.
+    The other customers wait and are promoted to the units that expire, one or 100 per call.
     """
     row = conn.execute(
         "select item_id from flashsale.create_item(%s, 'i', 1000, 'EUR', 2000, 600)", [sku]
@@ -104,7 +104,7 @@ def life_of_a_sale(conn: psycopg.Connection, sku: str) -> dict[str, float]:
 
 
 def _batches(conn: psycopg.Connection, run: int) -> dict[str, float]:
-    """µs an order."""
+    """µs per order."""
     costs = {}
     many = (
         "select count(*) from flashsale.reserve_many(array_fill({item}, array[{size}]), "

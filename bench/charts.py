@@ -57,7 +57,7 @@ def _clients(raw: Mapping[str, Any]) -> str:
             ]
             if points:
                 series[f"{item}{shown}"] = points
-    return chart("Reservations a second by number of clients (SQL)", "clients", series)
+    return chart("Reservations per second by number of clients (SQL)", "clients", series)
 
 
 def _load(raw: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
-"""The yardstick: an ordinary Litestar handler that decodes a request and encodes an order.
+"""The baseline: an ordinary Litestar handler that decodes a request and encodes an order.
 
-No database, the same granian settings as the service: what the framework alone costs.
+It has no database and the same granian settings as the service, so it shows the framework's cost.
 
     python -m bench.empty PORT
 """

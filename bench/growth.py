@@ -1,4 +1,4 @@
-"""What grows: orders, items, the line, what is due at once, open event streams."""
+"""Costs as things grow: orders, items, the line, holds due at once, open event streams."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LINES = (1_000, 1_000_000)
 
 
 def run(report: BenchReport, seconds: float, *, quick: bool) -> None:
-    """quick: a hundredth of everything."""
+    """Runs all of them. quick: with a hundredth of the numbers."""
     share = 100 if quick else 1
     with sql.server(report, autovacuum="off") as postgres:
         many_orders(report, postgres, seconds, share)
@@ -49,7 +49,7 @@ def run(report: BenchReport, seconds: float, *, quick: bool) -> None:
 def many_orders(
     report: BenchReport, postgres: EmbeddedPostgres, seconds: float, share: int
 ) -> None:
-    """A database for each size, in one server, so that the sides can take turns."""
+    """Measures databases of several sizes in one server, so that the sides can take turns."""
     sizes = [max(1_000, size // share) for size in ORDERS]
     databases = {size: _database(postgres, size) for size in sizes}
     small, *others = sizes
@@ -72,7 +72,7 @@ def many_orders(
 
 
 def _database(postgres: EmbeddedPostgres, orders: int) -> str:
-    """Its URL. 1,000 items that are sold out, with all these orders, and one to be stormed."""
+    """The URL of a database with 1,000 sold-out items with these orders, and one item to storm."""
     name = f"orders_{orders}"
     with psycopg.connect(postgres.url("flashsale", "postgres"), autocommit=True) as conn:
         conn.execute(f"create database {name} template flashsale owner flashsale".encode())
@@ -123,7 +123,7 @@ def many_items(report: BenchReport, postgres: EmbeddedPostgres, seconds: float) 
         sql.STOCK,
         many,
     )
-    # A session opens an item's sequence when it first asks for it, which is not what is asked here.
+    # A session opens an item's sequence at its first use. That cost is not to be measured here.
     opened = "select count(pg_sequence_last_value(line)) from flashsale_data.items"
     seen = report.take_turns(
         {
@@ -147,14 +147,14 @@ def many_items(report: BenchReport, postgres: EmbeddedPostgres, seconds: float) 
         seen[f"{few:,}"],
     )
     with psycopg.connect(postgres.url(), autocommit=True) as conn:
-        for _ in range(100):  # five rounds: until all that happened above is settled
+        for _ in range(100):  # many sweeps, until everything above is settled
             conn.execute("select flashsale.sweep()")
         idle = [_seconds(conn, "select flashsale.sweep()") * 1000 for _ in range(5 * report.rounds)]
     report.figure("SQL, an idle sweep with 10,000 open items, ms", "<= 20", idle)
 
 
 def long_line(report: BenchReport, postgres: EmbeddedPostgres, seconds: float, share: int) -> None:
-    """Two items without stock: one with a short line, one with a million waiting."""
+    """Compares two items without stock: one with a short line, one with a million waiting."""
     sizes = [max(1_000, size // share) for size in LINES]
     lines = {}
     for size in sizes:
@@ -197,7 +197,7 @@ def long_line(report: BenchReport, postgres: EmbeddedPostgres, seconds: float, s
 def mass_expiry(
     report: BenchReport, postgres: EmbeddedPostgres, seconds: float, count: int
 ) -> None:
-    """count holds of one item end in the same second, with as many waiting; somebody sweeps."""
+    """Lets many holds of one item end at once, with as many customers waiting, and sweeps."""
     slower, took = [], []
     calm = "\\set i {item}\n" + sql.NEW_CUSTOMER + "select flashsale.reserve(:i, 'x' || :c);\n"
     for number in range(report.rounds):
@@ -257,11 +257,11 @@ def expire_and_promote(report: BenchReport, count: int) -> None:
                 if wrong:
                     report.broken.append(f"{wrong} orders out of order after a mass expiry")
     report.figure(f"SQL, {count:,} expired and {count:,} promoted, s", "<= 5", took)
-    report.figure("the same, promotions a second", ">= 20,000", (count / t for t in took))
+    report.figure("the same, promotions per second", ">= 20,000", (count / t for t in took))
 
 
 def _due(conn: psycopg.Connection, sku: str, count: int) -> int:
-    """An item with so many holds and so many waiting."""
+    """The id of an item with `count` holds and `count` waiting orders."""
     row = conn.execute(
         "select item_id from flashsale.create_item(%s, 'i', 1000, 'EUR', %s, 600)", [sku, count]
     ).fetchone()
@@ -280,7 +280,7 @@ def _line_up(conn: psycopg.Connection, item_id: int, prefix: str, count: int) ->
 
 
 def _make_due(conn: psycopg.Connection, item_id: int) -> None:
-    """All its holds end now."""
+    """Ends all holds of the item now."""
     conn.execute(
         "update flashsale_data.orders set expires_at = clock_timestamp() "
         "where item_id = %s and status = 'reserved'",
@@ -289,7 +289,7 @@ def _make_due(conn: psycopg.Connection, item_id: int) -> None:
 
 
 def _waiting(conn: psycopg.Connection, item_id: int) -> int:
-    """Of those who were there when the holds ended."""
+    """How many of the orders that waited when the holds ended still wait."""
     [(count,)] = conn.execute(
         "select count(*) from flashsale_data.orders where item_id = %s and status = 'waiting' "
         "and customer_id like 'd%%'",
@@ -299,7 +299,7 @@ def _waiting(conn: psycopg.Connection, item_id: int) -> int:
 
 
 def churn(report: BenchReport, seconds: float) -> None:
-    """Reserves and cancels, over and over, with autovacuum on; what a sweep reads stays small."""
+    """Reserves and cancels repeatedly with autovacuum on. What a sweep reads must stay small."""
     script = (
         f"{sql.NEW_CUSTOMER}select order_id from flashsale.reserve(1, {sql.CUSTOMER}) \\gset\n"
         "select flashsale.cancel(:order_id);\n"
@@ -338,7 +338,7 @@ def churn(report: BenchReport, seconds: float) -> None:
 
 
 def event_streams(report: BenchReport, postgres: EmbeddedPostgres, count: int) -> None:
-    """All of them open at one replica; then all are promoted at once."""
+    """Opens `count` event streams at one replica, then promotes all of their orders at once."""
     _allow_files(2 * count)
     [(item_id,)] = sql.query(
         postgres, "select item_id from flashsale.create_item('sse', 'i', 1000, 'EUR', 0, 600)"
@@ -369,7 +369,7 @@ def event_streams(report: BenchReport, postgres: EmbeddedPostgres, count: int) -
 
 
 def _allow_files(count: int) -> None:
-    """For us and for those we start."""
+    """Raises the limit of open files, for this process and its children."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(_soft, wanted), hard))
@@ -378,7 +378,7 @@ def _allow_files(count: int) -> None:
 async def _listen(
     port: int, orders: list[tuple[int, str]], promote: Callable[[], float]
 ) -> tuple[list[float], int]:
-    """Seconds from the promotion until each customer has heard of it.
+    """Seconds from the promotion until each customer's stream shows it.
 
     Also how many streams were refused at first, and opened later.
     """
@@ -415,7 +415,7 @@ async def _listen(
 async def _stream(
     port: int, order_id: int, customer: str
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-    """The order's event stream, its first event read; None: refused."""
+    """The order's event stream after its first event; None if it was refused."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
         f"GET /orders/{order_id}/events HTTP/1.1\r\nHost: localhost\r\n"
@@ -430,7 +430,7 @@ async def _stream(
 
 
 def _restock(url: str, item_id: int, units: int = 1) -> float:
-    """Seconds until the line has what was added."""
+    """Seconds until the line has got the added units."""
     with psycopg.connect(url, autocommit=True) as conn:
         began = time.monotonic()
         conn.execute("select flashsale.restock(%s, %s)", [item_id, units])
@@ -439,7 +439,7 @@ def _restock(url: str, item_id: int, units: int = 1) -> float:
 
 
 def _promotion(url: str) -> float:
-    """Seconds to serve PROMOTED who wait, of an item of its own."""
+    """Seconds to serve PROMOTED waiting customers of a new item."""
     with psycopg.connect(url, autocommit=True) as conn:
         row = conn.execute(
             "select item_id from flashsale.create_item('p' || clock_timestamp(), 'i', 1000, 'EUR',"

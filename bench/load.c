@@ -2,7 +2,7 @@
  *
  *     load HOST PORT SECONDS STREAM...        STREAM is name:rate:connections:file
  *
- * Arrivals are Poisson with `rate` a second; latency counts from the moment a request was due, so a
+ * Arrivals are Poisson, `rate` per second; latency counts from the moment a request was due, so a
  * slow server can't hide behind a waiting client (no coordinated omission). A rate of 0 is the
  * closed model: each connection asks again as soon as it is answered. Connections are open before
  * the clock starts, as those of a gateway are. A stream's file holds its requests as they go over
@@ -37,7 +37,7 @@
 #define MAX_STATUS 600
 #define ANSWER_BYTES 8192
 
-/* Log-linear buckets of microseconds: 128 a power of two, so within 1 % at any size. */
+/* Log-linear buckets of microseconds: 128 per power of two, so within 1 % at any size. */
 #define SUB_BITS 7
 #define BUCKETS ((40 - SUB_BITS + 1) << SUB_BITS)
 
@@ -178,7 +178,7 @@ static int flush_out(connection *c) { /* 0: the connection broke */
     return 1;
 }
 
-/* wait: until it is there; else it is when it becomes writable. */
+/* wait: blocks until connected; else the connection is complete when it becomes writable. */
 static void open_connection(connection *c, int wait) {
     int yes = 1;
     c->fd = socket(AF_INET, SOCK_STREAM | (wait ? 0 : SOCK_NONBLOCK), 0);
@@ -211,7 +211,7 @@ static void ask(stream *s, double due) {
     else if (!flush_out(c)) drop(c);
 }
 
-/* The head of an answer: its status, and how long the body is. 0: not all here yet; -1: nonsense. */
+/* Reads the head of an answer: status and length of the body. 0: incomplete; -1: invalid. */
 static int read_head(connection *c) {
     char *end = memmem(c->in, c->in_used, "\r\n\r\n", 4);
     if (!end) return c->in_used == ANSWER_BYTES ? -1 : 0;

@@ -1,4 +1,4 @@
-"""Drives load.c: compiles it, renders requests for it, reads what it found."""
+"""Runs load.c: compiles it, writes the requests for it, and reads its results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _serial = map("{}-{}".format, itertools.repeat(uuid4().hex[:8]), itertools.count
 
 
 class Stream(NamedTuple):
-    """Requests of one kind. rate: a second, Poisson; 0: each connection asks again at once."""
+    """Requests of one kind. rate: per second, Poisson; 0: each connection repeats at once."""
 
     name: str
     rate: float
@@ -31,7 +31,7 @@ class Stream(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What became of a stream. Latencies in ms, from when a request was due."""
+    """The answers to a stream. Latencies are in ms, from the time when a request was due."""
 
     offered: int
     unanswered: int
@@ -48,7 +48,7 @@ class Answers(NamedTuple):
 
     @property
     def odd(self) -> list[str]:
-        """What no load may lead to: no answer, a broken connection, a 5xx that is no refusal."""
+        """Results that no load may cause: no answer, a broken connection, a 5xx but no refusal."""
         found = [f"{self.unanswered} unanswered"] if self.unanswered else []
         for status, seen in self.by_status.items():
             if status == 0 or (status >= 500 and status != 503):
@@ -57,7 +57,7 @@ class Answers(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What the load generator saw, and how it fared itself."""
+    """The answers, and how the load generator itself performed."""
 
     seconds: float
     """Until the last answer, so longer than asked for where a queue was left at the end."""
@@ -68,7 +68,7 @@ class Result(NamedTuple):
 
 
 def load(port: int, seconds: float, *streams: Stream) -> Result:
-    """Errors: CalledProcessError if a stream has fewer requests than there is time for."""
+    """Runs the load. Errors: CalledProcessError if a stream has too few requests for the time."""
     with ExitStack() as stack:
         arguments = []
         for s in streams:
@@ -94,7 +94,7 @@ def load(port: int, seconds: float, *streams: Stream) -> Result:
 
 
 def reserve(item_ids: Iterable[int], count: int) -> Iterable[bytes]:
-    """Each by a customer of its own."""
+    """Requests for units, each by another customer."""
     run = next(_serial)
     for n, item_id in zip(range(count), itertools.cycle(item_ids), strict=False):
         yield request("POST", f"/items/{item_id}/orders", f"{run}-{n}")
@@ -110,7 +110,7 @@ def request(method: str, path: str, customer: str, body: bytes = b"", headers: s
 
 @cache
 def program() -> str:
-    """load.c, compiled into a folder that goes away with us."""
+    """The path of load.c, compiled into a folder that is removed when this process ends."""
     compiler = shutil.which("cc")
     if compiler is None:
         raise SystemExit("bench: no C compiler (cc); on Debian: apt install gcc libc6-dev")

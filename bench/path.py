@@ -1,7 +1,7 @@
-"""CPU time that a request for a unit costs in the API's process, without server and database.
+"""The CPU time per request for a unit in the API's process, without server and database.
 
-Sides take turns; each round is 256 requests at once, several times. CPU time hardly depends on who
-else uses the machine, so this tells what a change of a handler is worth where rates only jitter.
+The sides take turns. Each round is 256 requests at once, several times. CPU time hardly depends on
+other load of the machine, so this shows effects of a change that are too small to be seen in rates.
 
     .venv/bin/python -m bench.path
 """
@@ -57,7 +57,7 @@ class InstantCalls:
 
 
 class BusyIntake(Intake):
-    """An intake whose queue is too long for anybody else."""
+    """An intake whose queue is too long to admit another request."""
 
     def retry_after(self) -> int | None:
         return 1

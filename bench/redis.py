@@ -1,4 +1,4 @@
-"""Rival (d): Fastify, ioredis and a Lua script over HTTP; and the script alone, beside batches."""
+"""Rival (d): Fastify, ioredis and a Lua script over HTTP; and the script alone against batches."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run(report: BenchReport, seconds: float) -> None:
 
 @contextmanager
 def server(policy: str) -> Iterator[int]:
-    """A Redis that writes each command to its file; its port."""
+    """The port of a Redis that writes each command to its append-only file."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="flashsale-bench-") as folder:
         running = subprocess.Popen(
@@ -102,7 +102,7 @@ def server(policy: str) -> Iterator[int]:
 
 
 def pipelined(port: int, seconds: float) -> float:
-    """Orders a second by the script alone: 2 connections, 16 requests on their way in each.
+    """Orders per second by the script alone, on 2 connections with 16 requests in flight each.
 
     Customers are random below 2^31, the most that redis-benchmark can count to.
     """

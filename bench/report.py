@@ -1,7 +1,7 @@
-"""Figures and what they are measured against.
+"""The figures of a benchmark and their goals.
 
-Sides take turns within one run, and a figure is the median of the rounds' ratios: so what else the
-machine does hits both sides alike. Figures of two runs do not compare.
+Sides take turns within one run, and a figure is the median of the rounds' ratios, so that other
+load of the machine affects both sides alike. Figures of different runs can't be compared.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class BenchReport:
     def take_turns(
         self, sides: Mapping[str, Callable[[], Any]], rounds: int | None = None
     ) -> dict[str, list[Any]]:
-        """What each side gave in each round; the order turns round from one to the next."""
+        """The results of each side per round. The order of the sides is reversed every round."""
         seen: dict[str, list[Any]] = {name: [] for name in sides}
         for number in range(rounds or self.rounds):
             names = list(sides)[:: -1 if number % 2 else 1]
@@ -114,7 +114,7 @@ def short(value: float) -> str:
 
 @cache
 def about() -> dict[str, str]:
-    """What the figures were taken with; asked once, before writing them makes the tree dirty."""
+    """The machine and versions of this run. Cached, since writing figures makes the tree dirty."""
     from importlib.metadata import version
 
     cpuinfo = Path("/proc/cpuinfo").read_text()

@@ -1,4 +1,4 @@
-"""The functions in SQL: single calls and batches, against rivals and against plain INSERTs."""
+"""The SQL functions: single calls and batches, compared with rivals and with plain INSERTs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ SINGLE = {
 
 @contextmanager
 def server(report: BenchReport, **settings: str) -> Iterator[EmbeddedPostgres]:
-    """A fresh database with flashsale in it; violations afterwards are reported."""
+    """A server with a new database for flashsale. Violations at the end are reported."""
     with postgres_server(settings={**SETTINGS, **settings}) as postgres:
         migrate(postgres.url())
         yield postgres
@@ -183,9 +183,9 @@ def prepare(postgres: EmbeddedPostgres) -> None:
 
 
 def _age(postgres: EmbeddedPostgres) -> None:
-    """Makes a new server write its WAL into segments that it has used before, as an old one does.
+    """Makes a new server write its WAL into recycled segments, as a server does that runs for long.
 
-    A new segment is filled with zeros first, and all commits wait for that: 40 ms every 16 MB.
+    A new segment is filled with zeros first, and all commits wait for that: 40 ms per 16 MB.
     """
     with psycopg.connect(postgres.url("flashsale", "postgres"), autocommit=True) as conn:
         for _ in range(WAL_SEGMENTS):
@@ -195,7 +195,7 @@ def _age(postgres: EmbeddedPostgres) -> None:
 
 
 def commits(postgres: EmbeddedPostgres, *, simulated: bool) -> None:
-    """Whether a commit takes a millisecond, as on a real disk, or what it takes here."""
+    """Makes each commit take a millisecond, as on a real disk, or only its time on this machine."""
     with psycopg.connect(postgres.url("flashsale", "postgres"), autocommit=True) as conn:
         conn.execute(f"alter system set commit_delay = {1000 if simulated else 0}")
         conn.execute(f"alter system set commit_siblings = {0 if simulated else 5}")
@@ -205,12 +205,12 @@ def commits(postgres: EmbeddedPostgres, *, simulated: bool) -> None:
 def pgbench(
     postgres: EmbeddedPostgres, text: str, clients: int, seconds: float, each: int = 1
 ) -> float:
-    """Orders a second; each: how many a transaction makes."""
+    """Orders per second. each: how many orders a transaction makes."""
     seen = _pgbench(postgres, text, postgres.url(), clients, seconds)
     return round(statistics.mean(rate for rate, _ in seen) * each)
 
 
-_FIRST_SECONDS = 4.0  # all sessions ask at once
+_FIRST_SECONDS = 4.0  # all sessions plan their statements at once
 
 
 def latency(
@@ -222,9 +222,9 @@ def latency(
     rate: int | None = None,
     first: str | None = None,
 ) -> float:
-    """Mean µs of a transaction; rate: a second in all, if not as many as there can be.
+    """Mean µs per transaction. rate: transactions per second in all; None: as many as possible.
 
-    first: a query that each session asks once, before the clock starts.
+    first: a query that each session runs once, before the measurement starts.
     """
     more = [f"--rate={rate}"] if rate else []
     warm = 0.0
@@ -244,7 +244,7 @@ def _pgbench(
     *more: str,
     warm: float = 0.0,
 ) -> list[tuple[float, float]]:
-    """Transactions a second and their ms, second by second, once every session has its plans."""
+    """Transactions per second and their ms, for each second after all sessions have plans."""
     warm += 1 + clients // 32
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(text)

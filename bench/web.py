@@ -1,7 +1,8 @@
-"""The service over HTTP: against an empty handler, hot and spread, and under an open load.
+"""The service over HTTP: compared with an empty handler, on one item and many, and in open load.
 
-One API process; the worker and the provider do not run, since opening payments is the work of
-other processes, on another machine where it matters. Sides take turns on the same database.
+There is one API process. The worker and the provider do not run, because opening payments is the
+work of other processes, which run on another machine in production. Sides take turns on the same
+database.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from flashsale.testing.processes import environment, stop
 SECRET = "a secret of the bench"
 GRANTED = (200, 201, 202)
 FASTEST = 60_000
-"""Requests a second that nobody here gets near; so many are made ready for a closed load."""
+"""Requests per second, more than any side can serve. So many are prepared for a closed load."""
 OFFERED = (0.2, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
 OPEN_CONNECTIONS = 4_000
 HOT = [1]
 SPREAD = range(1, sql.ITEMS + 1)
 MODEST = 50
-"""Requests a second of each kind beside a storm."""
+"""Requests per second of each kind beside a storm."""
 
 
 def run(report: BenchReport, seconds: float) -> None:
@@ -88,7 +89,7 @@ def paths(report: BenchReport, api: int, empty: int, seconds: float, commit: str
 
 
 def open_load(report: BenchReport, api: int, seconds: float) -> float:
-    """Returns the capacity: reserves a second in the closed model, a median."""
+    """Returns the capacity: the median of reserves per second in the closed model."""
     peaks = report.take_turns(
         {"closed": partial(throughput, report, api, HOT, seconds=seconds, connections=256)}
     )["closed"]
@@ -134,7 +135,7 @@ def open_load(report: BenchReport, api: int, seconds: float) -> float:
 def neighbours(
     report: BenchReport, postgres: EmbeddedPostgres, api: int, seconds: float, capacity: float
 ) -> None:
-    """Modest streams on other items, while one item gets a storm or all get the same in all."""
+    """Streams on other items, while one item gets a storm, or all items share the same load."""
     storm = max(capacity - 3 * MODEST, MODEST)
     others = range(2, sql.ITEMS + 1)
 
@@ -194,7 +195,7 @@ def throughput(
     connections: int,
     statuses: tuple[int, ...] = GRANTED,
 ) -> float:
-    """Requests answered as wanted, a second, in the closed model."""
+    """Requests with the wanted answer per second, in the closed model."""
     stream = Stream("reserve", 0, connections, reserve(items, int(FASTEST * seconds)))
     result = _checked(report, load(port, seconds, stream))
     answers = result.streams["reserve"]
@@ -245,7 +246,7 @@ def _reads(items: Iterable[int], count: int) -> Iterator[bytes]:
 
 
 def _payments(postgres: EmbeddedPostgres, count: int) -> Iterator[bytes]:
-    """The provider's events for orders that were made for this."""
+    """The provider's events for orders that are made here."""
     run = uuid4().hex
     rows = sql.query(
         postgres,
@@ -279,7 +280,7 @@ def _payments(postgres: EmbeddedPostgres, count: int) -> Iterator[bytes]:
 
 @contextmanager
 def service(postgres: EmbeddedPostgres, **settings: object) -> Iterator[int]:
-    """A replica of the API; its port."""
+    """Runs a replica of the API; gives its port."""
     ours = {"database_url": postgres.url(), "webhook_secret": SECRET}
     command = [sys.executable, "-m", "flashsale", "serve", "--port"]
     with process(command, **ours | settings) as port:
@@ -288,7 +289,7 @@ def service(postgres: EmbeddedPostgres, **settings: object) -> Iterator[int]:
 
 @contextmanager
 def process(command: list[str], *more: str, **settings: object) -> Iterator[int]:
-    """Something that listens on the port that it gets as its argument."""
+    """Runs a program that listens on the port in its last argument; gives the port."""
     port = free_port()
     running = subprocess.Popen(
         [*command, f"{port}", *more],

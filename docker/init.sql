@@ -1,10 +1,10 @@
--- Once, when the cluster is new, as its superuser: what `flashsale migrate` must find. It migrates
--- as the owner of the database, who is no superuser, and so can't install pg_cron.
+-- Prepares a new cluster for `flashsale migrate`. This runs once, as the superuser. migrate runs as
+-- the owner of the database, who is no superuser and so can't install pg_cron.
 \getenv password DATABASE_PASSWORD
 create role flashsale login createrole password :'password';
-grant pg_use_reserved_connections to flashsale; -- the last ones are for selling, not for tools
+grant pg_use_reserved_connections to flashsale; -- so that tools can't take the service's last connections
 create database flashsale owner flashsale template template0 encoding 'UTF8' locale 'C';
--- For a standby (docs/how-to/fail-over.md), from the network that compose makes.
+-- The role of a standby (docs/how-to/fail-over.md), which connects from compose's network.
 create role replicator login replication password :'password';
 \! echo 'host replication replicator samenet scram-sha-256' >> "$PGDATA/pg_hba.conf"
 select pg_reload_conf();

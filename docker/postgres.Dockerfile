@@ -1,4 +1,4 @@
-# The official image and pg_cron; pgmq comes with `flashsale migrate`, from its PyPI package.
+# The official image with pg_cron. `flashsale migrate` installs pgmq from its PyPI package.
 FROM postgres:17-bookworm
 RUN apt-get update \
   && apt-get install --yes --no-install-recommends postgresql-17-cron \

@@ -1,6 +1,6 @@
 #!/bin/sh
-# A standby of db: copies it the first time, and from then on follows it. Once it was promoted it
-# stays what it is. The mark comes last, so a copy that broke off is thrown away.
+# A standby of db: it copies db at its first start, and follows it from then on. After it was
+# promoted it stays a primary. The file `copied` is made last, so an incomplete copy is thrown away.
 set -eu
 if [ ! -e "$PGDATA/copied" ]; then
   find "$PGDATA" -mindepth 1 -delete

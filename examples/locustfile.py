@@ -1,4 +1,4 @@
-"""A small sale under load: every user is one customer who reserves, waits if need be, and pays.
+"""A small sale under load: every user is one customer who reserves, waits if necessary, and pays.
 
 With `make run` in another terminal:
 
@@ -33,14 +33,14 @@ def put_on_sale(environment: Environment, **_: Any) -> None:
 
 
 class Customer(HttpUser):
-    """Buys again and again, each time as somebody new."""
+    """Buys again and again, each time as a new customer."""
 
     wait_time = between(0.1, 0.5)
 
     @task
     def buy(self) -> None:
         customer = {"X-Customer-Id": uuid4().hex}
-        key = {"Idempotency-Key": uuid4().hex}  # so that asking again is safe
+        key = {"Idempotency-Key": uuid4().hex}  # makes a retry safe
         path = f"/items/{item_id}/orders"
         order = self.client.post(path, headers=customer | key, name="reserve").json()
         deadline = time.monotonic() + 10

@@ -1,4 +1,4 @@
-// Reserves a unit and pays for it from Node, as a tool of your own does that takes the money.
+// Reserves a unit and pays for it from Node, like a tool of your own that takes the money itself.
 //
 // With `make run` in another terminal, and an item on sale (see README.md in this folder):
 //
@@ -6,7 +6,7 @@
 //   export DATABASE_URL=$(cat .flashsale/database.url)
 //   node examples/reserve_and_pay.mjs ITEM_ID CUSTOMER KEY
 //
-// KEY names this request: whoever runs it again with the same key gets the same order, not another.
+// KEY names this request: a repeated run with the same key gets the same order, and no other.
 
 import pg from "pg";
 
@@ -14,15 +14,15 @@ const [itemId, customer, key] = process.argv.slice(2);
 const client = new pg.Client({ connectionString: process.env.DATABASE_URL });
 await client.connect();
 
-// The row that a function returns. What happens in a sale is in the row and is no error.
+// The row that a function returns. A refusal is an outcome in the row, and no error.
 async function ask(query, ...values) {
   const { rows } = await client.query(query, values);
   return rows[0];
 }
 
 try {
-  // The URL of `make run` is the owner's. A login of your own, made a member of this role,
-  // may only do what the role may.
+  // The URL of `make run` is that of the owner, who may act as any role. Make your own login a
+  // member of this role: then it may do only what the role may do.
   await client.query("set role flashsale_tool");
 
   const order = await ask("select * from flashsale.reserve($1, $2, $3)", itemId, customer, key);
@@ -33,7 +33,7 @@ try {
     console.log(`${customer}: reserved with ticket ${order.ticket}`);
 
     // Here your tool takes the money. `pg` returns a bigint, such as payment_id, as a string:
-    // leave it one, since a number of JavaScript has too few digits.
+    // leave it one, since it does not fit into a JavaScript number.
     const paid = await ask(
       "select * from flashsale.pay($1, $2, $3, $4)",
       order.payment_id, `till-${order.payment_id}`, order.amount, order.currency,
@@ -41,7 +41,7 @@ try {
     console.log(`${customer}: ${paid.outcome}`);
   }
 } catch (error) {
-  // A call that makes no sense, such as for an item that does not exist. `code` is the SQLSTATE.
+  // Misuse, such as an item that does not exist. `code` is the SQLSTATE.
   console.error(`${error.code}: ${error.message}`);
   process.exitCode = 1;
 } finally {

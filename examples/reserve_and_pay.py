@@ -1,11 +1,11 @@
-"""Reserves a unit and pays for it from Python, as a tool of your own does that takes the money.
+"""Reserves a unit and pays for it from Python, like a tool of your own that takes the money itself.
 
 With `make run` in another terminal, and an item on sale (see README.md in this folder):
 
     export DATABASE_URL=$(cat .flashsale/database.url)
     .venv/bin/python examples/reserve_and_pay.py ITEM_ID CUSTOMER KEY
 
-KEY names this request: whoever runs it again with the same key gets the same order, not another.
+KEY names this request: a repeated run with the same key gets the same order, and no other.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PAY = "select * from flashsale.pay(%s, %s, %s, %s)"
 
 def main(item_id: int, customer: str, key: str) -> int:
     """Reserves, and pays for what was reserved. Returns the exit status."""
-    # autocommit: each call is a transaction. An order counts once its call has returned.
+    # autocommit makes each call a transaction. The order is committed when its call has returned.
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as conn:
-        # The URL of `make run` is the owner's. A login of your own, made a member of this role,
-        # may only do what the role may.
+        # The URL of `make run` is that of the owner, who may act as any role. Make your own login a
+        # member of this role: then it may do only what the role may do.
         conn.execute("set role flashsale_tool")
         order = ask(conn, RESERVE, item_id, customer, key)
         if order.status != "reserved":
@@ -42,7 +42,7 @@ def main(item_id: int, customer: str, key: str) -> int:
 
 
 def ask(conn: psycopg.Connection[Any], query: str, *values: object) -> Any:
-    """The row that a function returns. What happens in a sale is in the row and is no error."""
+    """The row that a function returns. A refusal is an outcome in the row, and no error."""
     with conn.cursor(row_factory=namedtuple_row) as cursor:
         return cursor.execute(query.encode(), values).fetchone()
 
@@ -50,5 +50,5 @@ def ask(conn: psycopg.Connection[Any], query: str, *values: object) -> Any:
 if __name__ == "__main__":
     try:
         sys.exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3]))
-    except psycopg.Error as error:  # a call that makes no sense: an item that does not exist
+    except psycopg.Error as error:  # misuse, such as an item that does not exist
         sys.exit(f"{error.sqlstate}: {error.diag.message_primary}")

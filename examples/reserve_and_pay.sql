@@ -1,15 +1,15 @@
--- Reserves a unit and pays for it from psql, as an operator at a counter may.
+-- Reserves a unit and pays for it from psql, for example as an operator at a counter.
 --
 -- With `make run` in another terminal, and an item on sale (see README.md in this folder):
 --
 --   psql "$(cat .flashsale/database.url)" --quiet -v item_id=ITEM_ID -v customer=CUSTOMER \
 --     -v key=KEY -f examples/reserve_and_pay.sql
 --
--- KEY names this request: whoever runs it again with the same key gets the same order, not another.
+-- KEY names this request: a repeated run with the same key gets the same order, and no other.
 \set ON_ERROR_STOP on
 
--- The URL of `make run` is the owner's. A login of your own, made a member of this role, may only
--- do what the role may.
+-- The URL of `make run` is that of the owner, who may act as any role. Make your own login a member
+-- of this role: then it may do only what the role may do.
 set role flashsale_tool;
 
 -- \gset makes a variable of psql of each column: order_outcome, order_ticket and so on.

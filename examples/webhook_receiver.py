@@ -1,7 +1,7 @@
-"""Receives the events of a payment provider: verifies their signature, takes each of them once.
+"""Receives the events of a payment provider: verifies their signature and handles each once.
 
-The service's own webhook is POST /webhooks/payments. This one is for another program that hears of
-payments, or stands in for the service while you test a provider. With the simulated one:
+The service's own webhook is POST /webhooks/payments. This one is for another program that needs the
+events, or takes the place of the service while you test a provider. With the simulated provider:
     export FLASHSALE_WEBHOOK_SECRET=a-secret-for-trying
     .venv/bin/python examples/webhook_receiver.py 8002 &
     FLASHSALE_WEBHOOK_URL=http://127.0.0.1:8002/ FLASHSALE_PROVIDER_PORT=8003 \
@@ -27,7 +27,7 @@ seen: set[str] = set()  # in your program: a table whose key is event_id
 
 
 def is_genuine(header: str, body: bytes) -> bool:
-    """Whether `Flashsale-Signature: t=<unix seconds>,v1=<hex>` was made with our secret, lately."""
+    """Whether `Flashsale-Signature: t=<unix seconds>,v1=<hex>` is recent and of our secret."""
     form = re.fullmatch(r"t=(\d{1,12})((?:,v1=[0-9a-f]{64}){1,8})", header)
     if form is None or abs(time.time() - int(form[1])) > TOLERANCE_SECONDS:
         return False
@@ -36,7 +36,7 @@ def is_genuine(header: str, body: bytes) -> bool:
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """Answers 200 to what it has taken, 401 to what the provider did not sign."""
+    """Answers 200 to an accepted event, 401 to one without a valid signature."""
 
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
@@ -48,7 +48,7 @@ class Receiver(BaseHTTPRequestHandler):
         if event["event_id"] not in seen:  # an event may come twice, and after a later one
             seen.add(event["event_id"])
             print(event["type"], event["payment_id"], event["amount"], flush=True)
-        self.answer(200)  # only now: what gets no 2xx is sent again
+        self.answer(200)  # after handling it: an event without a 2xx is sent again
 
     def answer(self, status: int) -> None:
         self.send_response(status)

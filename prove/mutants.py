@@ -1,10 +1,11 @@
-"""Breaks sql/ on purpose, a line at a time, and shows which test notices.
+"""Breaks sql/ on purpose, one rule at a time, and shows which test notices.
 
     python -m prove.mutants [part of a name ...]
 
-Each mutant is a copy of sql/ with one rule taken out. The tests run against it, the likeliest ones
-first, until one fails: the mutant is killed. Exit 1 if one survives, or if the tests fail unbroken.
-FLASHSALE_SQL_DIR: another sql/ to start from.
+Each mutant is a copy of sql/ with one rule removed. The tests run against it, those that are most
+likely to notice first, until one fails: the mutant is killed. The exit status is 1 if a mutant
+survives, or if the tests fail with the unchanged sql/.
+FLASHSALE_SQL_DIR names another sql/ to start from.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ AT_ONCE = 2
 
 @dataclass(frozen=True)
 class Mutant:
-    """In sql/`file`, `old` becomes `new`; the tests of `first` are the likeliest to notice."""
+    """In sql/`file`, `old` becomes `new`. The tests of `first` are most likely to notice."""
 
     name: str
     file: str
@@ -46,7 +47,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a mutant: the test that noticed it; None: it survived."""
+    """The fate of a mutant: the test that noticed it; None: it survived."""
 
     mutant: Mutant
     killer: str | None
@@ -629,7 +630,7 @@ it."""
 
 
 def misfit(mutant: Mutant) -> str | None:
-    """Why the mutant can't be made of this sql/."""
+    """Why the mutant can't be made from this sql/; None if it can."""
     times = (SQL / f"{mutant.file}.sql").read_text().count(mutant.old)
     return (
         None if times == 1 else f"{mutant.name}: {mutant.file}.sql has it {times} times, not once"
@@ -675,10 +676,10 @@ def fate_of(mutant: Mutant, server: EmbeddedPostgres) -> Fate:
 
 
 def judge(chosen: Sequence[Mutant]) -> tuple[list[Fate], list[str]]:
-    """What became of each mutant, and what is wrong with the proof itself, a line each.
+    """The fate of each mutant, and the problems of the proof itself, a line each.
 
-    A server stays for the mutants that come after each other on it: to start one takes as long as
-    to kill a mutant. What they might leave behind shows when sql/ itself is tried last.
+    The mutants share a server, because starting one takes as long as killing a mutant. The
+    unchanged sql/ is tested last, which shows whether a mutant has left something behind.
     """
     misfits = [why for mutant in chosen if (why := misfit(mutant))]
     chosen = [mutant for mutant in chosen if not misfit(mutant)]

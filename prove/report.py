@@ -1,4 +1,4 @@
-"""What every proof returns, and the table that they end in."""
+"""The result of every proof, and the table of all results."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ SHOWN_VIOLATIONS = 20
 
 @dataclass(frozen=True)
 class Row:
-    """One fault, how often it struck, and what became of the operations around it.
+    """One fault, how often it occurred, and the results of the operations around it.
 
     acknowledged, refused, unknown: operations by their outcome; unknown: no answer, or a 5xx.
-    violations: a line each; none is the proof. skipped: what the machine lacks.
+    violations: a line each; without any, it is proved. skipped: what the machine lacks.
     """
 
     fault: str
@@ -31,7 +31,7 @@ Proof = Callable[[bool], list[Row]]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as text, the violations in words below."""
+    """The rows as text, with the violations below."""
     heads = ("fault", "injected", "acknowledged", "refused", "unknown", "violations", "note")
     lines = [heads, *(_cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]

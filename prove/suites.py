@@ -1,6 +1,6 @@
-"""Proofs that are tests of this repository, at the size that a proof needs: their numbers as rows.
+"""Proofs that are tests of this repository, run at a larger size. Their counts become rows.
 
-The tests write their counts into pytest's own report as properties; nothing is counted here twice.
+The tests write their counts as properties into pytest's report, from which they are read here.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def model(full: bool) -> list[Row]:
 
 
 def permutations(full: bool) -> list[Row]:
-    """Every order of the steps of two transactions, and of the triples that matter.
+    """Every interleaving of the steps of two transactions, and of the relevant triples.
 
-    The short run has all of READ COMMITTED, and a sample of those with REPEATABLE READ.
+    The short run has all of them at READ COMMITTED, and a sample at REPEATABLE READ.
     """
     every = f"{PERMUTATIONS}::test_no_interleaving_breaks_a_promise"
     sample = f"{PERMUTATIONS}::test_a_sample_of_all_interleavings_breaks_no_promise"
@@ -61,7 +61,7 @@ def permutations(full: bool) -> list[Row]:
 
 
 def mutants(full: bool) -> list[Row]:
-    """sql/ broken on purpose, a rule at a time: a mutant that no test notices is a violation."""
+    """Breaks sql/ one rule at a time. A mutant that no test notices is a violation."""
     fates, unfit = breaking.judge(breaking.MUTANTS)
     survivors = [f"survived: {fate.mutant.name}" for fate in fates if fate.killer is None]
     return [

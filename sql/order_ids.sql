@@ -1,6 +1,6 @@
--- An order's id is made of its item and its ticket: the item's id is the upper half, the ticket the
--- lower. Plain SQL without settings: the planner puts their text into the statements that use them,
--- and so they cost nothing.
+-- The id of an order is made of its item and its ticket: the item's id is the upper half, the
+-- ticket is the lower half. The functions are plain SQL without settings, so the planner inlines
+-- them into the statements that use them, and they cost nothing.
 create or replace function flashsale.order_id_of(p_item_id integer, p_ticket integer) returns bigint
 language sql immutable parallel safe
 as $$ select (p_item_id::bigint << 32) | p_ticket::bigint $$;

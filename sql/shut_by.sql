@@ -1,5 +1,5 @@
--- Whether an item takes orders. Plain SQL without settings: the planner puts its text into the
--- statements that use it, and so it costs nothing.
+-- Whether an item takes orders. The function is plain SQL without settings, so the planner inlines
+-- it into the statements that use it, and it costs nothing.
 create or replace function flashsale.shut_by(
   p_opens_at timestamptz, p_closes_at timestamptz, p_paused boolean, p_now timestamptz)
 returns text

@@ -1,1 +1,1 @@
-"""Those who ask: over HTTP, and in SQL."""
+"""The simulated customers, over HTTP and in SQL."""

@@ -1,7 +1,7 @@
-"""A few keep-alive connections to one server, shared by thousands of customers, as a gateway's are.
+"""An HTTP client whose few kept-alive connections are shared by all customers, as in a gateway.
 
-Speaks just enough HTTP/1.1 for answers that carry a Content-Length; costs a tenth of what the
-well-kept clients cost, and on two cores the service needs the rest.
+It speaks only as much HTTP/1.1 as answers with a Content-Length need. It takes a tenth of the CPU
+time of the common clients, which leaves more of the two cores to the service.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SharedConnections:
         *,
         hang_up: bool = False,
     ) -> tuple[int, dict[str, Any], Any]:
-        """Status, headers (lower case) and decoded body. hang_up: sends, and leaves at once.
+        """Status, headers (lower case) and decoded body. hang_up: disconnects without reading.
 
         Errors: Unanswered.
         """
@@ -67,7 +67,7 @@ class SharedConnections:
     async def _connection(
         self,
     ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """One that nobody uses; whoever fails closes it."""
+        """A free connection. It is closed if the request on it fails."""
         async with self._room:
             writer = None
             try:

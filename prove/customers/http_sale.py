@@ -1,8 +1,9 @@
-"""A seeded sale over HTTP, open loop: customers come when the plan says, however slow answers are.
+"""A seeded sale over HTTP in an open loop: customers arrive by a plan, however slow answers are.
 
-Every customer has a habit: most pay, some hang up and ask again, press twice, fail first, pay late,
-never pay, cancel. All they ask and hear goes into the history. Meanwhile an operator restocks and
-withdraws. When the faults are over, `finish` clears up doubts, closes the sale and waits for quiet.
+Every customer has a habit: most pay; some hang up and try again, press twice, fail to pay first,
+pay late, never pay, or cancel. The history records all requests and answers. Meanwhile an operator
+restocks and withdraws. When the faults are over, `finish` repeats the requests whose result is
+unknown, closes the sale and waits until nothing is due.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ HABITS = {
     "never pays": 13,
     "cancels": 13,
 }
-ATTEMPTS = 12  # to reserve, with one key, while nobody answers
+ATTEMPTS = 12  # to reserve with the same key while there is no answer
 PRICE = 1000
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Who comes when, seconds from the start, for what, and how they behave."""
+    """One customer: when they arrive (seconds from the start), what they want, and their habit."""
 
     at: float
     customer: str
@@ -46,7 +47,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Size:
-    """How large a sale is. hot sells out in the end, scarce at once, ordinary never."""
+    """The size of a sale. hot sells out in the end, scarce at once, the ordinary items never."""
 
     customers: int
     per_second: float
@@ -56,7 +57,7 @@ class Size:
     ordinary_stock: int = 100_000
     hold_seconds: int = 2
     max_waiting: int = 1500
-    patient: float = 0.7  # of those in the line, who look again until their turn comes
+    patient: float = 0.7  # share of waiting customers that stay until their turn
 
 
 class HttpSale:
@@ -95,7 +96,7 @@ class HttpSale:
             self.stock[item["item_id"]] = stock
 
     async def run(self) -> None:
-        """Customers arrive; returns when the last has come, while some are still at it."""
+        """Lets the customers arrive. Returns after the last arrival; some are still active then."""
         operator = asyncio.create_task(self._operate())
         began = time.monotonic()
         for plan in self._plans():
@@ -108,7 +109,7 @@ class HttpSale:
     async def finish(
         self, unfinished: Callable[[], dict[str, int]], timeout_seconds: float = 120
     ) -> None:
-        """Clears up doubts, closes the sale, and waits until nothing is unfinished.
+        """Resolves unknown results, closes the sale, and waits until nothing is unfinished.
 
         Errors: TimeoutError, with what is still unfinished.
         """
@@ -140,7 +141,7 @@ class HttpSale:
             )
             (habit,) = self._dice.choices(habits, weights)
             plans.append(Plan(at, f"customer-{n}", item_id, habit))
-            if n and self._dice.random() < 0.05:  # somebody who was here comes again
+            if n and self._dice.random() < 0.05:  # a customer of before comes again
                 plans.append(Plan(at, f"customer-{self._dice.randrange(n)}", item_id, "pays"))
         return plans
 
@@ -169,7 +170,7 @@ class HttpSale:
             await self._pay(plan, order)
 
     async def _pause(self, seconds: float) -> None:
-        """Dreams up to the time given; shorter when the sale is over."""
+        """Sleeps for a random time up to this, or less when the sale is over."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._over.wait(), self._dice.uniform(0.5, 1) * seconds)
 
@@ -177,9 +178,9 @@ class HttpSale:
         key = f"key-{self._dice.getrandbits(64):x}"
         op = self._reserving(plan.customer, plan.item_id, key)
         if plan.habit == "presses twice":
-            twin = self._reserving(plan.customer, plan.item_id, key)
-            await asyncio.gather(self._send_reserve(op), self._send_reserve(twin))
-            op = op if op.outcome == "ok" else twin
+            duplicate = self._reserving(plan.customer, plan.item_id, key)
+            await asyncio.gather(self._send_reserve(op), self._send_reserve(duplicate))
+            op = op if op.outcome == "ok" else duplicate
         else:
             await self._send_reserve(op, hang_up=plan.habit == "hangs up")
         for attempt in range(ATTEMPTS):
@@ -258,7 +259,7 @@ class HttpSale:
                 return None
 
     async def _complete(self, plan: Plan, url: str, outcome: str) -> None:
-        """What the browser does at the provider; its answer is the provider's ledger's matter."""
+        """Pays as the customer's browser does. The result is ignored, as it is in the ledger."""
         op = self.history.ask("pay", plan.item_id, customer=plan.customer)
         with contextlib.suppress(Unanswered):
             path = urlsplit(url).path.removesuffix("/complete") + "/complete"
@@ -266,7 +267,7 @@ class HttpSale:
             self.history.answer(op, status, {})
 
     async def _operate(self) -> None:
-        """Units of the last item come and go."""
+        """Restocks and withdraws units of the last item."""
         item_id = list(self.stock)[-1]
         for comes in itertools.cycle((True, False)):
             units = self._dice.randint(1, 5)

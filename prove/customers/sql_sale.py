@@ -1,4 +1,4 @@
-"""A storm at the SQL level: clients that do everything that there is to do, all at once."""
+"""A storm at the SQL level: concurrent clients that use all the functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ITEMS = [("hot", 60, 1), ("scarce", 3, 1), ("plain", 150, 2), ("calm", 400, 60)]
 
 
 class Told(NamedTuple):
-    """What a client was told, and how far the WAL was flushed when it knew."""
+    """An answer that a client got, and how far the WAL was flushed at that time."""
 
     lsn: int
     order_id: int
@@ -31,7 +31,7 @@ class Told(NamedTuple):
 
 @dataclass
 class SqlSale:
-    """So many calls of seeded clients, who note what they were told."""
+    """Calls of seeded clients, which record the answers that they got."""
 
     url: str
     seed: int
@@ -60,7 +60,7 @@ class SqlSale:
     def _client(self, number: int) -> None:
         dice = random.Random(f"{self.seed} {number}")
         mine: list[int] = []
-        verbs = [self._reserve, self._many, self._pay, self._cancel, self._twin]
+        verbs = [self._reserve, self._many, self._pay, self._cancel, self._regular]
         verbs += [self._rolled_back, self._stock, self._sweep, self._work, self._notify]
         weights = [40, 4, 25, 8, 3, 4, 1, 8, 8, 3]
         with connect(self.url) as conn:
@@ -93,8 +93,8 @@ class SqlSale:
         customers = [f"customer {name} {n % 9}" for n in range(size)]
         return call_all(conn, "reserve_many", [_item(dice) for _ in customers], customers)
 
-    def _twin(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
-        """One of a few customers, who keep coming back."""
+    def _regular(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
+        """Reserves for one of a few customers who come again and again."""
         return call_all(conn, "reserve", _item(dice), f"regular {dice.randint(1, 5)}")
 
     def _pay(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
@@ -124,14 +124,14 @@ class SqlSale:
         return ()
 
     def _work(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
-        """What the worker does; now and then it dies with the lease."""
+        """Does jobs as the worker does; sometimes it dies while it holds a lease."""
         for job in call_all(conn, "take_payment_jobs", dice.randint(1, 10), 30):
             lease = (job.job_id, job.tries, job.payment_id)
             if dice.random() < 0.05:
                 continue
             match job.kind:
                 case "open":
-                    session = f"s{job.payment_id}"  # as pay names it
+                    session = f"s{job.payment_id}"  # the name that pay gives it
                     call_all(conn, "payment_opened", *lease, session, "http://pay")
                 case "void":
                     call_all(conn, "payment_voided", *lease)

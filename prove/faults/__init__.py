@@ -1,1 +1,1 @@
-"""What strikes while customers ask, and the proofs that it breaks no promise."""
+"""The faults that occur during a sale, and the proofs that they break no promise."""

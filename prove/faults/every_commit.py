@@ -1,15 +1,15 @@
-"""A crash after every commit: the promises hold in whatever a recovery may find.
+"""A crash after every commit: the promises hold in every state that a recovery can reach.
 
-A storm writes WAL from a known state on. A hot standby that starts in that state is fed the same
-WAL, cut right after one commit after the other: it replays what is there, and waits. Then it *is*
-the database that a crash at this commit leaves behind, and is asked whether
+A storm writes WAL from a known state on. A hot standby starts in that state and is given the same
+WAL in pieces, each of which ends right after a commit. It replays the piece, and waits. Its state
+is then the one that a crash at this commit would leave behind, and it is checked whether
 
 - `flashsale.violation` is empty, and so are queries written independently of it,
 - nothing that was acknowledged by then is missing or different,
 - each order has gone on from the point before by legal steps only.
 
-At some of the points a copy crashes for real: it starts with the WAL up to there, by the service's
-own way to start Postgres, and has to go on selling until every unit of every item is paid.
+At some of the points a copy of the cluster recovers from a real crash: it starts with the WAL up to
+there, as the service starts Postgres, and has to sell until every unit of every item is paid.
 """
 
 from __future__ import annotations
@@ -99,14 +99,14 @@ WATCHED = [("waiting", "reserved"), ("reserved", "paid"), ("reserved", "expired"
 
 
 class Commit(NamedTuple):
-    """Where the record of a commit begins, and where the next record does."""
+    """The position of a commit's record in the WAL, and of the record after it."""
 
     lsn: int
     cut: int
 
 
 class Wal:
-    """The WAL of a cluster that does not run any more, and where its transactions committed."""
+    """The WAL of a stopped cluster, and the positions of the commits in it."""
 
     def __init__(self, server: EmbeddedPostgres, start: int) -> None:
         self._folder = server.data_dir / "postgres" / "pg_wal"
@@ -151,7 +151,7 @@ def _text(lsn: int) -> str:
 
 
 class CommitJudge:
-    """Looks at one recovered state after the other, and at what changed in between."""
+    """Checks one recovered state after the other, and the changes between them."""
 
     def __init__(self, answers: Iterable[Told]) -> None:
         self._answers = sorted(answers, key=attrgetter("lsn"))
@@ -162,7 +162,7 @@ class CommitJudge:
         self.steps: Counter[tuple[str, str]] = Counter()
 
     def missed(self) -> list[str]:
-        """What happened too rarely to prove anything; to be asked at the end."""
+        """The kinds of events that were too rare to prove anything. Call it at the end."""
         seen = {order.status for order in self._orders.values()}
         lacking = [f"order became {state}" for state in FINAL - seen]
         lacking += [f"step {a} -> {b}" for a, b in WATCHED if not self.steps[a, b]]
@@ -216,9 +216,9 @@ def prove(
     crashes: int = 5,
     plant: Callable[[Connection], None] | None = None,
 ) -> Row:
-    """points: of recovery, spread over all commits. crashes: so many of them are also sold out.
+    """points: how many commits to recover at. crashes: at how many of them to also sell out.
 
-    plant: spoils the data as a superuser, in the middle, to see that it is noticed.
+    plant: damages the data as a superuser, in the middle, to check that this is noticed.
     """
     with server_folder() as room:
         server = EmbeddedPostgres(room / "storm", settings=SETTINGS)
@@ -261,7 +261,7 @@ def _planted(server: EmbeddedPostgres, plant: Callable[[Connection], None]) -> N
 
 
 def _base(server: EmbeddedPostgres, room: Path) -> tuple[EmbeddedPostgres, int]:
-    """The state that all recoveries start from, as a kill right after a checkpoint left it."""
+    """The state from which all recoveries start: that of a kill right after a checkpoint."""
     server.start()
     migrate(server.url())
     with admin(server) as conn:
@@ -278,7 +278,7 @@ def _base(server: EmbeddedPostgres, room: Path) -> tuple[EmbeddedPostgres, int]:
 
 
 def _spread(commits: Sequence[Commit], count: int) -> list[Commit]:
-    """So many of them, evenly, the last one included."""
+    """Evenly spread commits, including the last one."""
     count = min(count, len(commits))
     return [commits[(n + 1) * len(commits) // count - 1] for n in range(count)]
 
@@ -297,7 +297,7 @@ def _walk(
 
 
 def _wait_for(conn: Connection, commit: Commit) -> None:
-    """Until the commit is replayed; more than that was not fed."""
+    """Waits until the standby has replayed the commit, which is the last that it was given."""
     deadline = time.monotonic() + 60
     while True:
         at = value(conn, "select pg_last_wal_replay_lsn() - '0/0'")
@@ -309,7 +309,7 @@ def _wait_for(conn: Connection, commit: Commit) -> None:
 
 
 def _crash(server: EmbeddedPostgres) -> list[str]:
-    """Starts after a crash, and sells every unit of every item. Returns what went wrong."""
+    """Starts after a crash and sells every unit of every item. Returns the problems."""
     with server, admin(server) as conn:
         return sell_out(conn)
 

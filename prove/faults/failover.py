@@ -1,12 +1,13 @@
 """A synchronous standby takes over: nothing that was acknowledged is lost, and the sale goes on.
 
-Clients reserve, pay and cancel, and ask again with the same key until they have an answer. The
-primary is killed whole, the standby is promoted, and the same clients go on there. Each failover is
-followed by the next one, to a new standby of the new primary.
+Clients reserve, pay and cancel, and repeat a request with the same key until they have an answer.
+All processes of the primary are killed, the standby is promoted, and the same clients go on there.
+After each failover comes the next one, to a new standby of the new primary.
 
-The other half is what synchronous replication does not promise: Postgres reports a commit whose
-wait for the standby was cancelled as a success, with a warning. Such an order may be gone after a
-failover. It was not acknowledged, and asking again with the same key is safe.
+The other half of this proof is about something that synchronous replication does not promise:
+Postgres reports a commit whose wait for the standby was cancelled as a success, with a warning.
+Such an order may be lost in a failover. The service does not acknowledge it, and a retry with the
+same key is safe.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ WAITING = "select pid from pg_stat_activity where wait_event = 'SyncRep'"
 
 
 class Acknowledged(NamedTuple):
-    """What a customer was told. asked, answered: by how many failovers had been by then."""
+    """An answer to a customer. asked, answered: the number of failovers by that time."""
 
     asked: int
     answered: int
@@ -72,7 +73,7 @@ def _acknowledged(asked: int, answered: int, key: str, row: Any) -> Acknowledged
 
 
 class FailoverSale:
-    """Where the primary is, what its customers were told, and how often nobody knows."""
+    """The current primary, the answers to its customers, and the count of unknown results."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -85,7 +86,7 @@ class FailoverSale:
 
 
 class Shopper(threading.Thread):
-    """Customers, one after the other, on whichever server is the primary."""
+    """Plays customers, one after the other, on the server that is the primary at the time."""
 
     def __init__(self, sale: FailoverSale, name: str) -> None:
         super().__init__(daemon=True)
@@ -119,7 +120,7 @@ class Shopper(threading.Thread):
                 )
 
     def _ask(self, key: str, function: str, *args: Any) -> list[Any]:
-        """Until there is an answer; what is not certain is asked again."""
+        """Repeats a call until there is a certain answer."""
         asked = self._sale.failovers
         while True:
             failovers = self._sale.failovers
@@ -163,7 +164,7 @@ class Shopper(threading.Thread):
         self._warned |= notice.source_function == WAIT_FOR_STANDBY
 
     def _lost(self) -> None:
-        if self._conn is not None:  # else it did not even get to ask
+        if self._conn is not None:  # else the request was never sent
             self._sale.unknown += 1
             self._conn.close()
             self._conn = None
@@ -171,7 +172,7 @@ class Shopper(threading.Thread):
 
 
 def pair(primary: EmbeddedPostgres, home: Path) -> EmbeddedPostgres:
-    """Starts a standby, and from now on the primary's commits wait for it. Returns the standby."""
+    """Starts a standby, for which the primary's commits wait from now on. Returns the standby."""
     second = standby(primary, home, "second").start()
     with admin(primary) as conn:
         conn.execute("alter system set synchronous_standby_names = 'second'")
@@ -189,7 +190,7 @@ def _wait_for_answers(sale: FailoverSale, count: int, clients: list[Shopper]) ->
 
 
 class Round(NamedTuple):
-    """One failover: how long nobody sold, and what went wrong."""
+    """One failover: how long no sale was possible, and the problems that were found."""
 
     away_seconds: float
     holes: int  # filled and sold
@@ -199,7 +200,7 @@ class Round(NamedTuple):
 def failover(
     sale: FailoverSale, primary: EmbeddedPostgres, second: EmbeddedPostgres, seed: str
 ) -> Round:
-    """Kills the primary under load, goes on at the standby, and looks at everything there."""
+    """Kills the primary under load, goes on at the standby, and checks all the data there."""
     with admin(primary) as conn:
         sale.item_id = item(conn, f"shoe {sale.failovers}", stock=STOCK, hold_seconds=2)
     sale.stopping = False
@@ -235,7 +236,7 @@ def failover(
 
 
 def _broken(conn: Connection, sale: FailoverSale) -> list[str]:
-    """What was acknowledged and is not so, on whichever server."""
+    """Acknowledged answers that don't hold on this server."""
     orders = {
         order.order_id: order
         for order in conn.execute(

@@ -1,4 +1,4 @@
-"""A sale without any fault, and sales whose processes are killed meanwhile."""
+"""A sale without any fault, and sales during which processes are killed."""
 
 from __future__ import annotations
 

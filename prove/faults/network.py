@@ -1,4 +1,4 @@
-"""Bad wires: replies lost after COMMIT, silence, resets, latency; a worker killed in mid-job."""
+"""Network faults: replies lost after COMMIT, silence, resets, latency; a worker killed in a job."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SILENCE_SECONDS = 20.0
 
 
 def lost_replies(full: bool) -> list[Row]:
-    """The database commits, its reply is lost; the customer asks again with the same key."""
+    """The database commits and its reply is lost; the customer retries with the same key."""
     with ServiceInParts() as service:
         return [asyncio.run(_lost_replies(service, 1000 if full else 100))]
 
@@ -72,7 +72,7 @@ async def _until_answered(
 
 
 def wires(full: bool) -> list[Row]:
-    """Slow, silent and breaking wires from API and worker to Postgres and to the provider."""
+    """Slow, silent and broken connections from API and worker to Postgres and to the provider."""
     times = 5 if full else 1
     faults: dict[str, Fault] = {"latency 50 ms": _slow, "black hole 20 s": _silent}
     faults["connections reset"] = _reset
@@ -110,10 +110,10 @@ def worker_kills(full: bool) -> list[Row]:
     """The worker is killed at each point between taking a job and acknowledging it, in turn."""
     points = itertools.cycle(
         [
-            partial(_kill_worker, wire="provider_wire", requests=True),  # nothing has happened
-            partial(_kill_worker, wire="provider_wire", replies=True),  # the provider did it
-            partial(_kill_worker, wire="worker_wire", requests=True),  # and said so
-            partial(_kill_worker, wire="worker_wire", replies=True),  # and the database knows
+            partial(_kill_worker, wire="provider_wire", requests=True),  # before the call
+            partial(_kill_worker, wire="provider_wire", replies=True),  # after the call
+            partial(_kill_worker, wire="worker_wire", requests=True),  # before its result is stored
+            partial(_kill_worker, wire="worker_wire", replies=True),  # after its result is stored
         ]
     )
     times = 48 if full else 8
@@ -130,7 +130,7 @@ def worker_kills(full: bool) -> list[Row]:
 
 
 def _kill_worker(service: ServiceInParts, wire: str, **held: bool) -> int:
-    """Holds what the worker sends or is sent, and kills it while it waits for that."""
+    """Holds back bytes to or from the worker, and kills the worker while it waits."""
     proxy: Proxy = getattr(service, wire)
     proxy.hold(**held)
     deadline = time.monotonic() + 5

@@ -1,6 +1,7 @@
-"""What befalls a database server, under load; the checker judges the whole sale.
+"""Faults of a database server under load. The checker judges the whole sale.
 
-Sessions ended, connections used up, snapshots kept, memory and disks exhausted, a clock that jumps.
+Sessions are ended, connections used up, snapshots kept open, memory and disks exhausted, and the
+clock jumps.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from prove.report import Row
 from prove.stage.service import Service, ServiceInParts
 
 LOAD = Size(customers=1000, per_second=80)
-LONGER_LOAD = Size(customers=1600, per_second=80)  # for half of LOAD the volume is full
+LONGER_LOAD = Size(customers=1600, per_second=80)  # the volume is full during half of LOAD
 SNAPSHOT_SECONDS, SHORT_SNAPSHOT_SECONDS = 120.0, 15.0
 FULL_SECONDS = 8.0
 CLOCKLESS = (
@@ -51,7 +52,7 @@ CLOCKLESS = (
 
 
 def proof(full: bool) -> list[Row]:
-    """Each fault once, or five times, and a sale around it."""
+    """A sale for each fault, which occurs once or, in the full run, five times."""
     seconds = SNAPSHOT_SECONDS if full else SHORT_SNAPSHOT_SECONDS
     faults: dict[str, Fault] = {
         "backends terminated": _terminate,
@@ -65,7 +66,7 @@ def proof(full: bool) -> list[Row]:
 
 
 def disks(full: bool) -> list[Row]:
-    """A volume of its own, for the data or the WAL, is filled to the last byte."""
+    """The volume of the data or of the WAL is filled to the last byte."""
     times = 5 if full else 1
     rows = []
     for name, folder in {"data volume full": "base", "WAL volume full": "pg_wal"}.items():
@@ -78,7 +79,7 @@ def disks(full: bool) -> list[Row]:
 
 
 def clock(full: bool) -> list[Row]:
-    """The database's clock jumps forth and back by half a minute."""
+    """The database's clock jumps forward and back by half a minute."""
     name = "clock stepped forth and back"
     libraries = list(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
     if not libraries:
@@ -93,7 +94,7 @@ def _superuser(service: Service) -> psycopg.Connection[tuple[object, ...]]:
 
 
 def _terminate(service: Service) -> int:
-    """All sessions but ours, every 100 ms for three seconds."""
+    """Ends all other sessions, every 100 ms for three seconds."""
     ended = 0
     with _superuser(service) as conn:
         for _ in range(30):
@@ -106,7 +107,7 @@ def _terminate(service: Service) -> int:
 
 
 def _use_up(service: Service) -> int:
-    """Somebody else takes every connection: holds go on to expire, and operators get in."""
+    """Takes all connections. Holds must still expire, and operators must get in."""
     with _superuser(service) as conn, ExitStack() as taken:
         conn.execute("drop role if exists greedy")
         conn.execute("create role greedy login password 'greedy'")
@@ -117,7 +118,7 @@ def _use_up(service: Service) -> int:
                 greedy = psycopg.connect(f"postgresql://greedy:greedy@{url}", connect_timeout=5)
                 taken.enter_context(greedy)
                 count += 1
-        conn.execute(  # the service has to connect anew, among those
+        conn.execute(  # so that the service has to connect anew
             "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'flashsale'"
         )
         time.sleep(1)
@@ -128,7 +129,7 @@ def _use_up(service: Service) -> int:
 
 
 def _keep_snapshot(seconds: float, service: Service) -> int:
-    """A report that reads for long, and a tool that forgot to commit after its reserve()."""
+    """Keeps a report's snapshot open, and a tool's transaction with an uncommitted reserve()."""
     with _superuser(service) as report, _superuser(service) as tool:
         report.execute("begin isolation level repeatable read")
         report.execute("select count(*) from flashsale_data.orders")
@@ -150,13 +151,13 @@ def _backends(service: Service) -> list[psutil.Process]:
 
 
 def _kill_backend(service: Service) -> int:
-    """Postgres then ends all others too, and recovers."""
+    """Kills a backend. Postgres then ends all the others too, and recovers."""
     _backends(service)[0].send_signal(signal.SIGKILL)
     return 1
 
 
 def _out_of_memory(service: Service) -> int:
-    """No backend of the service gets another page for three seconds."""
+    """Keeps the service's backends from allocating memory for three seconds."""
     backends = _backends(service)
     limited = sum(_limit(process, str(process.memory_info().vms)) for process in backends)
     time.sleep(3)
@@ -166,7 +167,7 @@ def _out_of_memory(service: Service) -> int:
 
 
 def _limit(process: psutil.Process, size: str) -> bool:
-    """As its own user: another's limits are not even root's to set, in a container."""
+    """Sets a limit as the process's user: in a container root may not set it for other users."""
     with contextlib.suppress(psutil.NoSuchProcess):
         command = ["prlimit", f"--pid={process.pid}", f"--as={size}:unlimited"]
         whose: dict[str, Any] = {}
@@ -177,7 +178,7 @@ def _limit(process: psutil.Process, size: str) -> bool:
 
 
 class SmallVolume(Service):
-    """One folder of the cluster is on a volume of 200 MB."""
+    """A service with one folder of the cluster on a volume of 200 MB."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -202,7 +203,7 @@ class SmallVolume(Service):
         super()._clean_up()
 
     def fill(self) -> int:
-        """Nothing is left for some seconds; the service has to say so."""
+        """Fills the volume for some seconds. The service has to report that it is not ready."""
         filler, red = self._volume / "filler", 0
         with filler.open("wb") as file, contextlib.suppress(OSError):
             while True:
@@ -211,7 +212,7 @@ class SmallVolume(Service):
         deadline = time.monotonic() + FULL_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(psycopg.Error):
-                _superuser(self).execute("select pg_switch_wal()")  # or it lasts for minutes
+                _superuser(self).execute("select pg_switch_wal()")  # or it goes unnoticed for long
             red += not self.is_ready()
             time.sleep(0.2)
         filler.unlink()
@@ -219,7 +220,7 @@ class SmallVolume(Service):
 
 
 class FakeTime(ServiceInParts):
-    """Postgres alone has a clock of its own, which a file sets."""
+    """A service whose Postgres, and nothing else, has a fake clock, which a file sets."""
 
     def __init__(self, library: Path) -> None:
         super().__init__()
@@ -252,7 +253,7 @@ class FakeTime(ServiceInParts):
         draft.rename(self._file)
 
     def step(self) -> int:
-        """Half a minute forth, then back to before it: sweeps have to go on both times."""
+        """Sets the clock half a minute ahead, then back. Sweeps have to go on both times."""
         swept = 0
         for offset in ("+30", "-30", "+0"):
             self._set(offset)

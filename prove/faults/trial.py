@@ -1,4 +1,4 @@
-"""One trial: a sale under load, a fault that strikes while it runs, and the judge's verdict."""
+"""One trial: a sale under load, a fault during the sale, and the checker's verdict."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Fault = Callable[[Any], int]
 
 
 async def struck(service: Service, sale: HttpSale, fault: Fault | None, times: int) -> list[str]:
-    """The sale, with the fault at random instants; the problems of getting up again."""
+    """Runs the sale with the fault at random times. Returns the problems of the recovery."""
     problems: list[str] = []
     await sale.open()
     load = asyncio.create_task(sale.run())

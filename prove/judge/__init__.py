@@ -1,1 +1,1 @@
-"""What was asked and answered, and whether the promises were kept."""
+"""The history of a run, and the checks whether the promises were kept."""

@@ -1,4 +1,4 @@
-"""After a crash or a failover: what customers were told still holds, and every unit can be sold."""
+"""Checks after a crash or a failover: answers still hold, and every unit can be sold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DRAIN_SECONDS = 30.0
 
 
 def honours(order: Any, answer: Any) -> bool:
-    """Whether an order, None if it is not there, is what its customer was told at some time."""
+    """Whether an order (None: it does not exist) agrees with an answer that its customer got."""
     return (
         order is not None
         and order.ticket == answer.ticket
@@ -26,12 +26,12 @@ def honours(order: Any, answer: Any) -> bool:
 
 
 def sell_out(conn: Connection) -> list[str]:
-    """Sells every unit of every item to late customers. Returns what went wrong.
+    """Sells every unit of every item to new customers. Returns the problems.
 
-    conn: a superuser's. Items have 1,000 units at most. Holes in the lines must be found for it:
-    their units are among these.
+    conn: a superuser's. Items have at most 1,000 units. This works only if the holes in the lines
+    are filled, because their units have to be sold too.
     """
-    conn.execute(  # new holds outlast this, however slow we are
+    conn.execute(  # so that new holds don't expire meanwhile
         "select flashsale.change_item(item_id, '{\"hold_seconds\": 600}') "
         "from flashsale.item_status"
     )
@@ -52,7 +52,7 @@ def sell_out(conn: Connection) -> list[str]:
 
 
 def _unsold(conn: Connection) -> list[Any]:
-    """Items with a unit that is not paid, or with a ticket that nobody has accounted for."""
+    """Items with a unit that is not paid, or with a ticket that has no order."""
     return conn.execute(
         "select s.item_id, s.sku, s.stock, s.paid, s.issued, i.settled "
         "from flashsale.item_status s join flashsale_data.items i using (item_id) "

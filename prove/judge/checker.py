@@ -1,7 +1,7 @@
-"""Judges a run by docs/reference/invariants.md: history, database and the provider's ledger.
+"""Checks a run by docs/reference/invariants.md: its history, database and the provider's ledger.
 
-Shares no code with the service: it reads the tables with statements of its own, and knows of the
-design only what that page says. Each invariant is one function below, of the same name.
+It shares no code with the service: it reads the tables with its own statements, and knows about the
+design only what that page says. Each invariant is the function below with the same name.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class OrderRow(NamedTuple):
 
     @property
     def released_at(self) -> float:
-        """When its unit was free again: a deadline ends a hold, marked or not."""
+        """When its unit was free again. A deadline ends a hold, whether or not it was marked."""
         if self.status == "paid":
             return FOREVER
         return min(self.expires_at or FOREVER, self.ended_at or FOREVER)
@@ -89,7 +89,7 @@ class PaymentRow(NamedTuple):
 
 @dataclass(frozen=True)
 class FinalTables:
-    """What was in the tables once the run had drained."""
+    """The contents of the tables at the end of the run, when nothing was due any more."""
 
     orders: list[OrderRow]
     items: dict[int, ItemRow]
@@ -161,16 +161,16 @@ def _plain(value: Any) -> Any:
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """The provider's own record, a line each thing that happened."""
+    """The provider's own record: a line for each thing that happened."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @dataclass(frozen=True)
 class Run:
-    """All the evidence.
+    """All the evidence of a run.
 
-    bound: seconds within which a freed unit is offered again. outages: from, to in Unix time, when
-    the service could not be expected to; what lies in them does not count against the bound.
+    bound: seconds within which a freed unit must be offered again. outages: pairs of Unix times
+    between which the service could not do that. This time does not count against the bound.
     """
 
     history: History
@@ -189,7 +189,7 @@ class Run:
             yield self.database.items[item_id], list(orders)
 
     def fair_seconds(self, begin: float, end: float) -> float:
-        """How much of that time lies outside of the outages."""
+        """The seconds between begin and end that lie outside of the outages."""
         lost, reached = 0.0, begin
         for outage in sorted(self.outages):
             start, stop = max(outage[0], reached), min(outage[1], end)
@@ -198,7 +198,7 @@ class Run:
         return end - begin - lost
 
     def stock_changes(self, item_id: int, *, at_most: bool) -> list[tuple[float, int]]:
-        """When units came or went; an operation in doubt counts for the asked-for bound."""
+        """When stock changed. at_most: an upper bound where results are unknown; else a lower."""
         changes = []
         for op in self.history.ops:
             if op.item_id != item_id or op.kind not in ("restock", "withdraw"):
@@ -220,7 +220,7 @@ Invariant = Callable[[Run], Iterable[str]]
 
 def never_oversold(run: Run) -> Iterator[str]:
     for item, orders in run.by_item():
-        # A withdrawal takes units that nobody has, so it never makes live units too many.
+        # A withdrawal takes free units only, so it never makes the live units exceed the stock.
         steps = [c for c in run.stock_changes(item.item_id, at_most=True) if c[1] > 0]
         for order in orders:
             if order.reserved_at is not None:
@@ -241,7 +241,7 @@ def never_oversold(run: Run) -> Iterator[str]:
 def freed_units_are_offered_again(run: Run) -> Iterator[str]:
     for item, orders in run.by_item():
         end = min(run.database.now, item.closes_at or FOREVER)
-        free = deque([-FOREVER] * run.stock[item.item_id])  # since when, the longest first
+        free = deque([-FOREVER] * run.stock[item.item_id])  # since when each unit is free
         owed, waiting, line_since = 0, 0, FOREVER
         for when, units, joined in [*_steps(run, item, orders), (end, 0, 0)]:
             if free and waiting:
@@ -268,7 +268,7 @@ def freed_units_are_offered_again(run: Run) -> Iterator[str]:
 
 
 def _steps(run: Run, item: ItemRow, orders: list[OrderRow]) -> list[tuple[float, int, int]]:
-    """When, units that are certainly free from then on, orders that wait from then on."""
+    """Steps in time: when, the change of certainly free units, and that of waiting orders."""
     steps = [(when, units, 0) for when, units in run.stock_changes(item.item_id, at_most=False)]
     for burned, order in _burned(item, orders):
         steps += [(burned - run.bound, -1, 0), (max(burned, order.ended_at or burned), 1, 0)]
@@ -285,9 +285,9 @@ def _steps(run: Run, item: ItemRow, orders: list[OrderRow]) -> list[tuple[float,
 
 
 def _burned(item: ItemRow, orders: list[OrderRow]) -> Iterator[tuple[float, OrderRow]]:
-    """Tickets that nobody got, with the time by which they must have been given out.
+    """Void tickets, with the time by which they must have been given out.
 
-    Such a ticket keeps a unit, if the line has come so far, until it is found to be void.
+    Such a ticket keeps a unit, once the line has reached it, until it is found to be void.
     """
     known = orders[0].created_at
     for order in orders:
@@ -323,7 +323,7 @@ def nobody_waits_without_need(run: Run) -> Iterator[str]:
         for op in answers[item.item_id]:
             begin, end = run.wall(op.asked) - run.bound, run.wall(op.answered)
             first, last = bisect_right(times, begin), bisect_right(times, end)
-            # Units that were free all the time, not now this one and now that one.
+            # Only units that were free during all of that time count.
             if free[first] - (taken[last] - taken[first]) <= 0:
                 continue
             assert op.told
@@ -361,7 +361,7 @@ def _overtaken(run: Run, orders: list[OrderRow]) -> Iterator[str]:
             continue
         if order.reserved_at is not None:
             while left and -left[0][0] <= order.reserved_at:
-                heapq.heappop(left)  # grants come in time order too, but for moments
+                heapq.heappop(left)  # grants are nearly in time order too
             if left:
                 gone, created, place = -left[0][0], left[0][1], left[0][2]
                 begin = max(order.reserved_at, created)
@@ -462,12 +462,12 @@ def only_legal_transitions(run: Run) -> Iterator[str]:
 
 
 def _may_become(old: str, new: str) -> bool:
-    # A hold past its deadline reads as expired while its payment, in time, commits.
+    # A hold past its deadline is shown as expired while a payment in time is committing.
     return old == new or new in NEXT.get(old, ()) or (old, new) == ("expired", "paid")
 
 
 def _one_after_the_other(ops: list[Op]) -> Iterator[tuple[Op, Op]]:
-    """Pairs of which the first was answered before the second was asked."""
+    """Pairs of operations of which the first was answered before the second was sent."""
     ops = sorted(ops, key=lambda op: op.asked)
     for i, op in enumerate(ops):
         for later in ops[i + 1 :]:
@@ -507,7 +507,7 @@ def what_was_refused_left_nothing(run: Run) -> Iterator[str]:
         if order.customer is None or order.place in shown:
             continue
         ops = asked[order.customer, order.item_id]
-        # Only a request without an answer may have made an order that nobody was told of.
+        # Only a request without an answer may have made an order that no answer shows.
         if not any(
             op.outcome == "unknown" and run.wall(op.asked) <= order.created_at + 1e-3 for op in ops
         ):
@@ -537,7 +537,7 @@ def equal_keys_get_equal_answers(run: Run) -> Iterator[str]:
 
 @dataclass
 class Moves:
-    """What the provider's ledger says of one session: how often its money moved, and how much."""
+    """One session in the provider's ledger: how often its money moved, and how much."""
 
     times: Counter[str] = field(default_factory=Counter)
     amounts: dict[str, int] = field(default_factory=dict)
@@ -571,7 +571,7 @@ def _settled_without_money(payment: PaymentRow | None) -> Iterator[str]:
 
 
 def _unsettled(session: str, moves: Moves, payment: PaymentRow | None) -> Iterator[str]:
-    """What is wrong with a session whose money has come: it is kept for a sale, or went back."""
+    """Problems of a session whose money has come: it must be kept for a sale, or refunded."""
     if payment is None:
         yield f"session {session}: captured, and no payment knows of it"
     elif payment.status == "refunded" and moves.times["refunded"]:
@@ -585,7 +585,7 @@ def _unsettled(session: str, moves: Moves, payment: PaymentRow | None) -> Iterat
 def _not_paid_once(
     run: Run, sessions: dict[str, Moves], payments: dict[str, PaymentRow]
 ) -> Iterator[str]:
-    """Captures that are kept for an order that is not paid, and orders not paid by exactly one."""
+    """Captures kept for unpaid orders, and paid orders without exactly one capture."""
     paid = {o.place for o in run.database.orders if o.status == "paid"}
     bought: Counter[Place] = Counter()
     for session, moves in sessions.items():
@@ -645,7 +645,7 @@ def nothing_is_left_over(run: Run) -> Iterator[str]:
 
 
 def _overdue(run: Run, item: ItemRow, orders: list[OrderRow]) -> Iterator[str]:
-    """Orders that something should have happened to."""
+    """Orders with a change that was due and has not happened."""
     for order in orders:
         if order.status == "reserved" and (order.expires_at or 0) < run.database.now - run.bound:
             yield f"{order.place} is past its deadline and still holds a unit"
@@ -654,7 +654,7 @@ def _overdue(run: Run, item: ItemRow, orders: list[OrderRow]) -> Iterator[str]:
 
 
 def _lost_units(item: ItemRow, orders: list[OrderRow]) -> Iterator[str]:
-    """Tickets that the line has passed, whose units nobody has and nobody was offered."""
+    """Tickets that the line has passed, whose units are neither held nor passed on."""
     tickets = {order.ticket for order in orders}
     burned = set(range(1, min(item.now_serving, max(tickets)) + 1)) - tickets
     if burned:
@@ -694,7 +694,7 @@ INVARIANTS: tuple[Invariant, ...] = (
 
 
 def exercised(run: Run) -> Counter[str]:
-    """How often each thing that can happen did happen."""
+    """How often each kind of event happened."""
     count: Counter[str] = Counter()
     for o in run.database.orders:
         if o.status == "void":
@@ -723,7 +723,7 @@ def judge(
     at_least: dict[str, int] | None = None,
     only: Iterable[Invariant] = INVARIANTS,
 ) -> list[str]:
-    """Every violation, by invariant; too little exercise is one. None is the proof."""
+    """All violations, by invariant; events that were too rare count as one. None: it is proved."""
     found = [f"{it.__name__}: {problem}" for it in only for problem in it(run)]
     count = exercised(run)
     found += [

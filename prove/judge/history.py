@@ -1,7 +1,7 @@
-"""What was asked and what was answered: the evidence that the checker judges.
+"""The history: all requests and answers of a run, which the checker judges.
 
-An operation is ok (2xx), refused (4xx: a definite no) or unknown (no answer, or a 5xx: it may have
-happened). Times are of this process's monotonic clock, in seconds.
+An operation is ok (2xx), refused (4xx: it had no effect) or unknown (no answer, or a 5xx: it may
+have had its effect). Times are those of this process's monotonic clock, in seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Outcome = Literal["ok", "refused", "unknown"]
 
 @dataclass
 class Op:
-    """One operation. order: (item_id, ticket) if it was about an order that exists already."""
+    """One operation. order: (item_id, ticket) if it was about an existing order."""
 
     number: int
     kind: str  # reserve, cancel, read, pay, retry_payment, restock, withdraw
@@ -48,7 +48,7 @@ class Op:
 
 
 class History:
-    """All operations of a run, in the order in which they were asked."""
+    """All operations of a run, in the order in which they were sent."""
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
@@ -67,7 +67,7 @@ class History:
         return Counter(op.outcome for op in self.ops)
 
     def unresolved(self) -> Iterator[Op]:
-        """Reservations that nobody knows the end of: no later request with their key got one."""
+        """Reservations with an unknown result: no later request with their key got an answer."""
         known = {
             (op.customer, op.item_id, op.key)
             for op in self.ops

@@ -1,1 +1,1 @@
-"""What a proof runs on: the service, its clusters, and the wires between its parts."""
+"""What a proof runs on: the service, its clusters, and proxies between its parts."""

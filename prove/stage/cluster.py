@@ -1,4 +1,4 @@
-"""Clusters to break: killed whole, copied, followed by a standby."""
+"""Clusters that a proof can kill, copy, or follow with a standby."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def kill(server: EmbeddedPostgres) -> None:
     postmaster = psutil.Process(server.pid)
     children = postmaster.children(recursive=True)
     for process in (postmaster, *children):
-        with contextlib.suppress(psutil.NoSuchProcess):  # a child that saw its postmaster die
+        with contextlib.suppress(psutil.NoSuchProcess):  # a child may end by itself
             process.kill()
     psutil.wait_procs(children, timeout=10)
     server.stop()  # only its lock and its socket are left
 
 
 def copy(server: EmbeddedPostgres, home: Path, settings: Mapping[str, str]) -> EmbeddedPostgres:
-    """A copy of a cluster that does not run, in a folder of its own; not started."""
+    """A copy of a stopped cluster in another folder; it is not started."""
     home.mkdir(mode=0o711)
     shutil.copytree(server.data_dir / "postgres", home / "postgres")
     return _adopted(server, home, settings)
 
 
 def standby(primary: EmbeddedPostgres, home: Path, name: str) -> EmbeddedPostgres:
-    """A standby that streams from the primary under this name; not started."""
+    """A standby that streams from the primary under this name; it is not started."""
     home.mkdir(mode=0o711)
     source = primary.url("postgres", "postgres")
     subprocess.run(
@@ -67,7 +67,7 @@ def _adopted(origin: EmbeddedPostgres, home: Path, settings: Mapping[str, str]) 
 
 
 def freeze(server: EmbeddedPostgres, *, frozen: bool) -> None:
-    """Stops all of a server where it is, or lets it go on: a machine that does not answer."""
+    """Stops all processes of a server, or lets them go on, like a machine that does not answer."""
     postmaster = psutil.Process(server.pid)
     for process in (postmaster, *postmaster.children(recursive=True)):
         process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""A wire that can be bad: TCP between two parts, with latency, silence, resets and lost replies."""
+"""A TCP proxy between two parts, with latency, silence, resets and lost replies on demand."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ CHUNK_BYTES = 65_536
 
 
 class Proxy:
-    """Passes bytes on to a port of this machine, until told not to. Use as a context manager.
+    """Forwards bytes to a port of this machine, with faults. Use as a context manager.
 
-    latency_seconds: on each chunk, each way. lose_replies: when the next chunk of the server holds
-    one of these words, that reply is lost and the connection cut; counted in lost.
+    latency_seconds: for each chunk, in each direction. lose_replies: when the server's next chunk
+    contains one of these words, that reply is dropped, the connection is cut, and `lost` counts it.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -44,13 +44,13 @@ class Proxy:
         self._loop.close()
 
     def hold(self, *, requests: bool = False, replies: bool = False) -> None:
-        """Keeps bytes back, either way; with both it is a black hole, with neither they go on."""
+        """Holds back the bytes of requests, of replies, or of both; with neither, forwards all."""
         self._held = {"requests": requests, "replies": replies}
         self.held_bytes = 0
         self._loop.call_soon_threadsafe(lambda: self._moved.set())
 
     def reset(self) -> None:
-        """Breaks every connection, as a firewall that forgot them does."""
+        """Breaks every connection, like a firewall that has lost its state."""
         self._loop.call_soon_threadsafe(self._abort_all)
 
     def _abort_all(self) -> None:
@@ -109,7 +109,7 @@ class Proxy:
 
 @contextlib.contextmanager
 def silence(*proxies: Proxy) -> Iterator[None]:
-    """A black hole, while it lasts."""
+    """Holds back all bytes while the context lasts."""
     for proxy in proxies:
         proxy.hold(requests=True, replies=True)
     try:

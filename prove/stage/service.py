@@ -1,4 +1,4 @@
-"""The service as an operator has it: started, watched, killed, started again."""
+"""The service as an operator runs it: started, watched, killed, and restarted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ where i.settled < least(i.now_serving, flashsale.issued_tickets(i.item_id))
 class Service:
     """`flashsale dev` in a folder of its own. Use as a context manager.
 
-    A watcher looks at it as a load balancer does: when it is not ready, that is an outage.
+    A watcher checks its readiness as a load balancer does. An outage is when it is not ready.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -97,11 +97,11 @@ class Service:
             )
 
     def database_url(self) -> str:
-        """As the owner of the tables."""
+        """The URL of the database, as the owner of the tables."""
         return (self.data_dir / "database.url").read_text().strip()
 
     def unfinished(self) -> dict[str, int]:
-        """What is still due, queued or on its way, by name; empty when all is quiet."""
+        """The amounts of work that is due, queued or under way, by name; empty if there is none."""
         with psycopg.connect(self.database_url()) as conn:
             counts = conn.execute(UNFINISHED).fetchall()
         with urllib.request.urlopen(f"{self.provider_url}/sessions?limit=1", timeout=5) as answer:
@@ -112,7 +112,7 @@ class Service:
         return is_ready(self.api_url)
 
     def sweeps(self) -> int:
-        """How many sweeps there have been; -1 if nobody can tell."""
+        """How many sweeps there have been; -1 if the database does not answer."""
         try:
             with psycopg.connect(self.database_url(), connect_timeout=2) as conn:
                 row = conn.execute("select sum(sweeps) from flashsale_data.sweepers").fetchone()
@@ -121,7 +121,7 @@ class Service:
         return int(row[0] or 0) if row else 0
 
     def wait_until_it_works(self, timeout_seconds: float) -> float:
-        """Ready, and swept since now; how long that took. Errors: TimeoutError."""
+        """Waits until it is ready and has swept. Returns the seconds. Errors: TimeoutError."""
         began = time.monotonic()
         self.wait_until_ready(timeout_seconds)
         before = self.sweeps()
@@ -132,7 +132,7 @@ class Service:
         return time.monotonic() - began
 
     def wait_until_ready(self, timeout_seconds: float) -> float:
-        """How long it took. Errors: TimeoutError."""
+        """Waits until it is ready. Returns the seconds. Errors: TimeoutError."""
         began = time.monotonic()
         while not (self.is_ready() and is_ready(self.provider_url)):
             if time.monotonic() > began + timeout_seconds:
@@ -144,7 +144,7 @@ class Service:
         return time.monotonic() - began
 
     def keep_up(self) -> None:
-        """Starts again what has ended, as an init system does."""
+        """Restarts parts that have ended, as an init system does."""
         if any(process.poll() is not None for process in self._processes.values()):
             self.start()
 
@@ -196,7 +196,7 @@ class Service:
 
 
 class ServiceInParts(Service):
-    """The same parts started one by one, with wires between them that can be bad.
+    """The same parts started one by one, with proxies between them.
 
     api_wire, worker_wire: to Postgres. provider_wire: from the worker to the provider.
     """
@@ -218,7 +218,7 @@ class ServiceInParts(Service):
 
     @contextmanager
     def clocked(self) -> Iterator[None]:
-        """While Postgres starts. A subclass gives it another clock."""
+        """A context in which Postgres starts. A subclass uses it to give Postgres another clock."""
         yield
 
     @property

@@ -1,4 +1,4 @@
-"""flashsale: flash sale reservations in one Postgres: correct, fair and fast.
+"""flashsale sells limited stock in a flash sale from one Postgres database, correctly and fairly.
 
-The logic is in sql/; this package starts it, maps HTTP to its functions, and works its queues.
+The logic is in sql/. This package installs it, maps HTTP to its functions, and works its queues.
 """

@@ -1,7 +1,7 @@
-"""The command line: `flashsale dev`, and the parts that it is made of.
+"""The command line: `flashsale dev`, and a command for each of its parts.
 
-Each command imports what it needs when it runs: so `--version` and `--help` need none of it, and no
-process loads what another one is for.
+Each command imports what it needs when it runs. So `--version` and `--help` import nothing, and a
+process loads only the code of its own command.
 """
 
 from __future__ import annotations
@@ -227,6 +227,6 @@ def _psql(audience: str, data_dir: Path, arguments: list[str]) -> int:
         "PSQLRC": str(sql_folder() / "psqlrc"),
         "PGAPPNAME": f"flashsale psql ({audience})",
     }
-    if arguments:  # a command's output is wanted, not the greeting for people
+    if arguments:  # psql runs one command, so it shows no greeting
         arguments = ["--no-psqlrc", *arguments]
     os.execve(program, ["psql", *arguments], environ)  # noqa: S606 - psql takes our place

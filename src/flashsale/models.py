@@ -1,4 +1,4 @@
-"""What goes over the wire: requests with the bounds of their fields, and responses.
+"""The messages of the HTTP API: requests with the bounds of their fields, and responses.
 
 Money is in integer minor units of a currency, times are RFC 3339 in UTC. Ids of orders and payments
 are opaque strings, because they do not fit into a JavaScript number. The parameters of paths,
@@ -38,7 +38,7 @@ def _check_years(*times: datetime | UnsetType | None) -> None:
 
 
 class NewItem(Struct, frozen=True, forbid_unknown_fields=True):
-    """An item to put on sale. Without opens_at it is open at once; without closes_at, for good."""
+    """An item to put on sale. Without opens_at it opens at once, without closes_at never closes."""
 
     sku: Sku
     name: Name
@@ -71,7 +71,7 @@ class ItemChanges(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UnitRequestBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """How to ask for a unit. wait: join the line if there is none free."""
+    """How to request a unit. wait: join the line if no unit is free."""
 
     wait: bool = True
 
@@ -86,7 +86,7 @@ class UnitRequest(NamedTuple):
 
 
 class PaymentEvent(Struct, frozen=True):
-    """What the payment provider says. Fields that it adds one day are no reason to refuse money."""
+    """An event of the payment provider. Unknown fields are ignored, so that no money is refused."""
 
     event_id: Short
     type: Short
@@ -166,7 +166,7 @@ class Order(Struct, frozen=True):
 class UnitAnswer(NamedTuple):
     """What came of a request for a unit: an order, or a refusal.
 
-    outcome: as flashsale.reserve says it. retry_at: when asking again may have another outcome.
+    outcome: as flashsale.reserve returns it. retry_at: when a retry may have another outcome.
     """
 
     outcome: str
@@ -175,7 +175,7 @@ class UnitAnswer(NamedTuple):
 
 
 class Receipt(Struct, frozen=True):
-    """The event is durable; what it led to."""
+    """The answer to an event, which is stored durably: what it led to."""
 
     outcome: str
 

@@ -1,4 +1,4 @@
-"""What concerns operating system processes: parents that die, signals, and free ports."""
+"""Helpers for operating system processes: parents that die, signals, and free ports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(number: int = signal.SIGINT) -> None:
-    """In a child: asks for this signal when the thread that started it ends, however it ends."""
+    """Makes the kernel send this signal to us when the thread that started us ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
@@ -31,11 +31,11 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def on_termination(callback: Callable[[], None]) -> Iterator[None]:
-    """Calls back on SIGTERM and SIGINT, besides what the server does then.
+    """Calls back on SIGTERM and SIGINT, in addition to what the server does then.
 
-    A server waits for its open responses before it ends the lifespan, and a stream would wait for
-    the end of the lifespan. Handlers of the event loop hear of a signal anyway; the one that we
-    replace, if it is a function, is called too.
+    A server waits for its open responses before it ends the lifespan. An event stream that waited
+    for the end of the lifespan would therefore never end, so it has to learn of the signal itself.
+    A handler of the event loop is still called, and so is the function that we replace.
     """
     loop = asyncio.get_running_loop()
     replaced: dict[int, Callable[[int, FrameType | None], object]] = {}

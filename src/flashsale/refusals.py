@@ -1,7 +1,7 @@
-"""Why something is not done: the codes of all problems, and the exceptions that carry them.
+"""Refusals: the codes of all problems, and the exceptions that carry them.
 
-Every room speaks in these. How a refusal looks over HTTP is api/problems.py, and which error of
-Postgres is which refusal is database/sqlstates.py.
+All packages use them. api/problems.py turns a refusal into an HTTP answer, and
+database/sqlstates.py decides which error of Postgres is which refusal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ RETRY_SECONDS = 1
 
 
 class Code(NamedTuple):
-    """One kind of problem: its HTTP status, and what it means, in a sentence."""
+    """One kind of problem: its HTTP status, and a sentence that says what it means."""
 
     status: int
     meaning: str
@@ -59,7 +59,7 @@ their status by the class of their SQLSTATE, and belong here for the documentati
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a fault
-    """A problem to answer with: a code of CODES, and what there is to say about this case."""
+    """A problem to answer with: a code of CODES, and the details of this case."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Overloaded(Refused):
     """The request would have waited, or has waited, longer than its bound; nothing was written."""
 
     def __init__(self, retry_seconds: int | None = None) -> None:
-        """retry_seconds: when the queue of now will have been worked off, if that is known."""
+        """retry_seconds: until the present queue will have been served, if that is known."""
         super().__init__(
             "overloaded",
             "The service is busier than it can be in time.",

@@ -1,4 +1,4 @@
-"""How applications are served: granian, the log, and what a serving process does first."""
+"""Serving an application: granian, the log, and the first steps of a serving process."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def run_granian(
     target: str, host: str, port: int, settings: Settings, flags: Mapping[str, Any]
 ) -> int:
-    """Runs an application on granian until SIGTERM; one process, uvloop.
+    """Runs an application on granian until SIGTERM, in one process with uvloop.
 
-    target: "module:function" that makes the application. granian starts a process of its own for
-    it, which reads the environment: so the flags of the command line go there.
+    target: "module:function" that makes the application. granian makes it in a child process, which
+    reads its settings from the environment. So the flags of the command line are put there.
     """
     from granian import Granian
     from granian.constants import Interfaces, Loops
@@ -40,8 +40,8 @@ def run_granian(
         loop=Loops.uvloop,
         workers=1,
         backlog=settings.max_connections,
-        backpressure=settings.max_connections,  # event streams count too; above it requests wait
-        workers_kill_timeout=settings.shutdown_seconds,  # else an open event stream blocks the end
+        backpressure=settings.max_connections,  # with event streams; more requests wait
+        workers_kill_timeout=settings.shutdown_seconds,  # or an open event stream blocks it
         log_access=False,
         respawn_failed_workers=True,
     ).serve()
@@ -54,9 +54,9 @@ def api() -> Litestar:
 
     enter_process()
     app = create_app(Settings.from_env())
-    # The objects that exist now stay, so that no collection has to look at them; and requests leave
-    # few cycles behind, so that collecting can wait. Without this a storm loses a fifth of its
-    # throughput.
+    # The objects that exist now live as long as the process, so the garbage collector should not
+    # visit them. Requests leave few cycles behind, so it may run rarely. Without these two settings
+    # a storm loses a fifth of its throughput.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
@@ -64,7 +64,7 @@ def api() -> Litestar:
 
 
 def enter_process() -> None:
-    """What a process of granian's does first: it ends with its parent, and logs."""
+    """The first steps of granian's child process: it ends with its parent, and logs."""
     die_with_parent(signal.SIGTERM)
     start_log()
 

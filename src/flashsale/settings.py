@@ -12,13 +12,13 @@ import msgspec
 
 
 class SettingsError(ValueError):
-    """A setting is missing or makes no sense; the message says which and what to do."""
+    """A setting is missing or invalid. The message says which, and what to do."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Every setting of every process.
+    """The settings of all processes.
 
-    The name of a field in capitals, after FLASHSALE_, is its environment variable.
+    The environment variable of a field is FLASHSALE_ followed by its name in capitals.
     """
 
     # Where things are
@@ -144,7 +144,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return f"Settings({', '.join(f'{k}={v!r}' for k, v in self.__rich_repr__())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """What may be shown: no secret, no password."""
+        """The settings that may be shown, without secrets and passwords."""
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
         shown["webhook_secret"] = "***" if self.webhook_secret else ""
         shown["database_url"] = without_password(self.database_url)
@@ -152,9 +152,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-        """Reads the environment; overrides that are not None win.
+        """Reads the environment. Overrides that are not None take precedence.
 
-        Errors: SettingsError for a variable that is unknown or not of its type.
+        Errors: SettingsError for an unknown variable, or a value that is not of its type.
         """
         environ = os.environ if environ is None else environ
         values: dict[str, Any] = {}
@@ -215,7 +215,7 @@ def variable(name: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """A database URL that may be shown."""
+    """The database URL without its password, to be shown."""
     return re.sub(r"(?<=//)([^:/@]*):.*@", r"\1:***@", re.sub(r"(password=)[^&\s]*", r"\1***", url))
 
 

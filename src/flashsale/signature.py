@@ -1,7 +1,7 @@
 """The signature of a webhook: `Flashsale-Signature: t=<unix seconds>,v1=<hex HMAC-SHA256>`.
 
-The HMAC covers `<t>.<raw body>`, so neither can be changed, and t limits how long a recorded
-request can be played again.
+The HMAC covers `<t>.<raw body>`, so neither can be changed. A request is refused when t is too old,
+which limits how long a recorded request can be replayed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import re
 
 HEADER = "Flashsale-Signature"
 
-# Several v1: while a secret is being rotated, the sender signs with the old and the new one. The
-# bounds keep what is computed and compared small.
+# There may be several v1, because while a secret is being rotated, the sender signs with the old
+# and the new one. The bounds limit the work for a hostile header.
 _FORM = re.compile(r"t=(0|[1-9][0-9]{0,11})((?:,v1=[0-9a-f]{64}){1,8})")
 
 
 class BadSignature(Exception):  # noqa: N818 - a verdict on a request, not a fault
-    """The request is not from somebody who knows the secret, or it is too old; it says which."""
+    """The sender does not know the secret, or the request is too old; the message says which."""
 
 
 def sign(secret: str, body: bytes, unix_seconds: int) -> str:
@@ -37,7 +37,8 @@ def verify(
         raise BadSignature(f"The header {HEADER} is not t=<unix seconds>,v1=<hex>.")
     time, signatures = form.groups()
     expected = _mac(secret, time, body)
-    # Every one is compared, in constant time, before anything is said about the time.
+    # All signatures are compared, in constant time, before the age is checked. So only a caller
+    # that knows the secret learns that its request is too old.
     matches = [hmac.compare_digest(expected, s) for s in signatures.split(",v1=")[1:]]
     if not any(matches):
         raise BadSignature("The signature does not match the body and the secret.")

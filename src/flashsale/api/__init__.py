@@ -1,1 +1,1 @@
-"""The HTTP service: what the API's process runs, and nothing that another process needs."""
+"""The HTTP service: the code that only the API's process runs."""

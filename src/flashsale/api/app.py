@@ -23,10 +23,10 @@ from flashsale.settings import Settings
 
 
 def create_app(settings: Settings | None = None, intake: Intake | None = None) -> Litestar:
-    """The service; starts without the database, and is not ready until that is there.
+    """The service. It starts without the database, and is not ready until the database is there.
 
-    settings: None reads the environment. intake: what answers requests for units; None: the
-    database does. bench/path.py measures the rest with one that answers at once.
+    settings: None reads the environment. intake: answers requests for units; None makes one that
+    calls the database. bench/path.py passes one that answers at once, to measure the rest.
     Errors: SettingsError.
     """
     settings = settings or Settings.from_env()

@@ -1,4 +1,4 @@
-"""What OpenAPI shows: one sale, seen from each call."""
+"""The examples in the OpenAPI document: one sale, as each of its calls shows it."""
 
 from __future__ import annotations
 

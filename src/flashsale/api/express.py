@@ -1,9 +1,8 @@
-"""The express way: well-formed requests for units go past the framework, as plain ASGI.
+"""The express way: well-formed requests for units bypass the framework, as plain ASGI.
 
 Litestar's routing, dependencies, validation and responses take several times as long as all the
-rest of a reservation does (docs/explanation/performance.md). What is in any way unusual goes to
-Litestar's handler, which alone knows all the rules, so both give the same answers; a test compares
-them.
+rest of a reservation (docs/explanation/performance.md). A request that is in any way unusual goes
+to Litestar's handler, which knows all the rules. A test checks that both give the same answers.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ ROUTE = "/items/{item_id}/orders"
 _PATH = re.compile(r"/items/([1-9][0-9]{0,8})/orders").fullmatch
 _CUSTOMER = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,128}").fullmatch
 _KEY = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,255}").fullmatch
-_SMALL = re.compile(rb"[0-9]{1,3}").fullmatch  # a length: so short a body needs no further bound
+_SMALL = re.compile(rb"[0-9]{1,3}").fullmatch  # a Content-Length that is short enough
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(UnitRequestBody | None).decode
 
 
 def around(app: ASGIApp, service: ServiceParts) -> ASGIApp:
-    """The app, with the express way to it."""
+    """The app, with the express way in front of it."""
     intake, metrics = service.intake, service.metrics
     body_seconds = service.settings.request_deadline_seconds
 
@@ -45,7 +44,7 @@ def around(app: ASGIApp, service: ServiceParts) -> ASGIApp:
             await app(scope, receive, send)
             return
         began = time.perf_counter()
-        # First of all: the time that a refusal takes is lost for requests that can be served.
+        # This check comes first, because the time that a refusal takes is lost for other requests.
         if (seconds := intake.retry_after()) is not None:
             start, body = _overloaded(seconds)
             metrics.observe("POST", ROUTE, 503, time.perf_counter() - began)
@@ -87,7 +86,7 @@ def around(app: ASGIApp, service: ServiceParts) -> ASGIApp:
 
 @lru_cache(maxsize=256)
 def _overloaded(retry_seconds: int) -> tuple[Message, Message]:
-    """The answer, ready to be sent."""
+    """The 503 answer, ready to be sent."""
     status, fields, content = _refused(Overloaded(retry_seconds))
     fields = [*fields, (b"content-length", b"%d" % len(content))]
     return (
@@ -97,7 +96,7 @@ def _overloaded(retry_seconds: int) -> tuple[Message, Message]:
 
 
 def _refused(error: Refused) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers and body. In a storm nearly all refusals are alike, so they are kept."""
+    """Status, headers and body. They are cached: in a storm nearly all refusals are alike."""
     return _problem(error.code, error.detail, error.hint, error.retry_seconds)
 
 
@@ -123,7 +122,7 @@ def _path(scope: Scope) -> re.Match[str] | None:
 def unit_request(
     item_id: int, headers: Iterable[tuple[bytes, bytes]]
 ) -> tuple[UnitRequest | None, bool]:
-    """What the headers ask for, and whether there is a body. None: Litestar has to look at it."""
+    """The request in the headers, and whether it has a body. None: Litestar has to handle it."""
     customer = key = None
     has_body = False
     for name, value in headers:

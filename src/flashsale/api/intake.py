@@ -1,14 +1,15 @@
-"""The intake: concurrent requests for units travel to the database together.
+"""The intake: it gathers concurrent requests for units, so that a batch is one database call.
 
-While a batch is in flight the next gathers; when it is back, whatever has come meanwhile goes at
-once. So there is no timer: an idle service adds nothing, and a busy one's batches are as large as
-it is busy. Tickets are given in the order of arrival.
+While a batch is in flight, new requests wait. When it is back, all requests that have arrived
+meanwhile leave as the next batch. So there is no timer: an idle service adds no delay, and batches
+grow with the load. Tickets are given in the order of arrival.
 
-A batch is one transaction, so one request that has to wait makes all of them wait: for a twin, say,
-which an internal tool holds in an open transaction. The batch's connection therefore has a short
-lock_timeout. When that strikes, nothing was written, and the requests go one by one, aside of the
-batches: then only the twin waits. It tries again for as long as it may, less and less often,
-because each attempt takes a ticket that comes to nothing until a sweep has found it.
+A batch is one transaction, so one request that waits for a lock makes all of them wait. The lock
+may be that of a duplicate request, which an internal tool holds in an open transaction. The batch's
+connection therefore has a short lock_timeout. When it expires, nothing was written, and the
+requests of the batch are sent one by one, beside the batches: then only the one that needs the lock
+waits. It is retried until its deadline, at growing intervals, because each attempt takes a ticket
+that stays a hole until a sweep fills it.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from flashsale.settings import Settings
 
 
 class UnitCalls(Protocol):
-    """The database as the intake sees it. deadline: the loop's time by which a call has to be back.
+    """The calls that the intake makes. deadline: the event loop's time by which one must be back.
 
-    Rows are read only after the next batch has left, so the calls give them as they come.
+    The calls return rows unread, because the intake reads them only after the next batch has left.
     """
 
     async def reserve(self, request: UnitRequest, deadline: float) -> Any:
-        """The row of one request; for one, it is faster than reserve_many."""
+        """The row of one request, which is faster than reserve_many for a single one."""
 
     async def reserve_many(self, requests: Sequence[UnitRequest], deadline: float) -> Sequence[Any]:
         """The rows of several requests, in their order."""
 
     def unit_answer(self, row: Any) -> UnitAnswer:
-        """What a row says."""
+        """The answer that a row contains."""
 
 
 class _PendingRequest(NamedTuple):
@@ -56,7 +57,7 @@ class _PendingRequest(NamedTuple):
         return self.request[:2]
 
     def tell(self, row: Any) -> None:
-        """Hands the row over, or an error; a client that has gone gets nothing."""
+        """Gives the row or an error to the waiting caller, unless the client has gone."""
         if self.row.done():
             return
         if isinstance(row, BaseException):
@@ -66,10 +67,10 @@ class _PendingRequest(NamedTuple):
 
 
 class Intake:
-    """Answers requests for units by calls of the database.
+    """Answers requests for units by batched calls of the database.
 
-    Errors: what the calls raise; Overloaded when the wait would be too long. A caller that gets the
-    error of a broken connection does not know what happened; a retry is safe.
+    Errors: what the calls raise; Overloaded when the wait would be too long. After the error of a
+    broken connection it is unknown whether the request had its effect; a retry is safe.
     """
 
     def __init__(self, calls: UnitCalls, settings: Settings) -> None:
@@ -77,20 +78,20 @@ class Intake:
         self._calls = calls
         self._size = settings.batch_size
         self._deadline_seconds = settings.reserve_deadline_ms / 1000
-        # The last connection is for requests that wait for a twin, unless it is the only one.
+        # One connection is kept for requests that wait for a lock, unless it is the only one.
         self._lanes = max(1, settings.reserve_connections - 1)
         self._lag = Lag()
         self._gate = Gate(settings.reserve_wait_ms, self._lanes, self._lag)
         self._aside = asyncio.Semaphore(1)
         self._lock_seconds = settings.reserve_lock_ms / 1000
         self._waiting: deque[_PendingRequest] = deque()
-        self._held: Counter[tuple[int, str]] = Counter()  # known to wait: not into another batch
+        self._held: Counter[tuple[int, str]] = Counter()  # they wait for a lock
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """Measures the event loop's lag meanwhile: what a request has waited there counts too."""
+        """Measures the event loop's lag, because that is part of a request's wait."""
         self._lag.start()
         try:
             yield
@@ -103,11 +104,11 @@ class Intake:
         return len(self._waiting)
 
     def retry_after(self) -> int | None:
-        """In how many seconds to ask again, if a request would be refused now."""
+        """The seconds for Retry-After if a request would be refused now; else None."""
         return self._gate.retry_after(len(self._waiting) // self._size)
 
     async def reserve(self, request: UnitRequest) -> UnitAnswer:
-        """Asks for a unit."""
+        """Requests a unit."""
         self._gate.enter(len(self._waiting) // self._size)
         loop = asyncio.get_running_loop()
         pending = _PendingRequest(request, loop.create_future(), loop.time())
@@ -130,8 +131,8 @@ class Intake:
     def _next(self) -> Iterator[_PendingRequest]:
         """The requests of the next batch.
 
-        One that has waited too long for the batch to be back in time is answered at once: the other
-        half of the deadline is the call's.
+        A request that has waited for more than half of its deadline is refused, because the call
+        needs the other half.
         """
         latest = asyncio.get_running_loop().time() - self._deadline_seconds / 2
         room = self._size
@@ -167,7 +168,7 @@ class Intake:
         self._gate.called(loop.time() - began)
 
     async def _serve_aside(self, pending: _PendingRequest) -> None:
-        """One attempt at a time, so that requests that can't be served yet let the others pass."""
+        """Sends one request, again while it meets a lock; only one is being sent at a time."""
         loop = asyncio.get_running_loop()
         latest = pending.at + self._deadline_seconds / 2
         pause_seconds = self._lock_seconds

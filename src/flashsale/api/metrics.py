@@ -1,7 +1,7 @@
-"""Metrics for Prometheus: one registry per app, and per request one observe() on a cached child.
+"""Metrics for Prometheus: one registry per app, and one observe() on a cached child per request.
 
-The middleware is plain ASGI around the whole app, so that addresses that don't exist count too:
-Litestar's own costs 60 % more CPU a request.
+The middleware is plain ASGI around the whole app, so that it counts unknown addresses too.
+Litestar's own middleware costs 60 % more CPU per request.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
 class Metrics:
-    """Counters of this process, and gauges that are asked for when they are scraped."""
+    """Counters of this process, and gauges that are read when they are scraped."""
 
     def __init__(
         self, database: Database, intake: Intake, watcher: Watcher, settings: Settings
@@ -87,7 +87,7 @@ class Metrics:
         child.observe(seconds)
 
     async def scrape(self) -> bytes:
-        """Everything in the text format; without the database, what the process itself knows."""
+        """All metrics as text; without the database, only those of the process itself."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 self._gauges.latest = await self._database.gauges()
@@ -96,7 +96,7 @@ class Metrics:
         return generate_latest(self._registry)
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """The app, measured."""
+        """The app, with the middleware around it."""
         known = {"GET", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS"}
 
         async def measured(scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +118,7 @@ class Metrics:
 
 
 class _ScrapedGauges(Collector):
-    """States, asked for when they are scraped."""
+    """Gauges that are read when they are scraped."""
 
     def __init__(self, database: Database, intake: Intake, watcher: Watcher) -> None:
         self.latest: Gauges | None = None
@@ -127,7 +127,7 @@ class _ScrapedGauges(Collector):
         self._watcher = watcher
 
     def collect(self) -> Iterable[Metric]:
-        """What the process knows, then what the database said, if it did."""
+        """The gauges of the process, then those of the database, if it has answered."""
         yield from self._of_the_pools()
         yield _gauge("event_streams", "Open streams of order events", self._watcher.streams)
         yield _gauge("database_up", "Whether the database answered", int(self.latest is not None))
@@ -138,7 +138,7 @@ class _ScrapedGauges(Collector):
 
     def _of_the_pools(self) -> Iterable[Metric]:
         use_by_pool = self._database.use
-        # The intake queues requests in front of the connections that reserve.
+        # Requests for units queue in the intake, and not for a connection.
         use_by_pool["reserve"] = use_by_pool["reserve"]._replace(waiting=self._intake.waiting)
         size = _gauge("pool_connections", "Connections to the database", label="pool")
         idle = _gauge("pool_idle", "Connections that nobody uses", label="pool")

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what it says beyond the types of the handlers."""
+"""The OpenAPI document: everything in it that doesn't follow from the types of the handlers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def answers(success: dict[int, tuple[Any, Any, str]], *codes: str) -> dict[int, 
 
 
 def configuration() -> OpenAPIConfig:
-    """The document's frame, and where it is served: as JSON and YAML, without pages."""
+    """The document's title and description, and the formats in which it is served."""
     codes = "\n".join(f"| `{code}` | {c.status} | {c.meaning} |" for code, c in CODES.items())
     return OpenAPIConfig(
         title="flashsale",
@@ -56,7 +56,7 @@ def configuration() -> OpenAPIConfig:
             "A flash sale: items in limited number, one fair line for each. Errors are RFC 9457 "
             f"problems with a stable code:\n\n| code | status | meaning |\n|---|---|---|\n{codes}"
         ),
-        # No pages for browsers: they load their scripts from other servers.
+        # There are no HTML pages, because they load their scripts from other servers.
         openapi_router=Router(
             "/schema", route_handlers=[], include_in_schema=False, after_request=_no_page
         ),
@@ -67,7 +67,7 @@ def configuration() -> OpenAPIConfig:
 
 
 def complete(document: OpenAPI) -> None:
-    """Says what Litestar leaves out: an optional body, and that unknown fields are refused."""
+    """Adds what Litestar leaves out: an optional body, and that unknown fields are refused."""
     paths = document.paths or {}
     paths["/items/{item_id}/orders"].post.request_body.required = False  # type: ignore[union-attr]
     for name, schema in document.components.schemas.items():
@@ -77,7 +77,7 @@ def complete(document: OpenAPI) -> None:
 
 
 def _no_page(response: Response[Any]) -> Response[Any]:
-    """Litestar has a page of its own for what is not there."""
+    """Replaces Litestar's own HTML page for an unknown format by a problem."""
     if response.status_code != 404:
         return response
     return Response(problem("not_found"), status_code=404, media_type=PROBLEM_JSON)

@@ -7,7 +7,7 @@ from typing import Annotated
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
 _MAX_INT = 2**31 - 1
-# Headers are ASCII: whatever else a gateway sends, every hop on the way may read differently.
+# Headers are ASCII only, because servers on the way may decode other bytes in different ways.
 _HEADER = r"^(?=.*\S)[\u0020-\u007e]+$(?!\n)"
 
 ItemId = Annotated[int, PathParameter(ge=1, le=_MAX_INT, description="As in Item")]

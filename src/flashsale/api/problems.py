@@ -35,7 +35,7 @@ _WRONG_ADDRESS = ("not_found", "method_not_allowed")
 
 
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
-    """Turns whatever was raised into a problem; what nobody expected is logged and told nobody."""
+    """Turns an error into a problem. An unexpected one is logged, and its details are not shown."""
     explained = _explain(request, error)
     if explained.status == 500:
         log.error(
@@ -74,7 +74,7 @@ def problem(
     hint: str | None = None,
     checks: list[Check] | None = None,
 ) -> Problem:
-    """A problem with this code. What is not given is taken from CODES."""
+    """A problem with this code; the defaults are those of CODES."""
     known = CODES.get(code)
     status = status or (known.status if known else 500)
     return Problem(
@@ -138,7 +138,7 @@ def _explain_validation(request: Request[Any, Any, Any], error: ValidationExcept
         return _Explained(401, "customer_required")
     if any(w.get("source") == "path" for w in wrong):
         return _Explained(404, "unknown_item")
-    # A body that is not there shows as a KeyError, also beside other errors when it may be absent.
+    # A missing body shows as a KeyError, even beside other errors and when the body is optional.
     said = [f"{w['key']}: {w['message']}" for w in wrong if w["message"] != repr(w["key"])]
     return _Explained(422, "bad_value", "; ".join(said) or "A JSON body is required.")
 

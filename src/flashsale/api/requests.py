@@ -1,4 +1,4 @@
-"""How requests are read: their bodies, decoded strictly, and the signature of webhooks."""
+"""Reads requests: decodes their bodies strictly, and checks the signature of webhooks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from flashsale.settings import Settings
 
 
 class JsonRequest(Request[Any, Any, Any]):
-    """A request whose body is decoded once, strictly, into what its handler wants.
+    """A request whose body is decoded once, strictly, into the type that its handler takes.
 
-    Litestar's own way goes through loose values and takes "5" for a 5.
+    Litestar's own decoding is lenient: it accepts the text "5" as the number 5.
     """
 
     async def body(self) -> bytes:
@@ -48,7 +48,7 @@ class JsonRequest(Request[Any, Any, Any]):
 
 
 async def signed(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Lets in a caller that has the webhook's secret, before anything of the body is believed."""
+    """A guard that refuses a request without a valid signature before its body is decoded."""
     assert isinstance(connection, Request)
     settings: Settings = connection.app.state.service.settings
     try:

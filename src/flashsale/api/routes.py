@@ -1,4 +1,4 @@
-"""The HTTP contract: each call is one function of the SQL API, and one line that answers."""
+"""The HTTP routes: each handler calls one function of the SQL API and returns its answer."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def list_items(service: Service, limit: Limit = 100, after: After = 0) -> 
     responses=answers({200: (Item, examples.ITEM, "The item")}, "unknown_item", *_BUSY),
 )
 async def get_item(item_id: ItemId, service: Service) -> Item:
-    """Shows an item and where its units are; counts are up to a second old (as_of)."""
+    """Shows an item and its counts of units, which are up to a second old (as_of)."""
     return await service.database.item_status(item_id)
 
 
@@ -138,7 +138,7 @@ async def reserve(
     idempotency_key: IdempotencyKey = None,
     data: Annotated[UnitRequestBody | None, _body({"wait": True})] = None,
 ) -> Response[Order]:
-    """Asks for a unit: a reservation, or a place in the line."""
+    """Requests a unit: the answer is a reservation, or a place in the line."""
     wait = data is None or data.wait
     answer = await service.intake.reserve(UnitRequest(item_id, customer, idempotency_key, wait))
     service.metrics.reserved(answer.outcome)
@@ -182,7 +182,7 @@ async def get_order(order_id: OrderId, customer: CustomerId, service: Service) -
     ),
 )
 async def cancel(order_id: OrderId, customer: CustomerId, service: Service) -> Order:
-    """Cancels a reservation or leaves the line. Again: the same answer."""
+    """Cancels a reservation or leaves the line. A repeated call gets the same answer."""
     return await service.database.cancel(order_id, customer)
 
 
@@ -197,7 +197,7 @@ async def cancel(order_id: OrderId, customer: CustomerId, service: Service) -> O
     ),
 )
 async def request_payment(order_id: OrderId, customer: CustomerId, service: Service) -> Order:
-    """Starts a new payment attempt after a failed one. The deadline stays."""
+    """Starts a new payment attempt after a failed one. The deadline does not change."""
     return await service.database.request_payment(order_id, customer)
 
 
@@ -212,8 +212,8 @@ async def request_payment(order_id: OrderId, customer: CustomerId, service: Serv
 )
 async def watch_order(order_id: OrderId, customer: CustomerId, service: Service) -> Stream:
     """Streams the order: at once, then at each change, until it is final."""
-    await service.database.order_status(order_id, customer)  # theirs, or unknown
-    (order,) = await service.database.orders_by_id([order_id])  # as the stream will see it
+    await service.database.order_status(order_id, customer)  # refuses another customer's order
+    (order,) = await service.database.orders_by_id([order_id])  # as the poller sees it
     return Stream(
         service.watcher.stream(order),
         media_type="text/event-stream",

@@ -1,7 +1,7 @@
-"""Streams of orders as they change: one poller per process asks for all that are watched.
+"""Event streams of orders: one poller per process reads all orders that are watched.
 
-No LISTEN/NOTIFY: a NOTIFY takes a global lock at commit, in the path that a sale is made of. A
-poll costs the same whether ten customers watch an order or one.
+There is no LISTEN/NOTIFY, because a NOTIFY takes a global lock at commit, which would slow down
+every reservation. A poll costs the same whether one customer watches an order or ten do.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ log = logging.getLogger("flashsale.api")
 
 HEARTBEAT = b":\n\n"
 RECONNECT = b"retry: 1000\n\n"
-_AT_ONCE = 500  # orders: more would hold a connection, and then the event loop, for too long
+_AT_ONCE = 500  # orders per query: more would occupy the connection and the event loop for too long
 
 
 class _Watched:
-    """An order that is watched. A stream that waits for `changed` takes the new one next time."""
+    """A watched order. `changed` is set at the next change, and then replaced by a new event."""
 
     __slots__ = ("changed", "event", "order", "streams")
 
@@ -53,7 +53,7 @@ class Watcher:
     """The orders that are watched, their poller and their streams."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
-        """Asks nothing before start()."""
+        """Reads nothing before start()."""
         self._database = database
         self._poll_seconds = settings.sse_poll_seconds
         self._heartbeat_seconds = settings.sse_heartbeat_seconds
@@ -71,7 +71,7 @@ class Watcher:
         self._poller = asyncio.create_task(self._poll(), name="watcher")
 
     def end_streams(self) -> None:
-        """Every stream ends now; their clients come back, to another process."""
+        """Ends every stream now; the clients reconnect, to another process."""
         self._closing = True
         for watched in self._watched.values():
             watched.wake()
@@ -118,12 +118,12 @@ class Watcher:
                 try:
                     await self._look()
                 except Refused:
-                    pass  # the database is away or busy, which the pool has logged
+                    pass  # the database is away or busy; the pool has logged that
                 except Exception as error:
                     log.error("watching failed: error=%s", type(error).__name__, exc_info=error)
 
     async def _look(self) -> None:
-        # A stream that starts while the query is under way may bring a newer order than its answer.
+        # An order may be newer than the query's answer if a stream started during the query.
         everybody = iter(list(self._watched.items()))
         while some := list(islice(everybody, _AT_ONCE)):
             before = {order_id: (w, w.order) for order_id, w in some}

@@ -1,5 +1,5 @@
-"""The way to the database: the calls of the SQL API, its connections, and bringing it up to date.
+"""The database: calls of the SQL API, the connections for them, and migrating.
 
-No module here imports the other rooms or Litestar; of the flat modules they import settings,
-models and refusals. The processes that use the room share it: the API, the worker and migrate.
+The API, the worker and migrate use this package. Its modules import no other package of flashsale
+and no Litestar; of the modules beside the packages they import settings, models and refusals.
 """

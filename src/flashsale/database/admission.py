@@ -1,7 +1,7 @@
-"""Admission: a call that would have to wait too long is refused at once, while that is cheap.
+"""Admission: a call that would have to wait for too long is refused at once.
 
-A queue is bounded by time, not by count: how many calls fit into it depends on how fast the
-database is just now. docs/explanation/performance.md says what it promises.
+A queue is bounded by time and not by count: how many calls fit into it depends on how fast the
+database is at the moment. docs/explanation/performance.md says what this promises.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _TICK_SECONDS = 0.005
 
 
 class Lag:
-    """How long whatever comes now has waited in the event loop already.
+    """How long a call has waited in the event loop before our code sees it.
 
-    In a loop that is busier than it can be, that is a queue of its own, which nobody sees: its
-    turns grow long, and what came during one is served in the next.
+    An overloaded event loop is a queue that no counter shows: its turns grow long, and a request
+    that arrives during one turn is handled in the next.
     """
 
     def __init__(self) -> None:
@@ -51,21 +51,21 @@ class Lag:
 
 
 class Gate:
-    """The way into one queue, which `lanes` calls at a time serve.
+    """Admits calls to one queue, from which `lanes` calls at a time are made.
 
-    Whoever is next is always let in: their call is how the gate learns that the database is fast
-    again.
+    A call that would be made at once is always admitted, because only calls tell the gate that the
+    database has become fast again.
     """
 
     def __init__(self, wait_ms: int, lanes: int, lag: Lag | None = None) -> None:
-        """wait_ms: the bound. lag: what callers have waited for already, which counts too."""
+        """wait_ms: the bound. lag: the event loop's, which is added to the wait."""
         self._wait_seconds = wait_ms / 1000
         self._lanes = lanes
         self._lag = lag
         self._call_seconds = 0.0
 
     def retry_after(self, calls_ahead: int) -> int | None:
-        """In how many seconds these calls will be done, if that is beyond the bound; else None."""
+        """The seconds until these calls are done, if that is beyond the bound; else None."""
         if calls_ahead == 0:
             return None
         expected = calls_ahead * self._call_seconds / self._lanes
@@ -80,5 +80,5 @@ class Gate:
             raise Overloaded(seconds)
 
     def called(self, seconds: float) -> None:
-        """Takes note of how long a call took."""
+        """Records how long a call took."""
         self._call_seconds += (seconds - self._call_seconds) * _SMOOTHING

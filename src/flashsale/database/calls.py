@@ -1,7 +1,7 @@
 """The API's side of the SQL functions: one method per function, on connections of its kind.
 
-Reserving, paying and reading have connections of their own, so that none starves another. Columns
-are read by name.
+Reserving, paying and reading have separate connections, so that none of them starves another.
+Columns are read by name.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class QueueGauge(NamedTuple):
 
 
 class Gauges(NamedTuple):
-    """What /metrics asks the database."""
+    """The gauges of /metrics that come from the database."""
 
     sweep_lags: dict[str, float]
     """Seconds since the last sweep, by who sweeps: pg_cron, worker or manual."""
@@ -61,8 +61,8 @@ class Database:
             s,
             "reserve",
             size=s.reserve_connections,
-            # Calls queue in the intake, in front of this; a request that is held by a lock may
-            # have the only connection for as long as the lock takes.
+            # Requests queue in the intake, in front of this. If there is only one connection, a
+            # request that waits for a lock may occupy it until it gets the lock.
             wait_ms=s.reserve_wait_ms + s.reserve_lock_ms,
             deadline_ms=s.reserve_deadline_ms,
             lock_ms=s.reserve_lock_ms,
@@ -86,7 +86,7 @@ class Database:
         self._pools = {self._reserve, self._pay, self._read}
 
     async def open(self) -> None:
-        """Connects, if the database is there."""
+        """Opens the connections; connects if the database is there."""
         await asyncio.gather(*(pool.open() for pool in self._pools))
 
     async def close(self) -> None:
@@ -95,7 +95,7 @@ class Database:
 
     @property
     def use(self) -> dict[str, Use]:
-        """Who uses the connections, by what they are for."""
+        """How the connections are used, by the kind of work that they are for."""
         return {pool.name: pool.use for pool in self._pools}
 
     # Items
@@ -140,7 +140,7 @@ class Database:
     async def reserve(self, request: UnitRequest, deadline: float) -> asyncpg.Record:
         """The row of one request for a unit; unit_answer() reads it.
 
-        deadline: the loop's time by which the answer has to be back.
+        deadline: the event loop's time by which the answer has to be back.
         """
         return await self._reserve.one(
             "select * from flashsale.reserve($1, $2, $3, $4)", *request, deadline=deadline
@@ -156,7 +156,7 @@ class Database:
         )
 
     def unit_answer(self, row: asyncpg.Record) -> UnitAnswer:
-        """What a row of reserve() or reserve_many() says."""
+        """The answer in a row of reserve() or reserve_many()."""
         order = None if row["order_id"] is None else _order(row)
         return UnitAnswer(row["outcome"], order, row["retry_at"])
 
@@ -217,18 +217,18 @@ class Database:
     # The service itself
 
     async def version(self) -> str:
-        """What is installed, as version.expected_version() says it."""
+        """The version of what is installed, in the form of version.expected_version()."""
         return str((await self._pay.one(VERSION_QUERY))["version"])
 
     async def sweep_lag_seconds(self) -> float | None:
-        """Seconds since anybody swept; None: never, or not for a day."""
+        """Seconds since the last sweep of any runner; None: never, or not for a day."""
         row = await self._pay.one(
             "select min(lag_seconds) as lag_seconds from flashsale.sweep_status"
         )
         return None if row["lag_seconds"] is None else float(row["lag_seconds"])
 
     async def gauges(self) -> Gauges:
-        """What /metrics shows of the database."""
+        """The gauges of /metrics that come from the database."""
         async with self._read.connection() as connection:
             sweeps = await connection.fetch(
                 "select split_part(runner, ':', 1) as runner, min(lag_seconds) as lag_seconds "
@@ -249,7 +249,7 @@ class Database:
 
 
 def _number(order_id: str) -> int:
-    """The order's number; what is none can't be the id of an order."""
+    """The order_id as a number. Errors: Refused for a text that can't be an order's id."""
     if order_id.isascii() and order_id.isdecimal() and order_id[0] != "0":
         number = int(order_id[:20])
         if number <= _MAX_BIGINT:

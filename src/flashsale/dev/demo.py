@@ -1,7 +1,7 @@
 """`flashsale demo`: a whole sale against a fresh service over real HTTP, shown live.
 
-When the units are sold the sale closes, and the promises are checked from three sides: the
-database, the provider's ledger, and what the customers were told.
+When the units are sold, the sale closes, and the promises are checked against three sources: the
+database, the provider's ledger, and the answers that the customers got.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ async def _sell(stack: Stack, sale: DemoSale, seed: int, console: Console) -> in
 
 
 def _check(stack: Stack, sale: DemoSale, item_id: int) -> list[tuple[str, bool, str]]:
-    """The promises, one by one: what, whether it held, what was seen."""
+    """The promises, one by one: its name, whether it held, and what was found."""
     with psycopg.connect(stack.settings.database_url, autocommit=True) as conn:
 
         def query(text: str) -> list[Any]:
@@ -233,7 +233,7 @@ def _euros(minor: int) -> str:
 
 
 def _allow_many_connections(wanted: int) -> None:
-    """Each waiting customer holds a stream open; children inherit the limit."""
+    """Raises the limit of open files, because each waiting customer has an event stream open."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = wanted if hard == resource.RLIM_INFINITY else min(max(wanted, _soft), hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(limit, _soft), hard))

@@ -16,7 +16,7 @@ class ExtraMissingError(CommandError):
 
 @contextmanager
 def needed(command: str) -> Iterator[None]:
-    """Around imports: says what is missing for the command. Errors: ExtraMissingError."""
+    """Wraps imports that need the extra. Errors: ExtraMissingError if a package is missing."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""A Postgres of our own: a data directory, and a postmaster that is our child and ends with us."""
+"""The embedded Postgres: a data directory, and a postmaster that is our child and ends with us."""
 
 from __future__ import annotations
 
@@ -75,9 +75,10 @@ class EmbeddedPostgres:
         self._lock: int | None = None
 
     def start(self, timeout_seconds: float = 60) -> EmbeddedPostgres:
-        """Starts Postgres and waits until it answers; recovers after a crash.
+        """Starts Postgres and waits until it answers. After a crash, Postgres recovers first.
 
-        Call it from a thread that lives as long as the server shall, best the main one.
+        Call it from a thread that outlives the server, such as the main thread: Postgres ends when
+        that thread ends.
         Errors: EmbeddedError if the data belongs to another version or a running server, or if
         Postgres does not come up.
         """
@@ -112,7 +113,7 @@ class EmbeddedPostgres:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for us: we stop Postgres last
+                start_new_session=True,  # so that Ctrl-C reaches only us: we stop Postgres last
                 preexec_fn=die_with_parent,
                 cwd=self._cluster,
                 env={**os.environ, "PGPASSFILE": str(self._write_password_file())},
@@ -122,7 +123,7 @@ class EmbeddedPostgres:
         self._make_database()
 
     def stop(self, timeout_seconds: float = 30) -> None:
-        """Shuts down fast: sessions are ended, data is flushed. Kills after the timeout."""
+        """Shuts down in the fast mode, which ends all sessions. Kills after the timeout."""
         if self.is_running():
             assert self._process is not None
             self._process.send_signal(signal.SIGINT)
@@ -181,7 +182,7 @@ class EmbeddedPostgres:
             os.chown(path, self._user.pw_uid, self._user.pw_gid)
 
     def _make_cluster(self) -> None:
-        """Runs initdb beside the place, then renames: a kill leaves nothing half done."""
+        """Runs initdb in a draft folder and renames that, so that a kill leaves no half cluster."""
         if self._cluster.exists():
             ours = subprocess.run(
                 [self.bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True
@@ -235,10 +236,10 @@ class EmbeddedPostgres:
         return int((self._cluster / "PG_VERSION").read_text())
 
     def _choose_cluster(self) -> Path:
-        """The folder of the cluster: in the data directory, if the user of Postgres can get there.
+        """The folder of the cluster: in the data directory, if Postgres's user can reach that.
 
-        If not, it is below _AWAY, in a folder with a name of its own, and a link leads there: so a
-        new data directory of the same name does not find the data of one that was removed.
+        If not, it is in a folder with a random name below _AWAY, and the data directory has a link
+        to it. So a new data directory never finds the data of a removed one with the same path.
         """
         place = self.data_dir / "postgres"
         if place.is_symlink():
@@ -253,13 +254,13 @@ class EmbeddedPostgres:
         return home / "postgres"
 
     def _take_lock(self) -> None:
-        """Lets in one process at a time. The kernel unlocks when it dies, however it dies."""
+        """Lets in one process at a time. The kernel releases the lock when the process dies."""
         in_use = EmbeddedError(
             f"{self.data_dir} is in use by another running flashsale: stop that first, or use "
             "another --data-dir (or FLASHSALE_DATA_DIR)"
         )
-        # Look here first: the lock belongs to the process, so it would let us in a second time, and
-        # closing the second file would unlock the first.
+        # This check comes first, because the lock belongs to the process: the process would get it
+        # again, and closing the second file would release the lock of the first.
         if any(_parent_of(pid) == os.getpid() for pid in _postgres_in(self._cluster)):
             raise in_use
         self._lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -271,7 +272,7 @@ class EmbeddedPostgres:
             raise in_use from None
 
     def _wait_for_the_last_one(self) -> None:
-        """Waits for the Postgres of a parent that was killed: it ends too, but that takes time."""
+        """Waits for the Postgres of a killed parent, which also ends, but takes some time to."""
         deadline = time.monotonic() + _PREDECESSOR_SECONDS
         while left := _postgres_in(self._cluster):
             if time.monotonic() > deadline:
@@ -280,15 +281,16 @@ class EmbeddedPostgres:
                     "it first, or use another --data-dir"
                 )
             time.sleep(0.05)
-        # No Postgres is in there, and we hold the lock. Postgres itself would only look at the
-        # process id in this file, which another process, or a zombie, may have by now.
+        # No Postgres runs on this data, and we hold the lock. So the file of process ids is stale
+        # and is removed: Postgres would only check its process id, which another process may have
+        # now.
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
 
     def _make_socket_dir(self) -> Path:
         longest = len(os.fsencode(self.data_dir / ".s.PGSQL.65535.lock"))
         if longest <= _SOCKET_PATH_BYTES and self._user is None:
             return self.data_dir
-        # A socket needs a short path, and a folder that the user of Postgres may write.
+        # A socket needs a short path, in a folder that Postgres's user may write.
         self._remove_socket_dir()  # left by a start that was killed
         folder = Path(tempfile.mkdtemp(prefix="flashsale-", dir="/tmp"))
         self._own(folder)
@@ -323,7 +325,7 @@ class EmbeddedPostgres:
         return "\n".join(text.splitlines()[-5:])
 
     def _make_database(self) -> None:
-        """Makes the owner, which is no superuser, and its database; each step may be repeated."""
+        """Makes the owner, who is no superuser, and their database. Each step may be repeated."""
         with psycopg.connect(self.url("postgres", "postgres"), autocommit=True) as conn:
             if conn.execute("select 1 where pg_is_in_recovery()").fetchone():
                 return  # a standby has what its primary has
@@ -341,7 +343,7 @@ class EmbeddedPostgres:
 
 
 def _postgres_in(cluster: Path) -> list[int]:
-    """Process ids of the Postgres that uses the data: all of it works in that folder."""
+    """Ids of the Postgres processes that use this data: their working directory is that folder."""
     found = []
     cluster = cluster.resolve()
     for process in Path("/proc").iterdir():
@@ -353,7 +355,7 @@ def _postgres_in(cluster: Path) -> list[int]:
             ):
                 found.append(int(process.name))
         except OSError:
-            continue  # gone, or not ours to look at
+            continue  # it has ended, or belongs to another user
     return found
 
 

@@ -1,4 +1,4 @@
-"""The whole service in one place: Postgres, API, worker and provider as children of one process."""
+"""The whole service: Postgres, API, worker and provider as children of one process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STEADY_SECONDS = 2.0
 
 
 class Backoff:
-    """When to start a dead process again: at once if it had run well, else later and later."""
+    """When to restart a dead process: at once, or after growing delays if it keeps dying."""
 
     def __init__(self) -> None:
         self._quick_deaths = 0
@@ -56,7 +56,7 @@ class Backoff:
 
 
 class Child:
-    """One part of the service; started again when it dies."""
+    """One part of the service, which is restarted when it dies."""
 
     def __init__(self, name: str, environ: dict[str, str], log: Path, say: Callable[[str], None]):
         self.name = name
@@ -82,7 +82,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for us: we stop the parts in their order
+                start_new_session=True,  # Ctrl-C reaches only us: we stop the parts in order
                 preexec_fn=die_with_parent,
             )
 
@@ -179,7 +179,7 @@ class Stack:
         log = self.data_dir / "postgres.log"
         self._say(f"Postgres has ended; starting it again ({log})")
         try:
-            self.postgres.stop()  # what is left of it
+            self.postgres.stop()  # its remaining processes
             self._postgres_backoff.started()
             self.postgres.start()
         except (EmbeddedError, psycopg.Error, OSError) as error:
@@ -187,7 +187,7 @@ class Stack:
             self._say(f"Postgres does not start, again in {delay:g} s: {error}")
 
     def stop(self) -> None:
-        """Stops the API first, so that nobody asks for a part that is gone; Postgres last."""
+        """Stops the API first, so that no request meets a part that has ended; Postgres last."""
         for child in reversed(self.children):
             child.stop(self.settings.shutdown_seconds + 5)
         self.children.clear()
@@ -230,7 +230,7 @@ class Stack:
             self.children.append(Child(name, environ, log, self._say))
 
     def _webhook_secret(self) -> str:
-        """The secret, made once: events delivered after a restart are signed with it too."""
+        """The webhook's secret. It is kept: events from before a restart are signed with it."""
         path = self.data_dir / "webhook.secret"
         if not path.exists():
             _write_secret(path, secrets.token_hex(32))
@@ -260,7 +260,7 @@ def run(settings: Settings, data_dir: Path) -> int:
 
 
 def _psql_command(data_dir: Path) -> str:
-    """What to type for psql, in this folder: `flashsale` need not be on the reader's PATH."""
+    """The command for psql in this folder, whether or not `flashsale` is on the PATH."""
     started_as = Path(sys.argv[0])
     words = [sys.argv[0]] if started_as.name == "flashsale" else [sys.executable, "-m", "flashsale"]
     words.append("psql")
@@ -274,7 +274,7 @@ def _say(line: str) -> None:
 
 
 def _reachable(host: str) -> str:
-    """A host to listen on, as the part of a URL that gets there."""
+    """The host for a URL that reaches a server which listens on this host."""
     if host in ("0.0.0.0", "::"):  # noqa: S104
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host

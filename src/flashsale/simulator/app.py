@@ -1,4 +1,4 @@
-"""A simulated payment provider over HTTP: sessions, events to a webhook, and faults on demand."""
+"""The simulated payment provider over HTTP: sessions, events to a webhook, and faults on demand."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _key(request: Connection) -> str | None:
 
 
 async def _body(request: Connection, kind: type[T]) -> T:
-    """The body, whatever its content type says: `curl -d` says it is a form."""
+    """The body as JSON, whatever its content type is, because `curl -d` declares a form."""
     return msgspec.json.decode(await request.body() or b"{}", type=kind)
 
 
@@ -97,7 +97,7 @@ async def refund_session(request: Connection) -> PaymentSession:
 
 @post("/sessions/{session_id:str}/complete", status_code=200)
 async def complete_session(request: Connection) -> PaymentSession:
-    """Ends a session as the customer's browser does: it succeeds or fails."""
+    """Ends a session as the customer's browser would: it succeeds or fails."""
     completion = await _body(request, Completion)
     session = _provider(request).complete(_session_id(request), completion.outcome)
     await _provider(request).flush()
@@ -132,7 +132,7 @@ async def get_faults(request: Connection) -> Faults:
 
 @put("/faults")
 async def put_faults(request: Connection) -> Faults:
-    """Replaces all faults: what is not named does not happen any more. `{}` is a good day."""
+    """Replaces all faults. Faults that are not named end, so `{}` ends all of them."""
     faults = await _body(request, Faults)
     _dice(request).change(faults)
     log.info("faults: %s", faults)

@@ -1,4 +1,4 @@
-"""The courier: brings events to the webhook until they are taken."""
+"""The courier: sends events to the webhook until they are accepted."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from flashsale.simulator.messages import ProviderEvent
 log = logging.getLogger("flashsale.provider")
 
 DELIVERIES_AT_ONCE = 32
-KNOCK_SECONDS = 1.0  # at most, between attempts to find somebody listening at the webhook
-# A webhook that refuses (4xx) most likely has another secret, or is an older version. Somebody will
-# mend that, and the event is about money: so it is sent again, but less often.
+PROBE_SECONDS = 1.0  # at most, between attempts while the webhook is down
+# A webhook that refuses (4xx) probably has another secret or an older version, which somebody will
+# fix. The event is about money, so it is still sent again, but less often.
 REFUSED_BACKOFF_FACTOR = 10
-# In place of a status: the answer broke off or took too long; nobody listens at the webhook.
+# In place of an HTTP status: the answer broke off or took too long; no server accepts connections.
 NO_ANSWER, NOBODY = 0, -1
 
 
 class Courier:
-    """Brings events to the webhook: each in a task of its own, again and again until a 2xx."""
+    """Sends events to the webhook, each in its own task, until the answer is a 2xx."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Courier:
         durable: Callable[[], Awaitable[None]],
         delivered: Callable[[ProviderEvent], None],
     ) -> None:
-        """durable: returns when what events tell of is on disk. delivered: called after a 2xx."""
+        """durable: returns when the ledger is on disk. delivered: called after a 2xx."""
         self._url = settings.webhook_url
         self._secret = settings.need_webhook_secret()
         self._backoff_seconds = settings.event_backoff_seconds
@@ -48,9 +48,9 @@ class Courier:
         self._dice = dice
         self._durable = durable
         self._delivered = delivered
-        # Held while sending, not between attempts: an event that fails delays no other.
+        # Held while sending and not between attempts, so that an event that fails delays no other.
         self._slots = asyncio.Semaphore(DELIVERIES_AT_ONCE)
-        self._listening = asyncio.Event()  # set while somebody does, as far as we know
+        self._listening = asyncio.Event()  # set unless the webhook is down
         self._listening.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: tuple[ProviderEvent, asyncio.Event] | None = None
@@ -85,26 +85,26 @@ class Courier:
             log.error("event kept back: event=%s error=%s", event.event_id, error)
 
     async def _insist(self, event: ProviderEvent) -> None:
-        """Sends until a 2xx. While nobody listens at all, one delivery knocks for everybody."""
-        knocks = False
+        """Sends until a 2xx. While the webhook is down, only one delivery tries to reach it."""
+        probes = False
         for attempt in itertools.count(1):
-            if not knocks:
+            if not probes:
                 await self._listening.wait()
-            status = await self._post(event, knocks)
-            if knocks and status != NOBODY:
+            status = await self._post(event, probes)
+            if probes and status != NOBODY:
                 log.info("webhook is back")
                 self._listening.set()
-                knocks = False
+                probes = False
             if 200 <= status < 300:
                 return
-            if status == NOBODY and not knocks:
+            if status == NOBODY and not probes:
                 if not self._listening.is_set():
                     continue
                 log.warning("nobody listens at the webhook, will keep trying: url=%s", self._url)
                 self._listening.clear()
-                knocks = True
+                probes = True
             wait = self._backoff(attempt, status)
-            if not knocks:
+            if not probes:
                 log.warning(
                     "event not delivered: event=%s type=%s attempt=%d status=%s again_in=%.1fs",
                     event.event_id,
@@ -119,7 +119,7 @@ class Courier:
         faults = self._dice.faults
         if self._dice.strikes(faults.delay_events):
             await asyncio.sleep(faults.delay_ms / 1000)
-        # Only one event is held back at a time: there has to be another that overtakes it.
+        # Only one event is held back at a time, because another event has to overtake it.
         if self._dice.strikes(faults.reorder_events) and self._held is None:
             overtaken = asyncio.Event()
             self._held = (event, overtaken)
@@ -130,11 +130,11 @@ class Courier:
             finally:
                 self._held = None
 
-    async def _post(self, event: ProviderEvent, knocks: bool) -> int:
+    async def _post(self, event: ProviderEvent, probes: bool) -> int:
         """The status of one attempt, signed as of now; or NO_ANSWER, or NOBODY."""
         body = msgspec.json.encode(event)
         async with self._slots:
-            if not knocks and not self._listening.is_set():
+            if not probes and not self._listening.is_set():
                 return NOBODY
             signed = signature.sign(self._secret, body, int(time.time()))
             try:
@@ -146,16 +146,16 @@ class Courier:
         return answer.status
 
     def _backoff(self, attempt: int, status: int) -> float:
-        """Seconds until the next attempt; scattered, so that a crowd does not come back at once."""
+        """Seconds until the next attempt. They are random, so that events don't come in bursts."""
         wait = self._backoff_seconds * 2.0 ** min(attempt - 1, 20)
         if status == NOBODY:
-            wait = min(wait, KNOCK_SECONDS)
+            wait = min(wait, PROBE_SECONDS)
         elif 400 <= status < 500 and status not in (408, 425, 429):
             wait *= REFUSED_BACKOFF_FACTOR
         return min(wait, self._backoff_max_seconds) * random.uniform(0.75, 1.25)
 
     async def close(self) -> None:
-        """Stops; what is not delivered is sent after the next start."""
+        """Stops. Events that are not delivered yet are sent after the next start."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Bad days on demand: which faults are in force, and how they strike the calls of the service."""
+"""Faults on demand: which faults are active, and how they affect the calls of the service."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from flashsale.simulator.messages import CallRefused, Faults
 
 
 class FaultDice:
-    """The faults in force, and the dice that decide when they strike."""
+    """The active faults, and the random numbers that decide when one occurs."""
 
     def __init__(self, faults: Faults, seed: int) -> None:
         self.faults = faults
         self._random = random.Random(seed if faults.seed is None else faults.seed)
 
     def change(self, faults: Faults) -> None:
-        """Puts these faults in force, instead of all others."""
+        """Replaces the active faults by these."""
         self.faults = faults
         if faults.seed is not None:
             self._random.seed(faults.seed)
 
     def strikes(self, probability: float) -> bool:
-        """Rolls the dice."""
+        """Whether a fault with this probability occurs now."""
         return self._random.random() < probability
 
     def fails(self) -> bool:
-        """Whether the next call fails: by fail_next, or by the dice."""
+        """Whether the next call fails, because of fail_next or at random."""
         if self.faults.fail_next > 0:
             self.faults = replace(self.faults, fail_next=self.faults.fail_next - 1)
             return True
@@ -39,8 +39,8 @@ class FaultDice:
 class Unreliable:
     """Middleware of the calls that the service makes: open, void, refund.
 
-    Looking at sessions, completing them and changing the faults always work: those are the
-    instruments of whoever does the experiment.
+    Reading sessions, completing them and changing the faults always work, because the person who
+    runs the experiment needs them.
     """
 
     def __init__(self, app: ASGIApp, dice: FaultDice) -> None:
@@ -48,7 +48,7 @@ class Unreliable:
         self._dice = dice
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a call on, if no fault strikes it."""
+        """Passes a call on, unless a fault occurs."""
         dice, faults = self._dice, self._dice.faults
         if faults.latency_ms:
             await asyncio.sleep(faults.latency_ms / 1000)
@@ -62,7 +62,7 @@ class Unreliable:
             return
 
         async def lose(_: Message) -> None:
-            """The reply goes nowhere."""
+            """Drops the reply."""
 
         await self._app(scope, receive, lose)
         # An answer that ends before its body does: the server closes the connection.

@@ -1,4 +1,4 @@
-"""The ledger: all that happened, a line of JSON each, on disk before anybody hears of it."""
+"""The ledger: a line of JSON for all that happened, on disk before anyone is told about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("flashsale.provider")
 
 
 class LedgerLine(Struct, frozen=True, tag_field="kind", tag=str.lower, kw_only=True):
-    """One thing that happened. kind comes first, so that grep finds it."""
+    """One thing that happened. `kind` comes first, so that lines are easy to grep."""
 
     at: datetime
 
@@ -36,7 +36,7 @@ class Opened(LedgerLine, frozen=True):
 
 
 class Moved(LedgerLine, frozen=True):
-    """A session left the state it was in; the webhook is told under event_id."""
+    """A session changed its state. event_id: of the event that reports it to the webhook."""
 
     to: Literal["captured", "failed", "voided", "refunded"]
     session_id: str
@@ -48,7 +48,7 @@ class Moved(LedgerLine, frozen=True):
 
 
 class Delivered(LedgerLine, frozen=True):
-    """The webhook has taken an event."""
+    """The webhook has accepted an event."""
 
     event_id: str
 
@@ -64,7 +64,7 @@ class Ledger:
     """An append-only file of JSON lines. Lines written together share one fsync."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the file, makes it if need be, and cuts off what a crash left half written."""
+        """Opens or makes the file, and cuts off a line that a crash left incomplete."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -79,17 +79,17 @@ class Ledger:
             os.close(self._fd)
             raise LedgerError(f"{path}: another provider is using this ledger") from None
         directory = os.open(path.parent, os.O_RDONLY)
-        os.fsync(directory)  # else the file's name may be gone after a power cut
+        os.fsync(directory)  # or a power cut may remove the file's name
         os.close(directory)
 
     def replay(self) -> Iterator[Entry]:
-        """Everything that ever happened. Errors: LedgerError if a line in the middle is damaged."""
+        """All entries. Errors: LedgerError if a line other than the last is damaged."""
         decoder = msgspec.json.Decoder(Entry)
         kept = 0
         with self._path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
-                    break  # a torn line: its fsync never happened, so nobody has been told of it
+                    break  # a torn line: it was not fsynced, so nobody was told about it
                 try:
                     yield decoder.decode(line)
                 except (msgspec.DecodeError, UnicodeError) as error:
@@ -101,14 +101,15 @@ class Ledger:
         os.fsync(self._fd)  # what was read may not have been on disk before the crash
 
     def write(self, entry: Entry) -> None:
-        """Appends a line; it counts once flush() has returned."""
+        """Appends a line. It is durable once flush() has returned."""
         self._unsynced.append(msgspec.json.encode(entry) + b"\n")
         self._written += 1
 
     async def flush(self) -> None:
         """Returns when everything written so far is on disk. Errors: LedgerError, now and for good.
 
-        After a failed fsync nobody knows what is on disk: only a restart, a replay, finds out.
+        After a failed fsync it is unknown what is on disk, so all calls fail until a restart, which
+        replays the file.
         """
         wanted = self._written
         while self._durable < wanted:

@@ -1,4 +1,4 @@
-"""What the simulated provider takes and answers, over HTTP and to the webhook."""
+"""The messages of the simulated provider: requests, answers, and events for the webhook."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EventType = Literal["payment.succeeded", "payment.failed", "payment.voided", "pa
 
 
 class Faults(Struct, frozen=True, forbid_unknown_fields=True):
-    """What goes wrong, from never (0) to always (1). Calls are open, void and refund."""
+    """Probabilities of faults, from 0 (never) to 1 (always). Calls are open, void and refund."""
 
     latency_ms: Milliseconds = 0
     hang: Probability = 0  # a call has no effect and no answer
@@ -47,18 +47,18 @@ class NewSession(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class VoidCall(Struct, frozen=True, forbid_unknown_fields=True):
-    """No more money, please: the body of a void, which is empty."""
+    """The body of a void, which is empty."""
 
 
 class RefundCall(Struct, frozen=True, forbid_unknown_fields=True):
-    """All the money back. If it says how much, that must be what was captured."""
+    """The body of a refund, which is of all the money. An amount must be the captured one."""
 
     amount: Amount | None = None
     currency: Currency | None = None
 
 
 class Completion(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the customer's browser ends with."""
+    """How the customer's payment ended."""
 
     outcome: Literal["succeed", "fail"]
 
@@ -86,7 +86,7 @@ class PaymentSession(Struct, frozen=True):
 
 
 class Totals(Struct, frozen=True):
-    """Sessions, and money by currency. What is refunded was captured, and counts as both."""
+    """Counts of sessions, and sums by currency. Refunded money also counts as captured."""
 
     sessions: int
     open: int
@@ -108,7 +108,7 @@ class SessionPage(Struct, frozen=True):
 
 
 class ProviderEvent(Struct, frozen=True):
-    """What the webhook is told."""
+    """An event, as the webhook gets it."""
 
     event_id: str
     type: EventType

@@ -123,7 +123,7 @@ class SimulatedProvider:
         return session
 
     def void(self, session_id: str, key: str | None) -> PaymentSession:
-        """Makes sure that no money will come, as after a failure. Errors: already_captured."""
+        """Voids a session that has not ended, so that no money comes. Errors: already_captured."""
         session = self.get(session_id)
         self._claim(key, "void", session_id)
         if session.status == "open":
@@ -133,7 +133,7 @@ class SimulatedProvider:
         return session
 
     def refund(self, session_id: str, wanted: RefundCall, key: str | None) -> PaymentSession:
-        """Sends the money back, once, whatever the key. Errors: not_captured, wrong_amount."""
+        """Refunds the money, once, whatever the key is. Errors: not_captured, wrong_amount."""
         session = self.get(session_id)
         self._claim(key, "refund", session_id)
         if session.status not in ("captured", "refunded"):
@@ -213,12 +213,12 @@ class SimulatedProvider:
         return self._sessions[session.session_id]
 
     def _note(self, entry: Entry) -> None:
-        """Lets something happen: in memory, and in the ledger."""
+        """Applies an entry in memory and writes it to the ledger."""
         self._apply(entry)
         self._ledger.write(entry)
 
     def _apply(self, entry: Entry) -> None:
-        """What an entry, new or replayed, changes in memory."""
+        """Applies an entry, new or replayed, in memory."""
         match entry:
             case Opened():
                 self._sessions[entry.session_id] = PaymentSession(
@@ -263,7 +263,7 @@ class SimulatedProvider:
             self._keys[key] = (verb, session_id)
 
     def _acknowledge(self, event: ProviderEvent) -> None:
-        if event.event_id in self._undelivered:  # if not, a duplicate of it was delivered first
+        if event.event_id in self._undelivered:  # else a duplicate of it was delivered first
             self._note(Delivered(at=_now(), event_id=event.event_id))
 
 

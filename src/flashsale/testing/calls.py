@@ -1,4 +1,4 @@
-"""What a test says in one line: connect, ask, call a function, wait until a session is blocked."""
+"""Helpers for tests: connect, query, call a function, wait until a session is blocked."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Connection = psycopg.Connection[Any]
 
 
 def connect(url: str, role: str | None = None, **kwargs: Any) -> Connection:
-    """A session of its own, in autocommit mode unless told otherwise.
+    """A new session, in autocommit mode unless told otherwise.
 
-    role: acts as it, such as flashsale_tool. kwargs: as psycopg.connect takes them.
+    role: the role to act as, such as flashsale_tool. kwargs: as psycopg.connect takes them.
     """
     kwargs = {"autocommit": True, "connect_timeout": 10} | kwargs
     conn: Connection = psycopg.connect(url, **kwargs)
@@ -98,7 +98,7 @@ def pay(conn: Connection, order: Any, session: str | None = None) -> Any:
 
 
 def violations(conn: Connection) -> list[Any]:
-    """Every promise that the data breaks: a row each, and there must be none."""
+    """The rows of flashsale.violation: one per broken promise, so there must be none."""
     return rows(conn, "select * from flashsale.violation")
 
 
@@ -115,7 +115,7 @@ def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
 
 
 def blocked(watcher: Connection, session: Connection) -> bool:
-    """Whether a session waits for another one's lock; to be asked by a third, with eventually."""
+    """Whether a session waits for another one's lock. Call it from a third one, with eventually."""
     return bool(
         value(watcher, "select cardinality(pg_blocking_pids(%s)) > 0", session.info.backend_pid)
     )

@@ -1,4 +1,4 @@
-"""A clock that a test sets: it stands in for `flashsale.clock()`, the only source of time."""
+"""A clock that a test sets: it replaces `flashsale.clock()`, the only source of time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flashsale.testing.calls import Connection, value
 
 
 class Clock:
-    """The test database's clock: it stands still, and goes where it is told."""
+    """The test database's clock: it stands still until a test sets it."""
 
     def __init__(self, conn: Connection) -> None:
         """conn: a session of the database's owner, in autocommit mode."""
@@ -31,7 +31,7 @@ class Clock:
         self.set(self.at(seconds))
 
     def set(self, moment: datetime, seconds: float = 0) -> None:
-        """Goes to a moment, or to so many seconds after it."""
+        """Sets the clock to a moment, or to so many seconds after it."""
         self._conn.execute(
             "update flashsale_data.test_clock set at = %s", [moment + timedelta(seconds=seconds)]
         )

@@ -15,7 +15,7 @@ from flashsale.testing.calls import Connection, connect, value, violations
 
 
 class Databases:
-    """Gives a migrated, empty database to one test after the other.
+    """Gives a migrated, empty database to each test in turn.
 
     reuse: empties the same database for as long as it can be made as new, which takes a tenth of
     the time of a clone. A test that leaves another schema behind costs the next one a clone. Only
@@ -31,7 +31,7 @@ class Databases:
         self._clock = ""
 
     def take(self) -> str:
-        """The URL of a migrated database as the template has it."""
+        """The URL of a migrated database that is like the template."""
         if self._janitor is None:
             self._janitor = self._cloned()
             if self._reuse:
@@ -44,7 +44,7 @@ class Databases:
         return self._server.url(self._janitor.dbname)
 
     def give_back(self) -> None:
-        """Checks the promises, and makes the database as new or drops it.
+        """Checks the promises, and empties the database or drops it.
 
         Errors: AssertionError with the rows of flashsale.violation; psycopg.Error if the test has
         left the database so that it can't be read.

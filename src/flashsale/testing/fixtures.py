@@ -1,4 +1,4 @@
-"""The fixtures. All names begin with flashsale_, since a team's conftest has names of its own."""
+"""The fixtures. All names begin with flashsale_, so that they don't clash with a team's own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def flashsale_server() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 def flashsale_own_sql() -> OwnSql | None:
-    """To be overridden by a team with SQL of its own: what loads it on top of flashsale."""
+    """Override this to load your own SQL on top of flashsale: a function that loads it."""
     return None
 
 

@@ -1,4 +1,4 @@
-"""flashsale's commands as processes: their environment, whether one answers, and how to end it."""
+"""Helpers to run flashsale's commands as processes: environment, readiness, and stopping."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_ready(base_url: str) -> bool:
 
 
 def stop(process: subprocess.Popen[bytes], timeout_seconds: float = 30.0) -> None:
-    """SIGTERM. Errors: TimeoutError for a process that did not go; it was killed then."""
+    """Sends SIGTERM. Errors: TimeoutError for a process that did not end and had to be killed."""
     process.terminate()
     try:
         process.wait(timeout_seconds)

@@ -1,4 +1,4 @@
-"""Postgres servers for a while: those of the tests, of `prove` and of `bench` start here."""
+"""Temporary Postgres servers for the tests, for `prove` and for `bench`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def postgres_server(
 def server_folder() -> Iterator[Path]:
     """A short-named folder that the user who runs Postgres can reach when we are root.
 
-    Not one of pytest's: every run of pytest closes those to other users again.
+    It is not one of pytest's folders, because every run of pytest closes those to other users.
     """
     folder = Path(tempfile.mkdtemp(prefix="flashsale-test-"))
     folder.chmod(0o711)
@@ -54,14 +54,14 @@ def server_folder() -> Iterator[Path]:
 
 @contextmanager
 def cluster_folder(bin_dir: str | None = None) -> Iterator[Path]:
-    """A server_folder in which initdb has been already, for a caller whose subject is another."""
+    """A server_folder with a new cluster in it, for callers that don't test initdb itself."""
     with server_folder() as folder:
         put_cluster(folder, bin_dir)
         yield folder
 
 
 def put_cluster(data_dir: Path, bin_dir: str | None = None) -> None:
-    """Copies a stopped cluster with nothing in it there, in a third of the time of initdb.
+    """Puts a copy of an empty cluster into data_dir, in a third of the time of initdb.
 
     The original is made once per machine, for all runs and workers, and again when the code or the
     binaries that make it have changed.

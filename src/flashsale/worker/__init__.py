@@ -1,7 +1,7 @@
-"""The worker: it sweeps, and does what the database has left in its queues.
+"""The worker: it sweeps, and does the jobs that the database has put into its queues.
 
-All decisions are made in SQL. Here is only what a database can't do itself: call the payment
-provider, send mail, and sweep at intervals. Any number of workers may run: a job is leased to one
-of them, and a worker that is late is told so. No connection to the database is held while somebody
-outside is being called.
+All decisions are made in SQL. This package does only what a database can't do itself: call the
+payment provider, send e-mail, and sweep at intervals. Any number of workers may run, because a job
+is leased to one of them at a time, and a worker that is too slow learns that it has lost the lease.
+The worker holds no database connection while it calls the provider or sends e-mail.
 """

@@ -1,4 +1,4 @@
-"""`python -m flashsale.worker`: tells by its exit status whether this machine's worker is alive."""
+"""`python -m flashsale.worker` checks whether this machine's worker is alive (a health check)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What customers are told: the queue's messages as types, their words, and the simulated sender.
+"""E-mails to customers: the queue's messages as types, their texts, and the simulated sender.
 
-Delivery is at least once: a worker that dies between sending and acknowledging leaves the message
-to another one. Each carries a Message-Id made from its job, the same each time, so that a mail
-server can drop the second.
+An e-mail is sent at least once: if a worker dies between sending and acknowledging, another worker
+sends the e-mail again. Its Message-Id is made from its job, so it is the same each time, and a mail
+server can drop the duplicate.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ log = logging.getLogger("flashsale.mail")
 
 
 class _About(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """Which order it is about, as it was when the worker took the message."""
+    """The order of an e-mail, as it was when the worker took the message."""
 
     order_id: str
     item_id: int
@@ -70,18 +70,18 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sender(Protocol):
-    """What hands mails over. A real one fits in here."""
+    """The interface to a mail server. A real one is plugged in here."""
 
     async def send(self, mail: Mail) -> None:
-        """Hands a mail over for good. Any error means that it is tried again later."""
+        """Hands a mail over to the mail server. After any error it is tried again later."""
 
 
 class LogSender:
-    """The simulation: a mail is a line in the log."""
+    """The simulated sender: it writes a line into the log."""
 
     async def send(self, mail: Mail) -> None:
         """Writes the mail into the log."""
-        # !r: a name with a line break in it must not look like another line.
+        # !r, so that a name with a line break can't forge a line of the log.
         log.info(
             "mail: to=%r id=%s subject=%r text=%r",
             mail.to,
@@ -92,7 +92,7 @@ class LogSender:
 
 
 def compose(notification: Notification, job_id: int) -> Mail:
-    """A notification in words."""
+    """The e-mail for a notification."""
     item = " ".join(notification.item_name.split())
     order = f"order {notification.order_id}"
     offer = (

@@ -14,7 +14,7 @@ from flashsale.worker.queue import Acknowledge, Queue
 
 
 class NotificationQueue(Queue):
-    """Sends mails. Those that are sent while one acknowledgement is under way share the next."""
+    """Sends mails. All mails sent while an acknowledgement is under way share the next one."""
 
     name = "notifications"
 

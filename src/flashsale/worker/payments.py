@@ -28,13 +28,13 @@ class OpenJob(_PaymentJob, frozen=True, tag="open"):
 
 
 class VoidJob(_PaymentJob, frozen=True, tag="void"):
-    """The hold is over: close its session."""
+    """Void the session of a hold that is over."""
 
     session_id: str
 
 
 class RefundJob(_PaymentJob, frozen=True, tag="refund"):
-    """Money came that could not be used: send it back."""
+    """Refund money that could not be used."""
 
     session_id: str
 
@@ -43,7 +43,7 @@ PaymentJob = OpenJob | VoidJob | RefundJob
 
 
 class PaymentQueue(Queue):
-    """Each call has the payment's own idempotency key, so that it is safe to repeat."""
+    """Calls the provider. Each call has the payment's idempotency key, so it is safe to repeat."""
 
     name = "payments"
 

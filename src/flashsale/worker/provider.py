@@ -1,7 +1,7 @@
-"""The payment provider as the worker sees it: the interface that a real one fits, and HTTP to it.
+"""The payment provider: the interface that a real one has to implement, and a client over HTTP.
 
-Every call is safe to repeat with the same idempotency key: after ProviderUnavailable nobody knows
-whether it took effect, and repeating it finds out.
+Every call is safe to repeat with the same idempotency key. After ProviderUnavailable it is unknown
+whether the call took effect, so it has to be repeated.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ class SessionVoided(msgspec.Struct, frozen=True):
 
 
 class SessionCaptured(msgspec.Struct, frozen=True):
-    """Too late to void: the money has come. amount is in minor units of currency."""
+    """The void came too late: the money has come. amount is in minor units of currency."""
 
     amount: int
     currency: str
 
 
 class SessionRefunded(msgspec.Struct, frozen=True):
-    """The money of the session has gone back, all of it, once."""
+    """All the money of the session has been refunded, once."""
 
 
-class ProviderUnavailable(Exception):  # noqa: N818 - says what to do, not that we are broken
-    """No usable answer: it may have taken effect or not. Repeat it with the same key."""
+class ProviderUnavailable(Exception):  # noqa: N818 - an expected state, not a fault of ours
+    """There is no usable answer, and the call may have had its effect: repeat it with its key."""
 
 
 class ProviderRefused(Exception):  # noqa: N818
-    """The provider has understood and said no; repeating it as it is won't help."""
+    """The provider has refused the call; repeating it unchanged won't help."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
@@ -71,7 +71,7 @@ class PaymentProvider(Protocol):
     async def void_session(
         self, session_id: str, idempotency_key: str
     ) -> SessionVoided | SessionCaptured:
-        """Closes a session, so that no money can come; or says that it has come."""
+        """Voids a session, so that no money can come, or finds that the money has come."""
         ...
 
     async def refund_session(
@@ -179,5 +179,5 @@ def _decoded(answer: HttpAnswer, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.body, type=kind)
     except (msgspec.DecodeError, UnicodeError) as error:
-        # Something between us and the provider answered.
+        # The answer is not the provider's, but of a server in between.
         raise ProviderUnavailable(f"status {answer.status}, but not its answer: {error}") from error

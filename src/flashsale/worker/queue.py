@@ -1,4 +1,4 @@
-"""A queue of jobs: leases them, does each outside of the database, and tells it the result."""
+"""A queue of jobs: leases jobs, does them, and records their results in the database."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from flashsale.worker.trouble import RETRY_MAX_SECONDS, Trouble, in_short, pause
 
 log = logging.getLogger("flashsale.worker")
 
-DOWN_AFTER_FAILURES = 10  # in a row; then the other side is called down ...
-PROBE_SECONDS = 1.0  # ... and one job at a time tries it, so that the others keep their tries
+DOWN_AFTER_FAILURES = 10  # in a row; then the provider or mail server counts as down ...
+PROBE_SECONDS = 1.0  # ... and one job at a time probes it, so that the others lose no tries
 
 T = TypeVar("T")
 Acknowledge = Callable[[], Awaitable[bool]]
@@ -28,7 +28,7 @@ called again if the database was away."""
 
 
 class Queue(ABC):
-    """Leases jobs and does each at once, so that a lease has to last for one call only."""
+    """Leases only jobs that it does at once, so that a lease has to last for one call only."""
 
     name: ClassVar[str]
 
@@ -49,10 +49,10 @@ class Queue(ABC):
 
     @abstractmethod
     async def perform(self, job: LeasedJob) -> Acknowledge:
-        """Does a job outside of the database; returns how to tell the database."""
+        """Does a job, without the database. Returns a function that records its result."""
 
     async def work(self) -> None:
-        """Takes and does jobs until the stop, then finishes those under way."""
+        """Takes and does jobs until `stop` is set, then finishes those under way."""
         trouble = Trouble(f"taking {self.name}")
         running: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
@@ -79,7 +79,7 @@ class Queue(ABC):
                     await pause(self._stop, self._settings.job_poll_seconds)
 
     async def _free(self, running: int) -> int:
-        """How many jobs may start now; while the other side is down, one after a pause."""
+        """How many jobs may start now; while the other side is down, one after each pause."""
         free = self._at_once - running
         if self._failed_in_a_row < DOWN_AFTER_FAILURES:
             return free
@@ -87,7 +87,7 @@ class Queue(ABC):
         return min(1, free)
 
     async def _do(self, job: LeasedJob) -> None:
-        """One job, from its lease to its acknowledgement; no error leaves this."""
+        """Does one job, from its lease to its acknowledgement. It raises nothing."""
         lease_ends = asyncio.get_running_loop().time() + self._settings.job_lease_seconds
         try:
             try:
@@ -103,13 +103,13 @@ class Queue(ABC):
             except Exception as error:
                 if is_passing(error):
                     raise
-                await self._retry(job, error, lease_ends)  # the database refuses what we learnt
+                await self._retry(job, error, lease_ends)  # the database refuses the result
                 return
             self.done += 1
             if not was_ours:
                 log.info("%s", self._about(job, "lease lost: somebody else has this job now"))
         except Exception as error:
-            # Not a matter of this job: its lease runs out, and it is done again, with its key.
+            # The job itself is not at fault. When its lease ends, it is done again with its key.
             log.warning("%s", self._about(job, f"not acknowledged: {in_short(error)}"))
 
     async def _retry(self, job: LeasedJob, error: Exception, lease_ends: float) -> None:
@@ -123,7 +123,7 @@ class Queue(ABC):
         )
 
     def _note(self, error: Exception | None) -> None:
-        """Counts failures of the other side in a row; an answer that we don't like is none."""
+        """Counts failures of the other side in a row. A refusal is an answer and no failure."""
         if error is not None and not isinstance(error, ProviderRefused | msgspec.MsgspecError):
             self._failed_in_a_row += 1
             if self._failed_in_a_row == DOWN_AFTER_FAILURES:
@@ -138,7 +138,7 @@ class Queue(ABC):
 
 
 async def _insist(tell: Callable[[], Awaitable[T]], lease_ends: float) -> T:
-    """Tells the database; while it is away, again and again until the lease is over."""
+    """Records a result; while the database is away, tries again until the lease is over."""
     loop = asyncio.get_running_loop()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Runs the worker: its queues and its sweeps, until it is told to stop."""
+"""Runs the worker: its queues and its sweeps, until it gets the signal to stop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flashsale.worker.trouble import Trouble, pause
 log = logging.getLogger("flashsale.worker")
 
 SWEEP_LIMIT = 1000  # orders per step: sweeps are short, and far inside the statement timeout
-ALIVE_SECONDS = 60.0  # between log lines that say so
+ALIVE_SECONDS = 60.0  # between log lines that say that the worker is alive
 
 
 async def run(
@@ -33,8 +33,9 @@ async def run(
 ) -> None:
     """Works until `stop` is set; without one, until SIGTERM or SIGINT.
 
-    Then it takes nothing new, finishes what is under way within worker_stop_seconds, and leaves the
-    rest to the worker that gets it when its lease is over. Needs no database to start.
+    Then it takes no more jobs, and has worker_stop_seconds to finish those under way. Those that it
+    can't finish are done by another worker when their leases are over. It starts without the
+    database.
     """
     async with AsyncExitStack() as stack:
         if stop is None:
@@ -80,7 +81,7 @@ async def healthy(settings: Settings) -> bool:
 
 
 async def _sweep(settings: Settings, stop: asyncio.Event) -> None:
-    """Sweeps at an interval, at once again if there is more; on a connection of its own."""
+    """Sweeps at intervals, at once again if there is more to do, on a connection of its own."""
     loop = asyncio.get_running_loop()
     trouble = Trouble("sweep")
     while not stop.is_set():
@@ -105,7 +106,7 @@ async def _say_alive(stop: asyncio.Event, queues: Sequence[Queue]) -> None:
 
 
 def _machine() -> str:
-    """What the runners of this machine begin with."""
+    """The beginning of the names of this machine's runners."""
     return f"worker:{socket.gethostname()}:"
 
 

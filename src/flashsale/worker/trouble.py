@@ -1,4 +1,4 @@
-"""What keeps failing: how long to wait before the next attempt, and what to say about it."""
+"""Failures that repeat: how long to wait before the next attempt, and what to log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ERROR_LENGTH = 500
 
 
 class Trouble:
-    """Something that keeps failing: each kind of failure is logged once, until it works again."""
+    """Tracks something that may fail repeatedly, and logs each kind of failure only once."""
 
     def __init__(self, what: str) -> None:
         """what: the thing that may fail, as the log calls it."""
@@ -49,7 +49,10 @@ class Trouble:
 
 
 def in_short(error: Exception) -> str:
-    """One line that Postgres can store; of unexpected errors the kind only, as they may quote."""
+    """An error as one line that Postgres can store.
+
+    Of an unexpected error it has only the type, because the message may quote private data.
+    """
     text = type(error).__name__
     if _is_expected(error) and str(error):
         text = f"{text}: {error}"
@@ -57,18 +60,18 @@ def in_short(error: Exception) -> str:
 
 
 def unless_expected(error: Exception) -> Exception | None:
-    """The error, if its traceback has to be logged: its message does not say enough."""
+    """The error if its traceback has to be logged, because its message does not say enough."""
     return None if _is_expected(error) else error
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> None:
-    """Sleeps, but not past the stop."""
+    """Sleeps, but no longer than until `stop` is set."""
     with suppress(TimeoutError):
         async with asyncio.timeout(max(0, seconds)):
             await stop.wait()
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether its message says enough: it has a meaning to others, not only in our code."""
+    """Whether the error's message says enough, so that no traceback is needed."""
     known = ProviderUnavailable | ProviderRefused | asyncpg.PostgresError | OSError | TimeoutError
     return isinstance(error, known) or sqlstates.is_passing(error)
