@@ -38,7 +38,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_power_cut() -> Iterator[None]:
-    """initdb ends with a sync of all disks: it would wait for what everybody else has written."""
+    """Skips initdb's final sync of all disks, which would also wait for data of other programs."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "sync", lambda: None)
         yield
@@ -46,7 +46,7 @@ def no_power_cut() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def flashsale_server(request: pytest.FixtureRequest) -> EmbeddedPostgres:
-    """The kit's, or one that runs already: prove/mutants.py starts pytest many times."""
+    """The kit's server, or one that runs already, because prove/mutants.py starts pytest often."""
     if shared := request.config.getoption("--server"):
         folder, port = shared.split(":")
         return EmbeddedPostgres(folder, port=int(port))

@@ -1,4 +1,4 @@
-"""A running `flashsale dev`, for tests that want the whole service over real sockets."""
+"""A running `flashsale dev`, for tests that need the whole service over real sockets."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Dev:
         return is_ready(self.api_url) and is_ready(self.provider_url)
 
     def database_url(self) -> str:
-        """As the owner of the tables."""
+        """The URL of the database, as the owner of the tables."""
         return (self.data_dir / "database.url").read_text().strip()
 
     def family(self) -> list[psutil.Process]:

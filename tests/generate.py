@@ -1,8 +1,8 @@
-"""Writes what is made of the sources and compared by tests/test_generated.py.
+"""Writes the files that are generated from the sources; tests/test_generated.py compares them.
 
     make generate
 
-docs/sql-api.md, tests/schema_snapshot.txt, and the checksums of migrations that are new.
+These are docs/sql-api.md, tests/schema_snapshot.txt, and the checksums of new migrations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHECKSUMS = ROOT / "tests" / "migrations.sha256"
 
 
 def checksums() -> dict[str, str]:
-    """Of the migrations as they are, by name."""
+    """The checksums of the migrations as they are now, by name."""
     files = sorted((ROOT / "migrations").glob("*.sql"))
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 

@@ -1,4 +1,4 @@
-"""The HTTP service in this process, on the test's database, and what its tests say in one line."""
+"""The HTTP service in this process, on the test's database, and helpers for its tests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def settings(database_url: str, **changes: Any) -> Settings:
 
 
 class Api:
-    """A client that speaks for anybody."""
+    """A client that can act as any customer."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self.client = client
@@ -113,7 +113,8 @@ async def serving(configured: Settings) -> AsyncIterator[LocalApi]:
             started.set()
             await stop.wait()
 
-    # A task of its own: a fixture begins in one and ends in another, which anyio does not allow.
+    # The lifespan has its own task, because a fixture begins in one task and ends in another, which
+    # anyio does not allow.
     lifespan = asyncio.create_task(live())
     await started.wait()
     try:

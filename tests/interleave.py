@@ -1,4 +1,4 @@
-"""Sessions whose steps run in a given order; a step that must wait goes on when it can."""
+"""Sessions whose steps run in a given order. A step that waits for a lock goes on when it can."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Step = Callable[[Connection], Any]
 
 
 class SteppedSession(threading.Thread):
-    """A connection with a thread of its own, so that a step that waits holds up nobody else."""
+    """A connection with its own thread, so that a step that waits does not block the others."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -66,7 +66,7 @@ def threaded_sessions(url: str, count: int) -> Iterator[list[SteppedSession]]:
 
 
 def orders_of_steps(counts: Sequence[int]) -> list[tuple[int, ...]]:
-    """All ways to merge so many steps of each session: (3, 3) has 20."""
+    """All interleavings of so many steps per session: (3, 3) has 20."""
     labels = [n for n, count in enumerate(counts) for _ in range(count)]
     return sorted(set(permutations(labels)))
 

@@ -1,7 +1,7 @@
-"""The schema as text: what tests/schema_snapshot.txt holds, and a test compares.
+"""The schema as text, which a test compares with tests/schema_snapshot.txt.
 
-A change of the schema shows in the diff of that file, whichever file of SQL it came from. Nothing
-in it depends on the version of PostgreSQL.
+A change of the schema shows in the diff of that file, whatever SQL file it came from. The text does
+not depend on the version of PostgreSQL.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The simulated provider and a webhook for it, over real HTTP, and how to wait for them."""
+"""The simulated provider and a webhook for it, over real HTTP, and helpers to wait for them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Delivery(NamedTuple):
 
 
 class Webhook:
-    """Takes events and answers as told, then 200; status 0 closes the connection instead."""
+    """Answers events with the given statuses, then with 200. Status 0 closes the connection."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -181,13 +181,13 @@ class Stage:
         return [msgspec.json.decode(line) for line in self.ledger.read_bytes().splitlines()]
 
     def moves(self) -> list[tuple[str, str]]:
-        """What happened to money, as the ledger has it: (what, payment_id)."""
+        """The movements of money in the ledger: (what, payment_id)."""
         return [(m["to"], m["payment_id"]) for m in self.lines() if m["kind"] == "moved"]
 
 
 @asynccontextmanager
 async def staged(folder: Path) -> AsyncIterator[Stage]:
-    """A stage with nothing started but the webhook."""
+    """A stage on which only the webhook has been started."""
     async with AsyncExitStack() as stack:
         hook = await Webhook().start()
         stack.push_async_callback(hook.stop)

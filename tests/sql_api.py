@@ -1,4 +1,4 @@
-"""The reference of the SQL API as Markdown: docs/sql-api.md, made of the comments in sql/."""
+"""Makes docs/sql-api.md, the reference of the SQL API, from the comments in sql/."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _relation(db: Connection, r: Any) -> str:
 
 
 def _plain(sql: str) -> str:
-    """As one would write it: short names of types, no casts of defaults, keywords in lower case."""
+    """A signature in common form: short type names, no casts of defaults, lower-case keywords."""
     sql = sql.replace("timestamp with time zone", "timestamptz")
     sql = re.sub(r"::[\w ]+(\[\])?", "", sql)
     return re.sub(r"\b(DEFAULT|NULL|OUT|SETOF|TABLE)\b", lambda word: word[0].lower(), sql)

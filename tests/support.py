@@ -1,4 +1,4 @@
-"""What the SQL tests say in one line: the functions of flashsale.testing, and the verbs' own."""
+"""Helpers of the SQL tests: the functions of flashsale.testing, and one for each verb."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def sweep(conn: Connection) -> Any:
 
 
 def settle(conn: Connection) -> None:
-    """Sweeps until holes are filled too: the third visit of an item fills what the first noted."""
+    """Sweeps four times: an item's third visit fills holes, and the fourth gives their units out."""
     for _ in range(4):
         while sweep(conn).more:
             pass
@@ -85,7 +85,7 @@ def item_status(conn: Connection, item_id: int) -> Any:
 
 
 def statuses(conn: Connection, item_id: int) -> dict[str, str]:
-    """Each customer's status; of several orders the latest."""
+    """Each customer's status, which is that of their latest order."""
     return {
         row.customer_id: row.status
         for row in rows(

@@ -1,4 +1,4 @@
-"""Who would have to wait too long is refused at once."""
+"""Calls that would have to wait for too long are refused at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flashsale.database.admission import Gate, Lag
 
 def test_the_bound_is_one_of_time_not_of_count() -> None:
     gate = Gate(wait_ms=100, lanes=1)
-    assert gate.retry_after(calls_ahead=1_000) is None  # nobody knows yet how long a call takes
+    assert gate.retry_after(calls_ahead=1_000) is None  # it is not known yet how long a call takes
     for _ in range(50):
         gate.called(0.03)
     assert gate.retry_after(calls_ahead=3) is None
@@ -19,7 +19,7 @@ def test_the_bound_is_one_of_time_not_of_count() -> None:
     assert Gate(wait_ms=100, lanes=1).retry_after(calls_ahead=40) is None
 
 
-def test_who_is_next_is_let_in_however_slow_the_last_calls_were() -> None:
+def test_the_next_call_is_admitted_however_slow_the_last_ones_were() -> None:
     gate = Gate(wait_ms=100, lanes=1)
     for _ in range(50):
         gate.called(60)
@@ -27,7 +27,7 @@ def test_who_is_next_is_let_in_however_slow_the_last_calls_were() -> None:
     assert gate.retry_after(calls_ahead=1) is not None
 
 
-async def test_what_waits_in_the_event_loop_counts_as_waiting() -> None:
+async def test_time_in_the_event_loop_counts_as_waiting() -> None:
     lag = Lag()
     gate = Gate(wait_ms=100, lanes=1, lag=lag)
     lag.start()
@@ -38,10 +38,10 @@ async def test_what_waits_in_the_event_loop_counts_as_waiting() -> None:
         while time.monotonic() < until:
             pass  # a turn of the loop that is too long
         assert gate.retry_after(calls_ahead=1) is not None
-        assert gate.retry_after(calls_ahead=0) is None  # or nobody would be served any more
+        assert gate.retry_after(calls_ahead=0) is None  # else no call would be made any more
     finally:
         lag.stop()
 
 
-def test_a_lag_that_was_never_started_is_none() -> None:
+def test_a_lag_that_is_not_measured_is_not_positive() -> None:
     assert Lag().seconds < 0

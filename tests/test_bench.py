@@ -1,4 +1,4 @@
-"""What `make bench` says of what it measured; that it runs is CI's smoke test."""
+"""The report of `make bench`. CI checks that the measurements run."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_charts_show_what_was_measured_on_light_and_dark_pages(tmp_path: Path) -
     assert charts.draw({}, tmp_path) == []  # nothing measured, nothing drawn
 
 
-def test_what_no_load_may_lead_to_is_told() -> None:
+def test_results_that_no_load_may_cause_are_reported() -> None:
     seen = {"count": 3.0, "p99": 1.0}
     answers = load.Answers(10, 1, {201: seen, 503: seen, 500: seen, 0: seen})
     assert answers.odd == ["1 unanswered", "3 times status 500", "3 times status 0"]
@@ -92,7 +92,7 @@ def test_what_no_load_may_lead_to_is_told() -> None:
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)")
 def test_a_rate_counts_the_time_that_a_queue_takes_after_the_end() -> None:
-    """Else what is answered late, out of a queue that overload left, would count as served."""
+    """Otherwise late answers, from a queue that overload has left, would count as served."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer_late() -> None:

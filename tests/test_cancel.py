@@ -1,4 +1,4 @@
-"""What a cancelled hold or a place given up means for its customer and for the line."""
+"""Cancelling a hold or a place in the line: the effects for the customer and for the line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_cancelled_reservation_goes_to_the_next_in_line(db: Connection) -> Non
     assert statuses(db, shoe) == {"ann": "cancelled", "bob": "reserved", "cid": "waiting"}
 
 
-def test_who_leaves_the_line_is_passed_over(db: Connection) -> None:
+def test_customers_who_left_the_line_are_passed_over(db: Connection) -> None:
     shoe = item(db)
     ann, bob, *_ = [reserve(db, shoe, name) for name in ("ann", "bob", "cid")]
     call(db, "cancel", bob.order_id, "bob")

@@ -1,4 +1,4 @@
-"""The checker, checked: a small sound run passes, and each broken invariant is told by its name."""
+"""Tests of the checker: a correct run passes, and each broken invariant is reported by its name."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Story:
         return {"kind": "moved", "session_id": session, "to": to, "amount": amount}
 
     def asks(self, ticket: int, asked: float, answered: float, status: str | None = None) -> None:
-        """The customer of a ticket reserves and is answered what the row says."""
+        """The customer of a ticket reserves, and gets the state in the row as the answer."""
         row = self.orders[ticket - 1]
         at_once = row.reserved_at == row.created_at
         op = self.history.ask("reserve", SHOE, customer=row.customer, key=f"k{ticket}")
@@ -105,7 +105,7 @@ class Story:
         return Run(self.history, database, self.ledger, {SHOE: 1}, bound=1.0)
 
 
-def test_a_sound_run_has_no_violation() -> None:
+def test_a_correct_run_has_no_violation() -> None:
     assert judge(Story().run()) == []
 
 
@@ -268,7 +268,7 @@ def the_view_says_so(story: Story) -> None:
         (the_view_says_so, "the_database_agrees"),
     ],
 )
-def test_a_broken_invariant_is_told_by_its_name(
+def test_a_broken_invariant_is_reported_by_its_name(
     broken: Callable[[Story], None], invariant: str
 ) -> None:
     story = Story()

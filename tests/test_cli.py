@@ -1,4 +1,4 @@
-"""The commands' help, their exit statuses, and what they say to wrong use."""
+"""The commands' help, their exit statuses, and their messages for wrong use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMANDS = ("dev", "demo", "serve", "worker", "provider", "migrate", "psql")
 
 @contextmanager
 def restored_signals() -> Iterator[None]:
-    """`flashsale dev` handles signals itself; pytest wants its own back."""
+    """Restores pytest's signal handlers, because `flashsale dev` replaces them."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -57,7 +57,7 @@ def test_wrong_use_is_status_2_and_says_why(
 
 
 @pytest.mark.parametrize("command", ["serve", "worker", "migrate"])
-def test_a_missing_database_is_said(
+def test_a_missing_database_is_reported(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("FLASHSALE_DATABASE_URL", raising=False)
@@ -65,7 +65,7 @@ def test_a_missing_database_is_said(
     assert "FLASHSALE_DATABASE_URL is not set" in capsys.readouterr().err
 
 
-def test_a_missing_secret_is_said(
+def test_a_missing_secret_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("FLASHSALE_WEBHOOK_SECRET", raising=False)
@@ -73,7 +73,7 @@ def test_a_missing_secret_is_said(
     assert "FLASHSALE_WEBHOOK_SECRET is not set" in capsys.readouterr().err
 
 
-def test_a_database_that_is_not_there_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_database_ends_with_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["migrate", "--database-url", "postgresql://me:geheim@127.0.0.1:1/x"]) == 1
     said = capsys.readouterr().err
     assert "could not be used" in said
@@ -92,7 +92,9 @@ def test_the_parser_knows_all_commands() -> None:
     assert all(name in build_parser().format_help() for name in COMMANDS)
 
 
-def test_a_malformed_url_is_said_without_its_password(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_url_is_reported_without_its_password(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["migrate", "--database-url", "postgres:/me:geheim@h/x"]) == 2
     said = capsys.readouterr().err
     assert "must be a URL like postgresql://" in said

@@ -1,4 +1,4 @@
-"""The server's clock goes back: what was written by the later time is not believed for long."""
+"""The server's clock goes back: times that were written before are corrected soon."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ update pgmq.q_notifications
 """
 
 
-def test_a_sweep_at_a_time_yet_to_come_is_no_recent_one(db: Connection) -> None:
+def test_a_sweep_with_a_time_in_the_future_is_not_recent(db: Connection) -> None:
     sweep(db)
     db.execute(AN_HOUR_AHEAD)
     assert value(db, "select min(lag_seconds) from flashsale.sweep_status") > 3000
@@ -29,7 +29,7 @@ def test_jobs_that_were_due_before_the_clock_went_back_are_due(db: Connection) -
     assert [job.kind for job in rows(db, take)] == ["open"]
 
 
-def test_a_clock_that_goes_on_makes_nothing_due(db: Connection) -> None:
+def test_a_clock_that_goes_forward_makes_no_job_due(db: Connection) -> None:
     sweep(db)
     reserve(db, item(db), "ann")
     take = "select * from flashsale.take_payment_jobs(10, 30)"

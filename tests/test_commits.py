@@ -14,10 +14,10 @@ LONGEST = 72
 
 
 def git(*arguments: str) -> str | None:
-    """What git prints; None if it fails, or if there is no git."""
+    """The output of git; None if it fails, or if there is no git."""
     try:
         return subprocess.run(
-            # A clone of another user's, such as one that CI has made, is to be trusted here.
+            # git would refuse a clone that belongs to another user, such as CI's.
             ["git", "-c", f"safe.directory={ROOT}", "-C", ROOT, *arguments],
             capture_output=True,
             text=True,
@@ -36,7 +36,7 @@ def subjects() -> list[str]:
     if found is None:  # the baseline is not there
         if git("rev-parse", "--is-shallow-repository") != "true\n":
             pytest.skip(f"this is another history, without the commit {BASELINE}")
-        found = git("log", "--no-merges", "--format=%s")  # a shallow clone has later ones only
+        found = git("log", "--no-merges", "--format=%s")  # a shallow clone has later commits only
     return (found or "").splitlines()
 
 
@@ -48,5 +48,5 @@ def test_commit_subjects_fit_into_72_characters() -> None:
     assert too_long(subjects()) == []
 
 
-def test_a_longer_subject_would_be_told() -> None:
+def test_a_subject_that_is_too_long_is_found() -> None:
     assert too_long(["a" * 72, "b" * 73]) == [f"73 characters: {'b' * 73}"]

@@ -1,4 +1,4 @@
-"""docker-compose.yml against what it runs: the command line, the settings, the images' files."""
+"""docker-compose.yml agrees with the command line, the settings and the files of the images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DEBIAN_PG_CRON = Path("/usr/share/postgresql/15/extension/pg_cron.control")
 
 
 def settings_of(service: str) -> Settings:
-    """What the service reads from its environment and its flags."""
+    """The settings that the service reads from its environment and its flags."""
     given = {
         name: re.sub(r"\$\{\w+:\?[^}]*\}", "x1", value)
         for name, value in SERVICES[service]["environment"].items()
@@ -40,7 +40,7 @@ def settings_of(service: str) -> Settings:
     return Settings.from_env(given)
 
 
-def test_these_are_all_services() -> None:
+def test_compose_has_exactly_these_services() -> None:
     assert sorted(SERVICES) == sorted({*OURS, *RUNNING})
 
 
@@ -69,7 +69,7 @@ def test_the_commands_in_its_heading_are_ones_that_we_have() -> None:
 
 @pytest.mark.parametrize("service", OURS)
 def test_every_variable_is_a_setting(service: str) -> None:
-    settings_of(service)  # refuses what it does not know
+    settings_of(service)  # raises for an unknown setting
 
 
 def test_the_parts_find_each_other() -> None:
@@ -94,7 +94,7 @@ def test_only_the_api_and_the_provider_are_published_and_only_to_this_machine() 
 
 
 @pytest.mark.parametrize("service", RUNNING)
-def test_every_service_that_stays_says_how_it_is(service: str) -> None:
+def test_every_long_running_service_has_a_health_check(service: str) -> None:
     kind, *command = SERVICES[service]["healthcheck"]["test"]
     assert kind == "CMD"
     match command:
@@ -113,7 +113,7 @@ def test_every_service_that_stays_says_how_it_is(service: str) -> None:
             pytest.fail(f"unknown check: {command}")
 
 
-def test_what_the_checks_ask_for_is_there() -> None:
+def test_the_route_that_the_health_checks_call_exists() -> None:
     for service, create in (("api", app.create_app), ("provider", provider.create_app)):
         paths = {
             route.path
@@ -122,7 +122,7 @@ def test_what_the_checks_ask_for_is_there() -> None:
         assert "/health/ready" in paths, service
 
 
-def test_everybody_starts_when_what_they_need_is_ready() -> None:
+def test_each_service_starts_when_the_services_it_needs_are_ready() -> None:
     for name, service in SERVICES.items():
         for other, need in service.get("depends_on", {}).items():
             wanted = {"migrate": "service_completed_successfully"}.get(other, "service_healthy")
@@ -142,7 +142,7 @@ def test_our_containers_may_do_little_and_have_time_to_stop(service: str) -> Non
     assert grace >= 5 + max(defaults.shutdown_seconds, defaults.worker_stop_seconds)
 
 
-def test_what_is_written_is_on_volumes() -> None:
+def test_all_written_files_are_on_volumes() -> None:
     assert SERVICES["db"]["volumes"] == ["database:/var/lib/postgresql/data"]
     assert SERVICES["standby"]["volumes"] == ["standby:/var/lib/postgresql/data"]
     folder = str(Path(settings_of("provider").provider_ledger).parent)
@@ -167,7 +167,7 @@ def test_the_database_is_set_as_the_embedded_one_plus_pg_cron() -> None:
     }
 
 
-def test_a_standby_is_there_for_those_who_ask_for_it_and_runs_as_its_primary() -> None:
+def test_the_standby_is_optional_and_runs_with_the_settings_of_its_primary() -> None:
     assert [name for name, s in SERVICES.items() if "profiles" in s] == ["standby"]
     db, standby = SERVICES["db"], SERVICES["standby"]
     own = {"profiles": ["standby"], "entrypoint": ["standby.sh"]}
@@ -238,7 +238,7 @@ def test_the_owner_migrates_a_database_that_was_prepared_like_this() -> None:
         connect(server.url("flashsale", "postgres")) as superuser,
     ):
         superuser.execute(prepared)
-        # As the embedded one is: keys are compared byte by byte.
+        # As in the embedded Postgres, so that keys are compared byte by byte.
         own = value(
             superuser,
             "select (pg_encoding_to_char(encoding), datcollate, datctype)::text "

@@ -1,4 +1,4 @@
-"""What stands in two places stays the same in both, and what nobody may reach nobody reaches."""
+"""Definitions that exist in two places agree, and private objects can't be reached."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_public_object_has_a_comment_with_a_short_first_line(db: Connectio
 
 
 def test_every_error_that_a_function_raises_is_in_its_comment(db: Connection) -> None:
-    """By itself, or by one of the helpers that do nothing else."""
+    """The errors that a function raises, by itself or through the helpers that only raise."""
     functions = rows(
         db,
         "select proname, prosrc, obj_description(oid) as comment from pg_proc "
@@ -128,7 +128,7 @@ COMMITS = {"sweep_for_a_minute"}
 
 
 def test_every_function_pins_its_search_path(db: Connection) -> None:
-    """To '' would not do: without pg_temp in it, a temporary object is still found first."""
+    """An empty search_path is not enough: without pg_temp in it, temporary objects come first."""
     loose = rows(
         db,
         """
@@ -238,7 +238,7 @@ def test_only_shut_by_decides_when_a_sale_is_shut() -> None:
     assert len(deciding) == 1, deciding  # in shut_by
 
 
-def test_what_install_lists_is_what_there_is() -> None:
+def test_install_lists_exactly_the_files_that_exist() -> None:
     listed = re.findall(r"^\\ir (\S+)", (ROOT / "sql" / "install.sql").read_text(), re.M)
     assert sorted(listed) == sorted(
         p.name for p in (ROOT / "sql").glob("*.sql") if p.name != "install.sql"

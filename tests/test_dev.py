@@ -1,4 +1,4 @@
-"""`flashsale dev` as its user meets it: ready, stopped, killed, started again, misused."""
+"""`flashsale dev` from its user's view: ready, stopped, killed, started again, misused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def has_printed(dev: Dev, words: str) -> bool:
     return words in dev.output.read_text()
 
 
-def test_it_sells_takes_the_money_and_stops_without_orphans() -> None:
+def test_dev_sells_takes_the_money_and_stops_without_orphans() -> None:
     with server_folder() as folder, running(folder) as dev:
         shoe = dev.put_on_sale(hold_seconds=2)
         ann, bob = dev.reserve(shoe, "ann"), dev.reserve(shoe, "bob")
@@ -55,13 +55,13 @@ def test_it_sells_takes_the_money_and_stops_without_orphans() -> None:
             assert dev.process.wait(30) == 0
         eventually(lambda: all_gone(family))
         assert "stopped" in dev.output.read_text()
-        assert not (folder / "data" / "database.url").exists()  # it led nowhere
+        assert not (folder / "data" / "database.url").exists()  # the URL would not work any more
         secret = (folder / "data" / "webhook.secret").read_text().strip()
         for log in (folder / "data").glob("*.log"):
             assert secret not in log.read_text(errors="replace")
 
 
-def test_a_kill_loses_nothing_and_leaves_nobody_behind() -> None:
+def test_a_kill_loses_nothing_and_leaves_no_process_behind() -> None:
     with server_folder() as folder:
         put_cluster(folder / "data")
         with running(folder) as dev:
@@ -116,7 +116,7 @@ def test_a_postgres_that_dies_is_started_again() -> None:
 
 
 class FullDisk:
-    """A Postgres that has room to start, and none to write anything."""
+    """A Postgres with enough disk space to start, but none to write anything."""
 
     def is_running(self) -> bool:
         return False
@@ -137,7 +137,7 @@ def test_a_postgres_that_starts_but_can_not_write_is_tried_again() -> None:
         assert "no space left" in said[-1]
 
 
-def test_a_port_that_is_taken_is_said_at_once() -> None:
+def test_a_port_that_is_taken_is_reported_at_once() -> None:
     with server_folder() as folder, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -159,8 +159,8 @@ def test_a_port_that_is_taken_is_said_at_once() -> None:
 
 
 @pytest.mark.storm
-def test_more_open_streams_than_a_servers_default_bound_hold_nobody_up() -> None:
-    """granian lets 1,024 requests in unless told otherwise; streams are requests that stay."""
+def test_open_streams_beyond_granian_s_default_bound_delay_no_request() -> None:
+    """By default granian admits 1,024 requests at a time, and a stream counts as one."""
     streams = 1100
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))

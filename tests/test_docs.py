@@ -1,4 +1,4 @@
-"""The documentation's form: what can be checked of it without reading."""
+"""The form of the documentation: links, words, names and lengths of lines."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def prose(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link to one of the page's headings may say after the #, as GitHub makes it."""
+    """The anchors of the page's headings, as GitHub makes them."""
     found: dict[str, int] = {}
     result = set()
     for line in prose(page):
@@ -90,9 +90,9 @@ def links(page: Path) -> Iterator[str]:
 
 
 def uses(page: Path) -> Iterator[tuple[str, str]]:
-    """The page as its reader sees it: pieces of text, each with where it leads to, or nothing.
+    """The visible text of a page in pieces, each with the target of its link, if it is one.
 
-    Without code blocks and headings, and without code in a line, but for single names.
+    Code blocks and headings are left out, and so is inline code, except for single names.
     """
     text = "\n".join("" if line.startswith("#") else line for line in prose(page))
     text = re.sub(r"`(\w+)`", r"\1", text)

@@ -1,4 +1,4 @@
-"""The server of our own: it keeps its data, ends with its parent, and runs as nobody special."""
+"""The embedded server keeps its data, ends with its parent, and runs as an ordinary user."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_postgres_ends_with_its_parent_and_starts_again() -> None:
             conn.execute("create table kept as select 42 as n")
             parent.send_signal(signal.SIGKILL)
             parent.wait()
-            # At once: the old one may still be shutting down.
+            # Without a pause, so that the old one may still be shutting down.
             with EmbeddedPostgres(folder) as server, psycopg.connect(server.url()) as again:
                 assert again.execute("select n from kept").fetchone() == (42,)
         eventually(lambda: is_gone(int(pid)))
@@ -123,7 +123,7 @@ def test_a_long_path_is_no_problem() -> None:
             assert server.is_running()
 
 
-def test_the_password_is_for_the_owner_only() -> None:
+def test_only_the_owner_can_read_the_password() -> None:
     with server_folder() as folder, EmbeddedPostgres(folder) as server:
         assert (folder / "postgres.password").stat().st_mode & 0o077 == 0
         host = server.url().split("@")[1]
@@ -131,7 +131,7 @@ def test_the_password_is_for_the_owner_only() -> None:
             psycopg.connect(f"postgresql://flashsale:guess@{host}")
 
 
-def test_bad_settings_are_said_in_postgres_words() -> None:
+def test_bad_settings_are_reported_in_postgres_words() -> None:
     with cluster_folder() as folder, pytest.raises(EmbeddedError, match="shared_buffers"):
         EmbeddedPostgres(folder, settings={"shared_buffers": "lots"}).start()
 
@@ -180,7 +180,7 @@ def test_neither_a_stop_nor_a_kill_leaves_sockets_behind() -> None:
         assert not of_the_stopped.exists()
 
 
-def test_a_pid_file_with_somebody_elses_number_is_stale() -> None:
+def test_a_pid_file_with_another_process_s_id_is_stale() -> None:
     with cluster_folder() as folder:
         pid_file = folder / "postgres" / "postmaster.pid"
         pid_file.write_text(f"{os.getpid()}\n{folder}/postgres\n1\n1\n\n127.0.0.1\n0\nready\n")
@@ -215,7 +215,7 @@ def test_a_kill_while_initdb_runs_is_harmless() -> None:
             assert server.is_running()
 
 
-def test_a_port_that_is_taken_is_said() -> None:
+def test_a_port_that_is_taken_is_reported() -> None:
     with cluster_folder() as folder, server_folder() as other, EmbeddedPostgres(other) as taken:
         late = EmbeddedPostgres(folder, port=taken.port)
         with pytest.raises(EmbeddedError, match="Address already in use"):
@@ -224,7 +224,7 @@ def test_a_port_that_is_taken_is_said() -> None:
 
 
 def can_be_locked(file: Path) -> bool:
-    """Whether another process could take this lock: our own would get its own lock again."""
+    """Whether another process could take this lock. This process itself would get it again."""
     take = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     return subprocess.run([sys.executable, "-c", take, file], check=False).returncode == 0
 
@@ -249,7 +249,7 @@ def test_a_start_that_fails_late_leaves_no_server_and_no_lock(
 
 @pytest.fixture
 def closed_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that nobody but root gets into, as root's home is."""
+    """A folder that only root can enter, like root's home."""
     if os.geteuid():
         pytest.skip("only root drops to another user")
     with server_folder() as folder:
@@ -259,7 +259,7 @@ def closed_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield home
 
 
-def test_as_root_postgres_is_somebody_else_without_groups() -> None:
+def test_as_root_postgres_runs_as_another_user_without_groups() -> None:
     if os.geteuid():
         pytest.skip("only root drops to another user")
     with cluster_folder() as folder, EmbeddedPostgres(folder) as server:
@@ -283,7 +283,7 @@ def test_a_closed_home_stays_closed_and_keeps_its_data(closed_home: Path) -> Non
         os.umask(strict)
 
 
-def test_data_removed_from_a_closed_home_does_not_come_back(closed_home: Path) -> None:
+def test_removed_data_of_a_closed_home_does_not_come_back(closed_home: Path) -> None:
     data = closed_home / "data"
     for _ in range(2):
         with EmbeddedPostgres(data) as server, psycopg.connect(server.url()) as conn:
@@ -307,8 +307,8 @@ def test_binaries_in_a_closed_home_are_copied_once(
     assert binaries.can_run(copy / "postgres", user)
 
 
-def test_the_tests_run_on_the_server_that_was_asked_for(db: Connection) -> None:
-    """Else CI could run the same version four times without anybody noticing."""
+def test_the_tests_run_on_the_requested_server(db: Connection) -> None:
+    """Otherwise CI might run the same version four times without being noticed."""
     binaries = Path(os.environ.get("FLASHSALE_TEST_PG_BIN") or wheel_binaries())
     printed = subprocess.run(
         [binaries / "postgres", "--version"], capture_output=True, text=True, check=True
@@ -321,7 +321,7 @@ def use_up(url: str, opened: contextlib.ExitStack) -> NoReturn:
         opened.enter_context(connect(url))
 
 
-def test_others_can_use_up_their_connections_only() -> None:
+def test_other_logins_can_not_take_the_reserved_connections() -> None:
     settings = {"max_connections": "12", "reserved_connections": "2"}
     with server_folder() as folder, EmbeddedPostgres(folder, settings=settings) as server:
         admin = server.url("flashsale", "postgres")

@@ -1,4 +1,4 @@
-"""prove/faults/every_commit.py can fail: what is wrong between two commits only is reported."""
+"""prove/faults/every_commit.py reports an error that exists only between two commits."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ READY = (
 
 
 def spoil(conn: Connection) -> None:
-    """Two units from nowhere for one customer; the next commit takes them back.
+    """Gives two units to one customer who has not reserved them; the next commit removes them.
 
-    The unique index has to stay, as `reserve` names it: it only overlooks these two rows.
+    The unique index has to stay, because `reserve` needs it, but it must not see these two rows.
     """
     with conn.transaction():
         conn.execute(READY, [False])
@@ -34,7 +34,7 @@ def spoil(conn: Connection) -> None:
 
 
 @pytest.mark.storm
-def test_what_is_wrong_for_one_commit_only_is_found() -> None:
+def test_a_violation_at_a_single_commit_is_found() -> None:
     row = every_commit.prove(points=10_000, calls=60, seed=1, crashes=0, plant=spoil)
     said = "\n".join(row.violations)
     for what in (
@@ -47,14 +47,14 @@ def test_what_is_wrong_for_one_commit_only_is_found() -> None:
     ):
         assert what in said
     places = {line.split(":")[0] for line in row.violations}
-    assert len(places) < row.injected / 2  # it was there, and is gone again
+    assert len(places) < row.injected / 2  # the violation has come and gone
 
 
 @pytest.mark.storm
-def test_an_acknowledged_order_that_is_gone_is_found() -> None:
+def test_an_acknowledged_order_that_is_missing_is_found() -> None:
     def lose(conn: Connection) -> None:
         conn.execute("delete from flashsale_data.orders where ticket = 1")
 
-    # At one point only: nothing to compare it with but what the clients were told.
+    # At a single point, the state can only be compared with the answers to clients.
     row = every_commit.prove(points=1, calls=60, seed=1, crashes=0, plant=lose)
     assert any("acknowledged, and lost" in line for line in row.violations)

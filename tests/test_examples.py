@@ -1,4 +1,4 @@
-"""Every file in examples/, run as its own first lines say, against a running service."""
+"""Every file in examples/ is run as its first lines say, against a running service."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECRET = "a secret of the examples"
 
 
 def run(dev: Dev, *command: str, **environ: str) -> str:
-    """What a command prints. Errors: AssertionError if it fails."""
+    """The output of a command. Errors: AssertionError if it fails."""
     ended = attempt(dev, *command, **environ)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
@@ -59,7 +59,7 @@ def sells_the_only_unit(dev: Dev, *command: str) -> None:
     assert run(dev, *command, shoe, "bob", "k2").startswith("bob: waiting")
 
 
-def test_there_is_nothing_else_and_all_of_it_is_short_and_listed() -> None:
+def test_every_example_is_tested_short_and_listed() -> None:
     files = sorted(it.name for it in EXAMPLES.iterdir() if it.is_file() and it.name != "README.md")
     assert sorted(re.findall(r"^\| \[([\w.]+)\]", (EXAMPLES / "README.md").read_text(), re.M)) == (
         files
@@ -70,7 +70,7 @@ def test_there_is_nothing_else_and_all_of_it_is_short_and_listed() -> None:
         assert f"examples/{name}" in text, f"{name} does not say how to run it"
 
 
-def test_from_python(dev: Dev) -> None:
+def test_the_example_for_python_reserves_and_pays(dev: Dev) -> None:
     command = (sys.executable, str(EXAMPLES / "reserve_and_pay.py"))
     sells_the_only_unit(dev, *command)
     misused = attempt(dev, *command, "999", "ann", "k1")
@@ -79,7 +79,7 @@ def test_from_python(dev: Dev) -> None:
 
 @pytest.fixture(scope="module")
 def node_modules() -> Path:
-    """A folder with Node's pg in it, made once per machine."""
+    """A folder with Node's package pg, made once per machine."""
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("node or npm is missing: apt-get install nodejs npm")
     cache = Path(tempfile.gettempdir()) / f"flashsale-test-{PG}-{os.geteuid()}"
@@ -103,7 +103,9 @@ def node_modules() -> Path:
     return cache / "node_modules"
 
 
-def test_from_node(dev: Dev, node_modules: Path, tmp_path: Path) -> None:
+def test_the_example_for_node_reserves_and_pays(
+    dev: Dev, node_modules: Path, tmp_path: Path
+) -> None:
     # Node looks for pg beside the script, and nothing may be installed into the repository.
     script = Path(shutil.copy(EXAMPLES / "reserve_and_pay.mjs", tmp_path))
     (tmp_path / "node_modules").symlink_to(node_modules)
@@ -112,7 +114,7 @@ def test_from_node(dev: Dev, node_modules: Path, tmp_path: Path) -> None:
     assert (misused.returncode, misused.stderr.split(":")[0]) == (1, "RV101")
 
 
-def test_from_psql(dev: Dev, tmp_path: Path) -> None:
+def test_the_example_for_psql_reserves_and_pays(dev: Dev, tmp_path: Path) -> None:
     # As a command with the same arguments as the others.
     psql = shutil.which("psql") or str(wheel_binaries() / "psql")
     command = tmp_path / "reserve_and_pay.sh"

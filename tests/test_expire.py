@@ -46,7 +46,9 @@ def test_the_next_in_line_gets_the_unit_a_full_hold_and_a_payment(
     assert (bob.expires_at - bob.reserved_at).total_seconds() == 10
 
 
-def test_a_no_show_goes_to_the_end_of_the_line(db: Connection, clock: Clock) -> None:
+def test_a_customer_whose_hold_expired_goes_to_the_end_of_the_line(
+    db: Connection, clock: Clock
+) -> None:
     shoe = item(db, hold_seconds=10)
     many(db, shoe, ["ann", "bob", "cid"])
     clock.advance(10)
@@ -77,7 +79,7 @@ def test_expiry_does_not_wait_for_an_order_that_is_being_paid(
     assert call(db, "expire")[0] == 1
 
 
-def test_everything_due_ends_in_steps_of_the_limit(db: Connection, clock: Clock) -> None:
+def test_everything_due_is_done_in_steps_of_the_limit(db: Connection, clock: Clock) -> None:
     shoe = item(db, stock=25, hold_seconds=10)
     many(db, shoe, [f"c{n}" for n in range(60)])
     clock.advance(10)
@@ -86,7 +88,7 @@ def test_everything_due_ends_in_steps_of_the_limit(db: Connection, clock: Clock)
     assert value(db, "select count(*) from flashsale.open_reservation") == 25
 
 
-def test_the_customer_is_told(db: Connection, clock: Clock) -> None:
+def test_the_customer_gets_an_e_mail(db: Connection, clock: Clock) -> None:
     shoe = item(db, hold_seconds=10)
     many(db, shoe, ["ann", "bob"])
     clock.advance(10)

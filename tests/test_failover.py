@@ -1,4 +1,4 @@
-"""A synchronous standby: what the service says while it is away, and what a failover keeps."""
+"""A synchronous standby: the service's answers while it is away, and the data after a failover."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ async def test_a_terminated_wait_for_the_standby_is_no_success(pair: Pair, api: 
     assert (again.status_code, again.json()["ticket"]) == (200, 1)
 
 
-async def test_what_the_standby_may_lack_is_shown_to_nobody(pair: Pair, api: Api) -> None:
-    """The request gives up; its transaction goes on waiting, and so stays invisible."""
+async def test_an_order_that_the_standby_may_lack_is_not_shown(pair: Pair, api: Api) -> None:
+    """Cancels the request. Its transaction goes on waiting, and so stays invisible."""
     item, asked = await ask_while_the_standby_is_away(pair, api, "cid")
     try:
         problem(await asked, 503, "database_unavailable")
@@ -110,7 +110,7 @@ def test_the_script_of_the_container_copies_once_and_goes_on_afterwards(pair: Pa
         (room / "docker-entrypoint.sh").chmod(0o755)
         data = room / "data"
         data.mkdir(0o700)
-        (data / "half").touch()  # of a copy that broke off
+        (data / "half").touch()  # left by an incomplete copy
         environ = {
             "PATH": f"{room}:{pair.primary.bin_dir}:/usr/bin:/bin",
             "PGDATA": str(data),
@@ -129,7 +129,7 @@ def test_the_script_of_the_container_copies_once_and_goes_on_afterwards(pair: Pa
             (data / "standby.signal").unlink(missing_ok=True)  # as a promotion does
 
 
-# The last one: there is no pair any more.
+# This test must be the last one, because it ends the pair.
 async def test_the_service_finds_the_new_primary_by_itself(pair: Pair) -> None:
     both = pair.primary.url().replace(
         f":{pair.primary.port}", f":{pair.primary.port},127.0.0.1:{pair.standby.port}"

@@ -1,4 +1,4 @@
-"""What is made of the sources is current."""
+"""The generated files are up to date."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_snapshot_of_the_schema_is_current(db: Connection) -> None:
 
 
 def test_a_migration_never_changes() -> None:
-    """Somebody's database has it already, as it was."""
+    """Databases exist to which the old text was applied."""
     now, then = generate.checksums(), generate.recorded()
     assert now.keys() >= then.keys(), "a migration was removed: add one that undoes it instead"
     for name in now.keys() - then.keys():
@@ -58,7 +58,7 @@ def test_every_column_of_the_api_has_a_comment(db: Connection) -> None:
     assert [c.name for c in columns] == []
 
 
-def test_what_a_comment_names_exists(db: Connection) -> None:
+def test_every_name_in_a_comment_exists(db: Connection) -> None:
     """Every p_ argument that a function's comment names is an argument of it."""
     functions = rows(
         db,

@@ -1,4 +1,4 @@
-"""Clients that mean no good, over real sockets: they get a 4xx or nothing, and disturb nobody."""
+"""Hostile clients over real sockets: they get a 4xx or nothing, and don't affect other clients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GOOD_WITHIN_SECONDS = 1.0
 
 @contextmanager
 def good_clients_notice_nothing(dev: Dev) -> Iterator[None]:
-    """Meanwhile somebody reads the items, on a connection of their own each time."""
+    """Checks that other clients can read the items meanwhile, each time on a new connection."""
     over, slowest = threading.Event(), [0.0]
     problems: list[object] = []
 
@@ -52,7 +52,7 @@ def connect(dev: Dev) -> socket.socket:
 
 
 def answer_to(dev: Dev, request: bytes) -> bytes:
-    """All that comes until the server hangs up, or is silent for a moment."""
+    """All bytes until the server disconnects, or is silent for a moment."""
     with connect(dev) as client:
         client.sendall(request)
         client.settimeout(0.3)
@@ -134,7 +134,7 @@ def half_an_order(client: socket.socket) -> None:
 
 
 def nothing(client: socket.socket) -> None:
-    """A connection, and silence."""
+    """Sends nothing."""
 
 
 def one_answer_and_silence(client: socket.socket) -> None:
@@ -145,7 +145,7 @@ def one_answer_and_silence(client: socket.socket) -> None:
 @pytest.mark.parametrize(
     "begin", [half_a_header, half_a_body, half_an_order, nothing, one_answer_and_silence]
 )
-def test_a_crowd_that_keeps_connections_disturbs_nobody(
+def test_many_kept_connections_do_not_slow_down_other_clients(
     dev: Dev, begin: Callable[[socket.socket], None]
 ) -> None:
     with ExitStack() as crowd, good_clients_notice_nothing(dev):

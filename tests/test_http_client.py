@@ -1,4 +1,4 @@
-"""The HTTP client between provider and service, against servers that behave and that don't."""
+"""The HTTP client between provider and service, against correct and faulty servers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Turn = Callable[[int, bytes], bytes | None]
 
 
 class Server:
-    """Says what `turn(n, request)` returns to its n-th request; None closes without a word."""
+    """Answers the n-th request with what `turn(n, request)` returns; None closes the connection."""
 
     def __init__(self, turn: Turn) -> None:
         self.port = free_port()
@@ -63,7 +63,7 @@ async def serving(
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
 
-async def test_request_says_what_it_should() -> None:
+async def test_a_request_has_the_right_line_headers_and_body() -> None:
     async with serving(OK) as (server, client):
         assert await client.post("/x", b"{}", {"Key": "k"}) == HttpAnswer(200, b"hi")
     assert server.requests == [
@@ -128,13 +128,13 @@ async def test_answer_is_understood(said: bytes, answer: HttpAnswer) -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nh",
     ],
 )
-async def test_anything_else_is_no_answer(said: bytes) -> None:
+async def test_bytes_that_are_not_http_are_no_answer(said: bytes) -> None:
     async with serving(said, timeout_seconds=0.3) as (_, client):
         with pytest.raises(NoAnswer):
             await client.post("/x", b"", {})
 
 
-async def test_silence_is_no_answer_in_time() -> None:
+async def test_silence_until_the_timeout_is_no_answer() -> None:
     async with serving(b"content-length: 0", timeout_seconds=0.1) as (_, client):
         with pytest.raises(NoAnswer, match=r"in 0\.1 seconds"):
             await client.post("/x", b"", {})
@@ -150,7 +150,7 @@ async def test_connection_closed_while_idle_is_replaced() -> None:
     assert len(server.connections) == 2
 
 
-async def test_new_connection_closed_without_a_word_is_no_answer() -> None:
+async def test_a_new_connection_closed_without_a_byte_is_no_answer() -> None:
     async with serving(lambda n, request: None) as (server, client):
         with pytest.raises(NoAnswer):
             await client.post("/x", b"", {})
@@ -168,7 +168,7 @@ async def test_cancelled_call_leaves_no_connection_behind() -> None:
     assert len(server.connections) == 2
 
 
-async def test_nobody_listening_is_told_apart() -> None:
+async def test_a_refused_connection_is_told_apart_from_a_lost_answer() -> None:
     client = HttpClient(f"http://127.0.0.1:{free_port()}", timeout_seconds=5)
     with pytest.raises(NobodyListens):
         await client.post("/x", b"", {})

@@ -99,7 +99,7 @@ async def test_stock_is_added_and_withdrawn(api: Api) -> None:
     assert (await api("GET", path)).json()["stock"] == 1
 
 
-async def test_who_asks_in_time_is_reserved_a_unit(api: Api) -> None:
+async def test_the_first_customers_are_reserved_a_unit(api: Api) -> None:
     item = await api.item()
 
     response = await api.order(item, "ann")
@@ -117,7 +117,7 @@ async def test_who_asks_in_time_is_reserved_a_unit(api: Api) -> None:
     assert payment["checkout_url"] is None
 
 
-async def test_who_asks_again_gets_the_order_that_they_have(api: Api) -> None:
+async def test_a_customer_with_an_order_gets_that_order_again(api: Api) -> None:
     item = await api.item()
     first = (await api.order(item, "ann")).json()
 
@@ -127,7 +127,7 @@ async def test_who_asks_again_gets_the_order_that_they_have(api: Api) -> None:
     assert again.json() == first
 
 
-async def test_who_asks_later_waits_with_a_position(api: Api) -> None:
+async def test_later_customers_wait_with_a_position(api: Api) -> None:
     item = await api.item()
     await api.order(item, "ann")
     assert (await api.order(item, "bob", json={"wait": True})).status_code == 202
@@ -181,7 +181,7 @@ async def test_a_paused_item_refuses(api: Api) -> None:
     problem(await api.order(item, "ann"), 409, "paused")
 
 
-async def test_not_open_says_in_how_many_seconds(api: Api) -> None:
+async def test_not_open_says_in_how_many_seconds_the_sale_opens(api: Api) -> None:
     opens_at = datetime.now(UTC) + timedelta(seconds=90)
     item = await api.item(opens_at=opens_at.isoformat())
     retry = int((await api.order(item, "ann")).headers["retry-after"])
@@ -195,7 +195,7 @@ async def test_an_unknown_item_is_not_found(api: Api) -> None:
         problem(await api("POST", f"/items/{item_id}/orders", "ann"), 404, "unknown_item")
 
 
-async def test_an_order_is_its_customers_alone(api: Api) -> None:
+async def test_a_customer_can_not_see_the_order_of_another(api: Api) -> None:
     order = (await api.order(await api.item(), "ann")).json()
     path = f"/orders/{order['order_id']}"
 
@@ -214,7 +214,7 @@ async def test_an_order_is_its_customers_alone(api: Api) -> None:
 @pytest.mark.parametrize(
     "order_id", ["1", "0", "-1", "01", "abc", "4294967297x", "9" * 19, "9" * 60, "٣", "%00", "1.0"]
 )
-async def test_what_is_no_order_id_is_not_found(api: Api, order_id: str) -> None:
+async def test_a_text_that_is_no_order_id_is_not_found(api: Api, order_id: str) -> None:
     problem(await api("GET", f"/orders/{order_id}", "ann"), 404, "unknown_order")
 
 
@@ -289,7 +289,7 @@ async def test_an_event_counts_once(api: Api) -> None:
     assert outcomes == ["paid", "duplicate", "already_paid"]
 
 
-async def test_an_event_may_say_more_than_we_know(api: Api) -> None:
+async def test_an_event_may_have_unknown_fields(api: Api) -> None:
     order = (await api.order(await api.item(), "ann")).json()
     event = success(order) | {"livemode": False, "nested": {"a": [1]}}
     assert (await api.event(event)).json() == {"outcome": "paid"}

@@ -1,4 +1,4 @@
-"""Whatever is sent and whatever breaks: a problem with a code, and nothing changed."""
+"""Bad requests and failures get a problem with a code, and change nothing."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ async def test_a_body_that_is_not_json_is_refused(api: Api, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON"])
-async def test_a_body_may_say_its_charset(api: Api, kind: str) -> None:
+async def test_a_content_type_may_name_a_charset(api: Api, kind: str) -> None:
     response = await api(
         "POST", "/items", content=json.dumps(NEW_ITEM), headers={"Content-Type": kind}
     )
@@ -216,7 +216,7 @@ def before_code(before: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("item_id", ["0", "-1", "2147483648", HUGE])
-async def test_a_number_that_no_item_has_is_not_found(api: Api, item_id: str) -> None:
+async def test_a_number_that_is_no_item_id_is_not_found(api: Api, item_id: str) -> None:
     problem(await api("GET", f"/items/{item_id}"), 404, "unknown_item")
 
 
@@ -231,7 +231,7 @@ async def test_an_unknown_method_is_not_allowed(api: Api) -> None:
     assert "POST" in response.headers["allow"]
 
 
-async def test_an_event_must_be_signed_now_and_by_us(api: Api) -> None:
+async def test_an_event_must_have_a_recent_and_valid_signature(api: Api) -> None:
     order = {"payment": {"payment_id": "1", "amount": 1, "currency": "EUR"}}
     event = success(order)
     for at in (time.time() - 301, time.time() + 301):
@@ -385,7 +385,7 @@ def blocked(conn: Connection) -> bool:
     )
 
 
-async def test_past_the_deadline_nobody_waits(database_url: str) -> None:
+async def test_no_request_waits_past_its_deadline(database_url: str) -> None:
     bounds = {"read_deadline_ms": 300, "database_role": "none"}
     async with serving(settings(database_url, **bounds)) as api:
         item = await api.item()
@@ -393,7 +393,7 @@ async def test_past_the_deadline_nobody_waits(database_url: str) -> None:
         with connect(database_url, autocommit=False) as blocker:
             blocker.execute("select from flashsale_data.items for update")
             late = await api("PATCH", path, json={"paused": True})
-            problem(late, 503, "database_unavailable")  # nobody knows what it did
+            problem(late, 503, "database_unavailable")  # its effect is unknown
         assert (await api("GET", path)).status_code == 200
 
 
@@ -428,7 +428,7 @@ async def test_the_service_comes_back_with_its_database(
     ]
 
 
-async def test_a_replay_of_the_functions_is_survived(
+async def test_requests_survive_a_replay_of_the_functions(
     api: Api, db: Connection, database_url: str, postgres: EmbeddedPostgres
 ) -> None:
     with connect(postgres.url("postgres", "postgres")) as admin:
@@ -458,7 +458,7 @@ async def test_a_replay_of_the_functions_is_survived(
     assert (await api("GET", path)).status_code == 200
 
 
-async def test_the_unexpected_is_logged_and_told_nobody(
+async def test_an_unexpected_error_is_logged_and_not_shown(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Streams of an order's events: through a real server, for they must end when it stops."""
+"""Streams of an order's events, through a real server, because they must end when it stops."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def server(database_url: str, **env: str) -> AsyncIterator[tuple[Any, Api]
 
 @asynccontextmanager
 async def events(api: Api, order: dict[str, Any]) -> AsyncIterator[AsyncIterator[dict[str, str]]]:
-    """The stream as a client reads it: one dict an event, comments as {"": …}."""
+    """The stream as a client reads it: one dict per event; comments are {"": …}."""
     path = f"/orders/{order['order_id']}/events"
     customer = {"X-Customer-Id": order["customer_id"]}
     async with api.client.stream("GET", path, headers=customer) as response:
@@ -114,7 +114,7 @@ async def streams(api: Api) -> float:
     raise AssertionError
 
 
-async def test_a_stream_tells_every_change_until_the_end(database_url: str, db: Connection) -> None:
+async def test_a_stream_shows_every_change_until_the_end(database_url: str, db: Connection) -> None:
     async with server(database_url) as (_, api):
         item = await api.item()
         first, second, third = [(await api.order(item, c)).json() for c in ("ann", "bob", "cat")]
@@ -144,7 +144,9 @@ async def test_a_stream_tells_every_change_until_the_end(database_url: str, db: 
             await ended(again)
 
 
-async def test_who_leaves_is_forgotten_and_silence_has_a_heartbeat(database_url: str) -> None:
+async def test_a_closed_stream_is_forgotten_and_a_silent_one_has_a_heartbeat(
+    database_url: str,
+) -> None:
     async with server(database_url, FLASHSALE_SSE_HEARTBEAT_SECONDS="0.1") as (_, api):
         order = (await api.order(await api.item(), "ann")).json()
         async with events(api, order) as one, events(api, order) as two:
@@ -190,7 +192,7 @@ async def test_the_server_starts_before_its_database(database_url: str) -> None:
 
 
 class ScriptedDatabase(Database):
-    """A database that tells what it is told to."""
+    """A database that returns the orders that a test has given to it."""
 
     def __init__(self) -> None:
         self.orders: list[Order] = []
@@ -243,13 +245,13 @@ async def test_one_poll_serves_every_stream(told: tuple[ScriptedDatabase, Watche
     await asyncio.sleep(0.03)
     polls = database.polls
     await asyncio.sleep(0.05)
-    assert database.polls == polls  # nobody watches: nobody asks
+    assert database.polls == polls  # without a stream there are no polls
 
 
 async def test_a_poll_for_thousands_of_orders_is_no_long_call(
     told: tuple[ScriptedDatabase, Watcher],
 ) -> None:
-    """It would keep a connection from those who open a stream, and they would be refused."""
+    """A long poll would occupy the connection, and customers who open a stream would be refused."""
     database, watcher = told
     orders = [msgspec.structs.replace(WAITING, order_id=f"{n}") for n in range(1, 2001)]
     streams = [watcher.stream(order) for order in orders]
@@ -262,7 +264,7 @@ async def test_a_poll_for_thousands_of_orders_is_no_long_call(
         await stream.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_stream_never_goes_back(told: tuple[ScriptedDatabase, Watcher]) -> None:
+async def test_a_stream_never_shows_an_older_state(told: tuple[ScriptedDatabase, Watcher]) -> None:
     database, watcher = told
     one = watcher.stream(WAITING)
     await event_of(one)

@@ -56,7 +56,7 @@ PATHS = [
 
 
 def told(response: Any) -> Any:
-    """What a client sees, but for what is another for each request."""
+    """The visible answer, without the parts that differ between requests."""
     body = response.json()
     for passing in ("item_id", "order_id", "created_at", "reserved_at", "expires_at", "payment"):
         if body.get(passing):
@@ -108,7 +108,7 @@ async def test_both_ways_give_the_same_answer(
         [(b"content-type", b"application/json"), (b"content-length", b"13")],
     ],
 )
-def test_what_is_well_formed_takes_the_express_way(headers: list[tuple[bytes, bytes]]) -> None:
+def test_a_well_formed_request_takes_the_express_way(headers: list[tuple[bytes, bytes]]) -> None:
     request, _ = express.unit_request(7, [(b"x-customer-id", b"ann"), *headers])
     assert request is not None and request[:2] == (7, "ann")
 

@@ -1,4 +1,4 @@
-"""Health and metrics: what they say when all is well, and when it is not."""
+"""Health and metrics, when all is well and when it is not."""
 
 from __future__ import annotations
 

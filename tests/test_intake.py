@@ -1,4 +1,4 @@
-"""Requests for units that travel together, and whom one that fails or waits disturbs: nobody."""
+"""The intake gathers requests into batches, and one that fails or waits does not affect others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support import Connection, connect, eventually, item, reserve, rows, value
 
 
 class Calls:
-    """A database that answers when it is told to."""
+    """A database that answers when the test lets it."""
 
     def __init__(self) -> None:
         self.made: list[list[UnitRequest]] = []
@@ -54,10 +54,10 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_request_alone_goes_at_once() -> None:
+async def test_a_single_request_is_sent_at_once() -> None:
     calls = Calls()
     (task,) = ask(calls.intake(), requests(1))
-    await turns()  # no timer: nothing but turns of the loop
+    await turns()  # there is no timer: only turns of the event loop
     assert calls.made == [requests(1)]
     calls.may_answer.set()
     assert (await task).outcome == "c0"
@@ -78,7 +78,7 @@ async def test_while_a_batch_is_in_flight_the_next_gathers_in_order_and_bounded(
     assert [request for made in calls.made for request in made] == requests(26)
 
 
-async def test_who_has_gone_is_not_asked_for_and_disturbs_nobody() -> None:
+async def test_requests_of_clients_that_have_gone_are_dropped() -> None:
     calls = Calls()
     intake = calls.intake()
     tasks = ask(intake, requests(1))
@@ -98,7 +98,7 @@ async def test_who_has_gone_is_not_asked_for_and_disturbs_nobody() -> None:
     assert calls.made[1] == [UnitRequest(1, "c1"), UnitRequest(1, "c3")]
 
 
-async def test_what_would_wait_too_long_is_refused_at_once() -> None:
+async def test_a_call_that_would_wait_too_long_is_refused_at_once() -> None:
     calls = Calls()
     intake = calls.intake(batch_size=1, reserve_wait_ms=1000, reserve_deadline_ms=60_000)
     intake._gate.called(8 * 0.6)  # noqa: SLF001 - a past in which a call took 0.6 s
@@ -112,7 +112,7 @@ async def test_what_would_wait_too_long_is_refused_at_once() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_who_could_not_be_answered_by_the_deadline_is_not_sent() -> None:
+async def test_a_request_that_can_not_be_answered_by_its_deadline_is_not_sent() -> None:
     calls = Calls()
     intake = calls.intake(reserve_deadline_ms=100)
     tasks = ask(intake, requests(1))
@@ -161,7 +161,9 @@ async def together(intake: Intake, asked: Sequence[UnitRequest]) -> list[Any]:
     return await asyncio.gather(*map(intake.reserve, asked), return_exceptions=True)
 
 
-async def test_a_hundred_at_once_are_few_calls_in_order(db: Connection, database_url: str) -> None:
+async def test_a_hundred_requests_at_once_are_few_calls_in_order(
+    db: Connection, database_url: str
+) -> None:
     shoe = item(db, stock=50)
     async with counted(database_url) as (intake, sizes):
         answers = await together(intake, [UnitRequest(shoe, f"c{n}") for n in range(100)])
@@ -170,9 +172,7 @@ async def test_a_hundred_at_once_are_few_calls_in_order(db: Connection, database
     assert len(sizes) <= 2
 
 
-async def test_a_bad_request_among_good_ones_is_alone_in_its_trouble(
-    db: Connection, database_url: str
-) -> None:
+async def test_a_bad_request_in_a_batch_fails_alone(db: Connection, database_url: str) -> None:
     shoe = item(db, stock=9)
     bad = [
         UnitRequest(shoe + 1, "bob"),  # no such item
@@ -191,7 +191,7 @@ async def test_a_bad_request_among_good_ones_is_alone_in_its_trouble(
 
 
 @pytest.mark.parametrize("connections", [1, 2])
-async def test_a_twin_that_is_held_delays_its_customer_only(
+async def test_a_duplicate_that_waits_for_a_lock_delays_only_its_customer(
     db: Connection, database_url: str, connections: int
 ) -> None:
     shoe = item(db, stock=500)
@@ -201,23 +201,23 @@ async def test_a_twin_that_is_held_delays_its_customer_only(
     ):
         with connect(database_url, autocommit=False) as tool:
             held = reserve(tool, shoe, "held")
-            twin = asyncio.create_task(intake.reserve(UnitRequest(shoe, "held")))
-            async with asyncio.timeout(1.5):  # the twin alone would take 2 s
+            duplicate = asyncio.create_task(intake.reserve(UnitRequest(shoe, "held")))
+            async with asyncio.timeout(1.5):  # the duplicate alone would take 2 s
                 for batch in range(3):
                     asked = [UnitRequest(shoe, f"c{batch}.{n}") for n in range(30)]
                     answers = await together(intake, asked)
                     assert {a.outcome for a in answers} == {"reserved"}
-                    assert not twin.done()
-                    await asyncio.sleep(0.03)  # so that some meet the twin's attempts
+                    assert not duplicate.done()
+                    await asyncio.sleep(0.03)  # so that some meet the duplicate's attempts
             tool.commit()
-        answer = await twin
+        answer = await duplicate
         attempts = value(db, "select flashsale.issued_tickets(%s)", shoe) - 91
         assert attempts < 40  # tickets that are lost for a while: a batch's, and few more
         assert answer.order is not None
         assert (answer.outcome, answer.order.order_id) == ("existing", str(held.order_id))
 
 
-async def test_a_twin_that_is_held_for_too_long_is_told_so(
+async def test_a_duplicate_that_waits_for_too_long_gets_overloaded(
     db: Connection, database_url: str
 ) -> None:
     shoe = item(db, stock=50)
@@ -278,7 +278,9 @@ def kill_who_waits(conn: Connection) -> int:
     )
 
 
-async def test_a_client_that_disconnects_spoils_nobody(api: Api, db: Connection) -> None:
+async def test_a_client_that_disconnects_does_not_affect_other_clients(
+    api: Api, db: Connection
+) -> None:
     shoe = await api.item(stock=100)
     asking = [asyncio.create_task(api.order(shoe, f"c{n}")) for n in range(40)]
     await turns(20)
@@ -292,7 +294,7 @@ async def test_a_client_that_disconnects_spoils_nobody(api: Api, db: Connection)
     assert len({a.json()["order_id"] for a in again}) == 40
 
 
-async def test_a_storm_of_reads_and_reserves_leaves_payments_their_connection(
+async def test_a_storm_of_reads_and_requests_leaves_payments_their_connections(
     db: Connection, database_url: str
 ) -> None:
     shoe = item(db, stock=5)
@@ -321,7 +323,7 @@ def blocked(conn: Connection) -> int:
     )
 
 
-def test_an_unavailable_database_is_told_to_all() -> None:
+def test_all_requests_of_a_batch_learn_that_the_database_is_unavailable() -> None:
     async def run() -> None:
         class Broken(Calls):
             async def reserve_many(self, requests: Sequence[UnitRequest], deadline: float) -> Any:

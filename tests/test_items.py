@@ -62,7 +62,7 @@ def test_an_item_shows_its_terms_and_where_its_units_are(db: Connection) -> None
         ({"opens_at": "infinity"}, "finite"),
     ],
 )
-def test_impossible_terms_are_refused_in_words(
+def test_impossible_terms_are_refused_with_a_clear_message(
     db: Connection, changes: dict[str, Any], problem: str
 ) -> None:
     terms = (
@@ -141,7 +141,7 @@ def test_new_units_settle_what_is_still_to_be_withdrawn(db: Connection) -> None:
     assert units(db, shoe) == (3, 0, 3, 0, 0, 0)
 
 
-def test_what_is_paid_can_not_be_withdrawn(db: Connection) -> None:
+def test_paid_units_can_not_be_withdrawn(db: Connection) -> None:
     shoe = item(db, stock=3)
     orders = many(db, shoe, ["ann", "bob"])
     pay(db, orders[0])  # not folded into the item yet

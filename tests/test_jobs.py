@@ -1,4 +1,4 @@
-"""The two queues: jobs are leased, acknowledged, retried, and dropped when nobody needs them."""
+"""The two queues: jobs are leased, acknowledged, retried, and dropped when they are obsolete."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_hold_brings_the_job_that_opens_its_payment(db: Connection) -> None:
     assert value(db, "select depth from flashsale.queue_status where queue = 'payments'") == 0
 
 
-def test_a_leased_job_is_nobody_elses_until_the_lease_runs_out(db: Connection) -> None:
+def test_no_other_worker_gets_a_job_until_its_lease_runs_out(db: Connection) -> None:
     reserve(db, item(db), "ann")
     (job,) = take(db, 30)
     assert take(db) == []
@@ -55,7 +55,7 @@ def test_a_leased_job_is_nobody_elses_until_the_lease_runs_out(db: Connection) -
     assert (again.job_id, again.tries) == (job.job_id, 2)
 
 
-def test_a_late_worker_can_not_acknowledge_somebody_elses_lease(db: Connection) -> None:
+def test_a_late_worker_can_not_acknowledge_another_workers_lease(db: Connection) -> None:
     order = reserve(db, item(db), "ann")
     (late,) = take(db, 0)
     (current,) = take(db, 30)
@@ -70,7 +70,7 @@ def test_a_late_worker_can_not_acknowledge_somebody_elses_lease(db: Connection) 
     assert value(db, "select depth from flashsale.queue_status where queue = 'payments'") == 0
 
 
-def test_a_job_that_nobody_needs_any_more_is_dropped(db: Connection, clock: Clock) -> None:
+def test_a_job_that_is_not_needed_any_more_is_dropped(db: Connection, clock: Clock) -> None:
     order = reserve(db, item(db), "ann")
     clock.advance(60)
     sweep(db)
@@ -81,7 +81,7 @@ def test_a_job_that_nobody_needs_any_more_is_dropped(db: Connection, clock: Cloc
 
 def test_a_session_that_may_exist_is_found_again_and_voided(db: Connection, clock: Clock) -> None:
     reserve(db, item(db), "ann")
-    take(db, 0)  # a worker asked the provider, and nobody knows what came of it
+    take(db, 0)  # a worker has called the provider, with an unknown result
     clock.advance(60)
     sweep(db)
     jobs = take(db)
@@ -118,7 +118,7 @@ def test_a_void_that_finds_the_money_captured_has_it_refunded(db: Connection, cl
     assert [(j.kind, j.payment_id) for j in take(db)] == [("refund", order.payment_id)]
 
 
-def test_failures_are_retried_with_a_growing_delay_then_buried(db: Connection) -> None:
+def test_failures_are_retried_with_growing_delays_then_given_up(db: Connection) -> None:
     order = reserve(db, item(db), "ann")
     delays = []
     for tries in range(1, 11):
@@ -141,7 +141,7 @@ def test_failures_are_retried_with_a_growing_delay_then_buried(db: Connection) -
     assert all(later > earlier * 1.1 for earlier, later in itertools.pairwise(delays))
     (letter,) = rows(db, "select * from flashsale.dead_letter")
     assert (letter.queue, letter.tries, letter.error) == ("payments", 10, "no route")
-    # Nobody will open it, so the customer may ask for another attempt.
+    # It will not be opened any more, so the customer may request another attempt.
     assert status(db, order.order_id).payment_status == "failed"
     assert call(db, "request_payment", order.order_id, "ann").outcome == "requested"
 
@@ -175,7 +175,9 @@ def test_a_dead_letter_can_be_tried_again(db: Connection, clock: Clock) -> None:
     ],
 )
 @pytest.mark.parametrize("queue", ["payments", "notifications"])
-def test_poison_is_buried_and_stops_nobody(db: Connection, queue: str, poison: Any) -> None:
+def test_bad_messages_are_given_up_and_do_not_stop_the_others(
+    db: Connection, queue: str, poison: Any
+) -> None:
     db.execute("select pgmq.send(%s, %s)", [queue, Jsonb(poison)])
     order = reserve(db, item(db), "ann")
     jobs = take(db)
@@ -186,10 +188,10 @@ def test_poison_is_buried_and_stops_nobody(db: Connection, queue: str, poison: A
     assert value(db, "select message from flashsale.dead_letter") == poison
 
 
-def test_a_message_that_kills_its_readers_is_buried(db: Connection) -> None:
+def test_a_message_that_kills_its_workers_goes_to_the_dead_letters(db: Connection) -> None:
     reserve(db, item(db), "ann")
     for _ in range(10):
-        assert len(take(db, 0)) == 1  # read, and never heard of again
+        assert len(take(db, 0)) == 1  # taken, and never acknowledged
     assert take(db, 0) == []
     assert value(db, "select tries from flashsale.dead_letter") == 11
 

@@ -1,7 +1,7 @@
-"""What the HTTP service allows, what the functions allow and what the tables allow is the same.
+"""The HTTP service, the SQL functions and the tables have the same limits.
 
-The limits stand in the models, in check_terms (and in reserve and pay) and in CHECKs. Each limit is
-tried from both of its sides in all places.
+The limits are in the models, in check_terms (and in reserve and pay) and in CHECKs. Values on both
+sides of each limit are tried in all places.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BY_THE_TABLE = ("23514", "22P02")
 
 
 def allows(refusals: tuple[str, ...], attempt: Callable[..., Any], *args: Any) -> bool:
-    """Whether it goes through; a refusal by the database must have one of these SQLSTATEs."""
+    """Whether a call succeeds. A refusal by the database must have one of these SQLSTATEs."""
     try:
         attempt(*args)
     except psycopg.Error as error:

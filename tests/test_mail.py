@@ -1,4 +1,4 @@
-"""The words of each mail, and the mail server that takes it."""
+"""The text of each mail, and the simulated sender."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_reservation_says_until_when_and_where_to_pay() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_has_words_of_its_own(kind: str) -> None:
+def test_every_kind_of_mail_has_its_own_text(kind: str) -> None:
     mail = compose(notification(kind=kind), 17)
     others = [compose(notification(kind=k), 17) for k in KINDS if k != kind]
     assert mail.subject not in [o.subject for o in others]
@@ -45,12 +45,12 @@ def test_every_kind_has_words_of_its_own(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cancelled", "unserved", "refunded", "paid"])
-def test_an_order_that_never_had_a_hold_can_be_told_of(kind: str) -> None:
+def test_an_order_that_never_had_a_hold_can_be_explained(kind: str) -> None:
     mail = compose(notification(kind=kind, expires_at=None, checkout_url=None), 17)
     assert "None" not in mail.text
 
 
-def test_a_message_id_is_the_same_each_time_and_its_jobs_alone() -> None:
+def test_a_message_id_is_the_same_each_time_and_unique_to_its_job() -> None:
     assert compose(notification(), 17).message_id == compose(notification(), 17).message_id
     assert compose(notification(), 17).message_id != compose(notification(), 18).message_id
 
@@ -64,7 +64,7 @@ async def test_the_simulated_mail_is_one_line_of_the_log(caplog: pytest.LogCaptu
     assert line.startswith("mail: to='a\\nb' id=<notification-17@flashsale>")
 
 
-def test_every_kind_that_the_database_sends_is_known(db: Connection) -> None:
+def test_every_kind_of_mail_that_the_database_enqueues_is_known(db: Connection) -> None:
     for kind in KINDS:
         order = reserve(db, item(db, sku=kind), "ann")
         if kind not in ("reserved", "your_turn"):

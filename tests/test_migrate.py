@@ -1,4 +1,4 @@
-"""Migrating: at once from many places, again, from older versions, and after a crash."""
+"""Migrating: from many processes at once, again, from older versions, and after a crash."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def version(url: str) -> str:
 
 
 def test_twenty_at_once_all_succeed(empty_url: str) -> None:
-    """Forks of one process that has imported all there is: that takes longer than to migrate."""
+    """Forks a process that has imported everything, because imports take longer than migrating."""
     processes = get_context("forkserver")
     processes.set_forkserver_preload(["flashsale.database.migrate"])
     with processes.Pool(20) as pool:
@@ -70,7 +70,7 @@ def test_twenty_at_once_all_succeed(empty_url: str) -> None:
     assert version(empty_url) == expected_version()
 
 
-def test_a_second_time_changes_nothing(empty_url: str) -> None:
+def test_a_second_migrate_changes_nothing(empty_url: str) -> None:
     first, second, forced = (
         migrate(empty_url),
         migrate(empty_url),
@@ -131,7 +131,7 @@ def test_another_version_of_sql_takes_the_place_of_the_old_one(database_url: str
         )
 
 
-def test_what_others_have_built_on_ours_survives_a_replay(database_url: str) -> None:
+def test_objects_of_others_that_depend_on_ours_survive_a_replay(database_url: str) -> None:
     with connect(database_url) as conn:
         conn.execute("create schema theirs")
         conn.execute("create view theirs.report as select sku, paid from flashsale.item_status")
@@ -150,7 +150,7 @@ def test_what_others_have_built_on_ours_survives_a_replay(database_url: str) -> 
 
 
 @pytest.mark.usefixtures("a_function_is_gone")
-def test_what_others_need_is_not_dropped_but_named(database_url: str) -> None:
+def test_an_object_that_others_need_is_named_and_not_dropped(database_url: str) -> None:
     with connect(database_url) as conn:
         before = version(database_url)
         conn.execute(OLD)
@@ -217,7 +217,7 @@ def test_a_reader_in_the_way_delays_and_does_not_break_the_replay(database_url: 
         assert "sql/" in migrating.communicate(timeout=60)[0]
 
 
-def test_what_is_wrong_is_said_in_a_line_without_the_password(
+def test_an_error_is_one_line_without_the_password(
     postgres: EmbeddedPostgres, empty_url: str
 ) -> None:
     with pytest.raises(MigrateError, match="could not be used") as error:
@@ -242,7 +242,7 @@ def test_migrations_and_sql_define_nothing_twice() -> None:
 
 
 def test_sql_can_be_replayed_over_itself() -> None:
-    """What is there is replaced, never dropped but by its name."""
+    """Functions and views are replaced, and only dropped by name."""
     for name, text in sql_files():
         assert not re.search(r"^create (function|procedure|view)", text, re.MULTILINE), name
         assert "cascade" not in re.sub(r"--.*", "", text), name
@@ -263,7 +263,7 @@ def test_a_socket_in_the_url_reaches_yoyo_too(postgres: EmbeddedPostgres, empty_
     assert version(empty_url) == expected_version()
 
 
-def test_a_malformed_url_is_said_without_its_password() -> None:
+def test_a_malformed_url_is_reported_without_its_password() -> None:
     with pytest.raises(MigrateError, match="is not a URL like postgresql://") as error:
         migrate("postgres:/me:geheim@db/shop")
     assert "geheim" not in str(error.value)
@@ -287,7 +287,7 @@ def test_a_replay_that_can_not_get_through_gives_up_and_changes_nothing(
 def test_a_waiting_replay_lets_others_through(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who asks for a view behind a waiting replay gets it before the reader in front ends."""
+    """A reader behind a waiting replay gets the view before the reader in front of it ends."""
     monkeypatch.setattr(migrate_module, "_REPLAY_LOCK_SECONDS", 0.2)
     with (
         connect(database_url, autocommit=False) as reader,

@@ -1,6 +1,6 @@
-"""Any sequence of calls, by SQL or by HTTP, does to the database what it does to the model.
+"""Any sequence of calls, by SQL or by HTTP, has the same effect on the database as on the model.
 
-FLASHSALE_TEST_MODEL_EXAMPLES: how many sequences to try, of each.
+FLASHSALE_TEST_MODEL_EXAMPLES: how many sequences to try by SQL, and how many by HTTP.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ TABLES = ["orders", "order_keys", "payments", "payment_events", "tallies", "swee
 
 
 class Said(NamedTuple):
-    """An answer: what came of the call, as far as it is told, and the order it is about."""
+    """An answer: the outcome, if there is one, and the order that it is about."""
 
     outcome: str | None
     order: Any = None
 
 
 def attempt(step: Callable[[], Any]) -> Any:
-    """What a call answers, or its refusal."""
+    """The answer of a call, or its refusal."""
     try:
         return step()
     except model.RefusedError as refused:
@@ -127,14 +127,14 @@ class LineMachine(RuleBasedStateMachine):
         raise NotImplementedError
 
     def event(self, kind: str, payment_id: int, amount: int) -> Said:
-        """The provider tells what became of a payment, in the session s<payment_id>."""
+        """The provider sends the result of a payment, in the session s<payment_id>."""
         raise NotImplementedError
 
     def change_stock(self, verb: str, units: int) -> Said:
         raise NotImplementedError
 
     def operate(self, verb: str) -> None:
-        """After the model has done it."""
+        """Called after the model has done the same."""
         raise NotImplementedError
 
     # Customers
@@ -267,7 +267,7 @@ class LineMachine(RuleBasedStateMachine):
         self.compare()
 
     def teardown(self) -> None:
-        """The next sequence of calls finds an empty database, and violation stays quick."""
+        """Empties the database for the next sequence, which also keeps violation quick."""
         self.counts["examples"] += 1
         if not hasattr(self, "item_id"):
             return
@@ -296,7 +296,7 @@ class LineMachine(RuleBasedStateMachine):
         return int(
             value(
                 self.db,
-                # Of the first attempt there may be nothing yet but what the order shows.
+                # The first attempt may have no row yet: only the order shows it.
                 "select payment_id from flashsale.order_status where order_id = %s "
                 "union select payment_id from flashsale_data.payments where order_id = %s "
                 "order by 1 limit 1 offset %s",
@@ -322,7 +322,7 @@ class LineMachine(RuleBasedStateMachine):
     def same_result(
         self, real: Callable[[], Said], modelled: Any, order: model.ModelOrder | None = None
     ) -> None:
-        """Both refuse for the same reason, or both answer alike; `order` is what it is about."""
+        """Checks that both refuse for the same reason, or give the same answer about `order`."""
         outcome, said = attempt(modelled), attempt(real)
         if isinstance(outcome, model.RefusedError) or isinstance(said, model.RefusedError):
             assert said == outcome
@@ -334,7 +334,7 @@ class LineMachine(RuleBasedStateMachine):
         self.compare()
 
     def compare(self) -> None:
-        """Every order, the item's numbers and the jobs are the model's."""
+        """Every order, the item's counts and the jobs agree with the model."""
         self.counts["calls"] += 1
         shop = self.shop
         found = rows(
@@ -370,7 +370,7 @@ class LineMachine(RuleBasedStateMachine):
 
 
 class SqlLine(LineMachine):
-    """By SQL, with batches and rollbacks too."""
+    """Calls by SQL, with batches and rollbacks too."""
 
     def create(self, **terms: Any) -> int:
         return item(self.db, **terms)
@@ -437,7 +437,7 @@ class SqlLine(LineMachine):
 
 
 class HttpLine(LineMachine):
-    """By HTTP, as its clients do; knows nothing of the service but the contract."""
+    """Calls by HTTP, like clients that know only the contract of the service."""
 
     api: ClassVar[Api]
     runner: ClassVar[asyncio.Runner]
@@ -544,7 +544,7 @@ def run(machine: type[LineMachine], examples: int, record_property: RecordProper
         record_property(name, count)
 
 
-pytestmark = pytest.mark.timeout(300 + int(EXAMPLES or 0))  # a difference takes long to make small
+pytestmark = pytest.mark.timeout(300 + int(EXAMPLES or 0))  # shrinking a failing example takes long
 
 
 def test_every_sequence_of_calls_does_what_the_model_does(

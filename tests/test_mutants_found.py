@@ -1,4 +1,4 @@
-"""Rules that only a mutant, the model or a permutation had shown to be untested."""
+"""Tests of rules that a mutant, the model or a permutation had shown to be untested."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def jobs_and_holds(db: Connection) -> tuple[int, int]:
     return value(db, jobs), value(db, "select count(*) from flashsale.open_reservation")
 
 
-def test_every_hold_of_a_batch_brings_its_job_though_a_customer_is_in_it_twice(
+def test_every_hold_of_a_batch_has_its_job_though_a_customer_is_in_it_twice(
     db: Connection,
 ) -> None:
     batch = many(db, item(db, stock=5), ["ann", "bob", "ann"])
@@ -37,7 +37,7 @@ def test_every_hold_of_a_batch_brings_its_job_though_a_customer_is_in_it_twice(
     assert jobs_and_holds(db) == (2, 2)
 
 
-def test_every_hold_of_a_batch_brings_its_job_though_a_twin_was_faster(
+def test_every_hold_of_a_batch_has_its_job_though_a_duplicate_came_first(
     db: Connection, database_url: str
 ) -> None:
     shoe = item(db, stock=5)
@@ -135,7 +135,7 @@ def test_a_ticket_taken_after_the_visit_is_no_hole(db: Connection, database_url:
         slow.commit()
 
 
-def test_late_money_goes_back_while_somebody_waits_for_a_unit_that_has_come(
+def test_late_money_goes_back_while_a_customer_waits_for_the_freed_unit(
     db: Connection, clock: Clock
 ) -> None:
     shoe = item(db, late_payment="keep_if_free")
@@ -159,20 +159,20 @@ def test_late_money_that_is_kept_leaves_the_cancelled_order_cancelled(
     assert status(db, ann.order_id).status == "cancelled"
 
 
-def test_a_key_keeps_to_its_order_though_the_order_ended_before_the_twin_came(
+def test_a_key_keeps_its_order_though_that_ended_before_the_duplicate_came(
     db: Connection, database_url: str
 ) -> None:
     shoe = item(db, stock=5)
     with connect(database_url, autocommit=False) as first, connect(database_url) as second:
         order = reserve(first, shoe, "ann", "k")
-        twin = Call(lambda: reserve(second, shoe, "ann", "k"))
+        duplicate = Call(lambda: reserve(second, shoe, "ann", "k"))
         eventually(lambda: blocked(db, second))
         call(first, "cancel", order.order_id)
         first.commit()
-        assert twin.result().order_id == order.order_id
+        assert duplicate.result().order_id == order.order_id
 
 
-def test_who_asked_first_is_served_first_though_not_all_are_served_at_once(
+def test_the_lowest_tickets_are_served_first_though_not_all_at_once(
     db: Connection,
 ) -> None:
     shoe = item(db, stock=0)
@@ -205,7 +205,7 @@ def test_expiry_leaves_a_locked_order_and_ends_the_others(
     )
 
 
-def test_stray_money_is_refunded_once_however_often_we_hear_of_it(db: Connection) -> None:
+def test_stray_money_is_refunded_once_however_often_it_is_reported(db: Connection) -> None:
     for _ in range(3):
         assert call(db, "pay", None, "s-x", 1000, "EUR").outcome == "stray"
     assert value(db, "select count(*) from pgmq.q_payments") == 1
@@ -222,7 +222,7 @@ def test_a_session_that_we_do_not_know_ends_no_payment_that_has_one(db: Connecti
     assert status(db, order.order_id).payment_status == "open"
 
 
-def test_a_sweep_does_not_wait_for_an_operator_who_has_the_item(
+def test_a_sweep_does_not_wait_for_an_operator_who_has_locked_the_item(
     db: Connection, database_url: str
 ) -> None:
     shoe = item(db)
@@ -244,10 +244,10 @@ def test_no_call_sells_a_paused_item(db: Connection) -> None:
     assert [o.outcome for o in many(db, shoe, ["ann"])] == ["paused"]
 
 
-def test_batches_that_met_the_same_customers_the_other_way_round_do_not_deadlock(
+def test_batches_with_the_same_customers_in_reverse_order_do_not_deadlock(
     db: Connection, database_url: str
 ) -> None:
-    """Whatever the order of arrival: ann and bob, and may between them, who is asking just now."""
+    """Holds in any order of arrival: ann and bob come first, and may's request is in between."""
     shoe = item(db, stock=9)
     with (
         connect(database_url, autocommit=False) as other,

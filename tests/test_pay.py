@@ -1,4 +1,4 @@
-"""What the arrival of money means: in time, late, twice, or not as agreed."""
+"""The arrival of money: in time, late, twice, or with a wrong amount."""
 
 from __future__ import annotations
 
@@ -292,7 +292,7 @@ def test_late_money_that_is_kept_keeps_its_session_so_other_money_goes_back(
     assert pay(db, order, "second").outcome == "stray"
 
 
-def test_a_hold_is_its_own_first_attempt_until_somebody_begins_it(db: Connection) -> None:
+def test_the_first_attempt_has_no_row_until_something_changes_it(db: Connection) -> None:
     shoe = item(db, stock=2)
     ann, bob = reserve(db, shoe, "ann"), reserve(db, shoe, "bob")
     assert (ann.payment_id, ann.payment_status, ann.amount) == (ann.order_id, "requested", 1000)
@@ -315,7 +315,7 @@ def test_money_that_names_an_order_in_the_line_is_a_stray(db: Connection) -> Non
 
 
 @pytest.mark.parametrize("spoiler", ["sold", "line", "other order", "closed", "paused"])
-def test_late_money_goes_back_if_somebody_else_could_want_the_unit(
+def test_late_money_goes_back_if_another_customer_may_get_the_unit(
     db: Connection, clock: Clock, spoiler: str
 ) -> None:
     shoe = item(db, stock=2, late_payment="keep_if_free")

@@ -1,6 +1,6 @@
-"""Every order in which the steps of two transactions can run, for every pair of verbs.
+"""Every interleaving of the steps of two transactions, for every pair of verbs.
 
-Each transaction in READ COMMITTED, and in REPEATABLE READ, where it may also be refused with 40001.
+Each transaction runs in READ COMMITTED, and in REPEATABLE READ, where it may also fail with 40001.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ TABLES = ["orders", "order_keys", "payments", "tallies", "sweepers", "items"]
 
 
 class BusySale:
-    """An item in the middle of everything.
+    """An item with orders in all states.
 
-    Seven units: an overdue hold that no sweep has seen (ticket 1), a burned ticket that the next
-    fill finds (2), a hold (3), somebody whose unit has just come (4), and three free units.
+    It has seven units: an overdue hold that no sweep has seen (ticket 1), a hole that the next fill
+    finds (2), a hold (3), a waiting order that is entitled to a unit (4), and three free units.
     """
 
     def __init__(self, db: Connection, clock: Clock) -> None:
@@ -50,9 +50,9 @@ class BusySale:
 
     def verb(self, name: str, n: int) -> Step:
         """A call of the n-th session."""
-        batch = ["old", "twin", f"m{n}"]
+        batch = ["old", "duplicate", f"m{n}"]
         calls: dict[str, Callable[[Connection], Any]] = {
-            "reserve": lambda c: reserve(c, self.item_id, "twin", "k"),
+            "reserve": lambda c: reserve(c, self.item_id, "duplicate", "k"),
             "reserve_many": lambda c: many(c, self.item_id, batch[:: 1 - 2 * n]),
             "pay": lambda c: pay(c, self.held),
             "cancel": lambda c: call(c, "cancel", self.held.order_id),
@@ -76,7 +76,7 @@ class BusySale:
         return step
 
     def check(self) -> None:
-        """Nothing is wrong now, nor when all is settled, and every unit can still be sold."""
+        """There is no violation now and after all is settled, and every unit can still be sold."""
         assert rows(self.db, "select * from flashsale.violation") == []
         settle(self.db)
         call(self.db, "open_item", self.item_id)

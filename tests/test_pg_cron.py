@@ -1,4 +1,4 @@
-"""Real pg_cron, where this server has it (Debian's 1.4.2 on PostgreSQL 15, in CI)."""
+"""The real pg_cron, on servers that have it (Debian's 1.4.2 on PostgreSQL 15, in CI)."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ LAG = "select min(lag_seconds) from flashsale.sweep_status where runner like %s"
 async def test_without_pg_crons_launcher_the_worker_carries_on_and_the_lag_shows(
     cron: Connection,
 ) -> None:
-    """The last test of this server: the launcher does not come back until Postgres restarts."""
+    """This must be the server's last test: the launcher comes back only when Postgres restarts."""
     await asyncio.to_thread(eventually, lambda: value(cron, LAG, "pg_cron") is not None, 75)
     stop = asyncio.Event()
     url = f"postgresql://postgres:{cron.info.password}@127.0.0.1:{cron.info.port}/flashsale"

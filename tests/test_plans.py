@@ -1,4 +1,4 @@
-"""Plans that were made while the tables were empty, for sessions that live through the storm."""
+"""Plans that were made while the tables were empty must be good enough for the storm."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_plan_from_before_the_storm_reads_no_table_whole(
     db: Connection, database_url: str, verb: str
 ) -> None:
     shoe = item(db, stock=CROWD * 2)
-    db.execute("vacuum analyze")  # what is empty now is believed to stay so
+    db.execute("vacuum analyze")  # so that the planner believes that the tables are empty
     with connect(database_url) as session:
         for n in range(7):  # after five, a plan may be kept for good
             VERBS[verb](session, reserve(db, shoe, f"early {n}"))
@@ -153,7 +153,7 @@ def test_a_plan_from_before_the_storm_reads_no_table_whole(
         many(db, shoe, [f"c{n}" for n in range(1000)])
         many(db, shoe, [f"d{n}" for n in range(1000)])
         db.execute(FILL_UP)
-        VERBS[verb](session, reserve(db, shoe, "not measured"))  # does what has piled up
+        VERBS[verb](session, reserve(db, shoe, "not measured"))  # does the work that has piled up
         if verb == "close_item":
             call(db, "open_item", shoe)
         order = reserve(db, shoe, "late")
@@ -165,10 +165,10 @@ def test_a_plan_from_before_the_storm_reads_no_table_whole(
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_no_plan_needs_what_is_switched_off(
+def test_no_plan_needs_a_sequential_scan_where_that_is_off(
     postgres: EmbeddedPostgres, db: Connection, verb: str
 ) -> None:
-    """Until PostgreSQL 17 such a plan seems to cost so much that each time it is compiled."""
+    """Up to PostgreSQL 17 the cost of such a plan seems so high that jit compiles it every time."""
     shoe = item(db, stock=3)
     name = value(db, "select current_database()")
     plans: list[str] = []
@@ -189,7 +189,7 @@ def test_no_plan_needs_what_is_switched_off(
 
 
 def test_a_sweep_looks_at_no_hold_that_is_not_due(db: Connection) -> None:
-    """The clock is volatile: compared with itself, it would be asked for each hold."""
+    """The clock is volatile, so an index can't be used for a comparison with clock() itself."""
     shoe = item(db, stock=CROWD)
     many(db, shoe, [f"c{n}" for n in range(1000)])
     read = (
@@ -205,7 +205,7 @@ def test_a_sweep_looks_at_no_hold_that_is_not_due(db: Connection) -> None:
     assert seen[1] - seen[0] < 100
 
 
-def test_what_a_mass_expiry_reads_depends_on_what_is_due(db: Connection, clock: Any) -> None:
+def test_a_mass_expiry_reads_only_what_is_due(db: Connection, clock: Any) -> None:
     others, shoe = item(db, "others", stock=0), item(db, stock=CROWD, hold_seconds=10)
     for batch in range(20):
         many(db, others, [f"{batch} {n}" for n in range(1000)])

@@ -1,4 +1,4 @@
-"""plpgsql_check has nothing to say about any function; Debian's, on PostgreSQL 15."""
+"""plpgsql_check reports nothing for any function (Debian's, on PostgreSQL 15)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_plpgsql_check_is_silent_on_every_function(checked: Connection) -> None:
     assert not complaints(checked), "\n".join(complaints(checked))
 
 
-def test_plpgsql_check_would_speak(checked: Connection) -> None:
+def test_plpgsql_check_finds_a_mistake(checked: Connection) -> None:
     checked.execute(
         "create function flashsale.broken() returns int language plpgsql "
         "as 'begin return (select nothing from flashsale.nowhere); end'"

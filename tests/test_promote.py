@@ -1,4 +1,4 @@
-"""A unit that is free goes to whoever waits longest."""
+"""A free unit goes to the customer with the lowest waiting ticket."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ def test_a_reopened_sale_goes_on_where_it_stopped(db: Connection) -> None:
     assert status(db, new.order_id).status == "reserved"
 
 
-def test_a_sweep_leaves_an_item_to_the_sweep_that_has_it(db: Connection, database_url: str) -> None:
+def test_a_sweep_skips_an_item_that_another_sweep_has_locked(
+    db: Connection, database_url: str
+) -> None:
     shoe, hat = item(db), item(db, "hat")
     for thing in (shoe, hat):
         ann, _ = many(db, thing, ["ann", "bob"])
@@ -169,8 +171,8 @@ def test_more_items_than_a_round_are_examined_in_turn(db: Connection) -> None:
     assert statuses(db, last) == {"ann": "reserved"}
 
 
-def test_nobody_is_served_before_he_asked(db: Connection, clock: Clock) -> None:
-    """Orders that are committed just after promote has looked at the clock: here, by the clock."""
+def test_a_hold_never_begins_before_its_customers_request(db: Connection, clock: Clock) -> None:
+    """Orders may be committed while promote reads the clock; the clock of this test does that."""
     shoe = item(db, stock=2)
     db.execute(
         """
@@ -199,7 +201,7 @@ def test_nobody_is_served_before_he_asked(db: Connection, clock: Clock) -> None:
     assert order.created_at <= order.reserved_at
 
 
-def test_nobody_is_served_if_the_sale_closes_meanwhile(db: Connection, clock: Clock) -> None:
+def test_no_hold_is_granted_if_the_sale_closes_meanwhile(db: Connection, clock: Clock) -> None:
     shoe = item(db, stock=0, closes_at=clock.at(5))
     reserve(db, shoe, "ann")
     call(db, "restock", shoe, 1)

@@ -36,7 +36,7 @@ from support import (
 
 
 def in_parallel(url: str, workers: int, tasks: list[Callable[[Connection], Any]]) -> list[Any]:
-    """Runs the tasks on so many sessions at once; the results in the order of the tasks."""
+    """Runs the tasks on so many sessions at once. The results are in the order of the tasks."""
     results: list[Any] = [None] * len(tasks)
     todo = iter(enumerate(tasks))
     lock = threading.Lock()
@@ -67,7 +67,7 @@ def test_two_hundred_at_once_for_the_last_unit(db: Connection, database_url: str
 
 
 @pytest.mark.parametrize("key", [None, "k"])
-def test_fifty_requests_of_one_customer_at_once_are_one_order(
+def test_fifty_requests_of_one_customer_at_once_get_one_order(
     db: Connection, database_url: str, key: str | None
 ) -> None:
     shoe = item(db, stock=10)
@@ -76,30 +76,32 @@ def test_fifty_requests_of_one_customer_at_once_are_one_order(
     assert sorted(o.outcome for o in orders) == ["existing"] * 49 + ["reserved"]
 
 
-def test_a_twin_waits_for_its_twin_and_finds_its_order(db: Connection, database_url: str) -> None:
+def test_a_duplicate_waits_for_the_first_request_and_finds_its_order(
+    db: Connection, database_url: str
+) -> None:
     shoe = item(db, stock=5)
     for key_one, key_two in [(None, None), ("a", "b"), ("a", "a"), ("c", None), (None, "d")]:
         name = f"ann {key_one} {key_two}"
         with connect(database_url, autocommit=False) as first, connect(database_url) as second:
             order = reserve(first, shoe, name, key_one)
-            twin = Call(partial(reserve, second, shoe, name, key_two))
+            duplicate = Call(partial(reserve, second, shoe, name, key_two))
             eventually(partial(blocked, db, second))
             first.commit()
-            assert twin.result().order_id == order.order_id
+            assert duplicate.result().order_id == order.order_id
         for key in (key_one, key_two):
             assert reserve(db, shoe, name, key).order_id == order.order_id
 
 
-def test_a_twin_of_a_request_that_rolls_back_gets_an_order_of_its_own(
+def test_a_duplicate_of_a_request_that_rolls_back_gets_its_own_order(
     db: Connection, database_url: str
 ) -> None:
     shoe = item(db, stock=5)
     with connect(database_url, autocommit=False) as first, connect(database_url) as second:
         reserve(first, shoe, "ann", "k")
-        twin = Call(lambda: reserve(second, shoe, "ann", "k"))
+        duplicate = Call(lambda: reserve(second, shoe, "ann", "k"))
         eventually(lambda: blocked(db, second))
         first.rollback()
-        order = twin.result()
+        order = duplicate.result()
         assert (order.outcome, order.ticket) == ("reserved", 2)
     assert reserve(db, shoe, "ann", "k").order_id == order.order_id
 
@@ -189,7 +191,8 @@ def test_a_session_opened_while_the_hold_expires_is_voided_either_way(
                 opening.result()
             else:
                 call(one, "payment_opened", *opened)
-                assert Call(lambda: call(two, "expire")).result()[0] == 0  # skips, never waits
+                # expire skips the locked order and does not wait for it.
+                assert Call(lambda: call(two, "expire")).result()[0] == 0
                 one.commit()
                 assert call(two, "expire")[0] == 1
         kinds = {j.kind for j in rows(db, "select * from flashsale.take_payment_jobs(10, 30)")}
@@ -221,7 +224,7 @@ def freed_unit(db: Connection, database_url: str, rounds: int) -> None:
             holder = waiting
 
 
-def test_a_freed_unit_goes_to_the_line_never_to_a_newcomer(
+def test_a_freed_unit_goes_to_the_line_and_never_to_a_new_customer(
     db: Connection, database_url: str
 ) -> None:
     freed_unit(db, database_url, 50)
@@ -268,7 +271,7 @@ def keep_sweeping(conn: Connection, done: threading.Event) -> None:
 
 
 def ask_and_change_their_minds(conn: Connection, shoe: int, seed: int, customers: int) -> None:
-    """One customer after the other, each of whom reserves, and may roll back, cancel or pay."""
+    """Plays one customer after the other: each reserves, and may roll back, cancel or pay."""
     dice = random.Random(seed)
     for n in range(customers):
         name = f"{seed}-{n}"
@@ -287,7 +290,7 @@ def ask_and_change_their_minds(conn: Connection, shoe: int, seed: int, customers
 
 
 def storm(db: Connection, url: str, requests: int, stock: int) -> None:
-    """Everything at once: rollbacks, cancels, payments, short holds, restocking, two sweepers."""
+    """Does everything at once: rollbacks, cancels, payments, short holds, restocks and sweeps."""
     shoe = item(db, stock=stock, hold_seconds=1)
     done = threading.Event()
     oversold: list[Any] = []
@@ -316,7 +319,7 @@ def storm(db: Connection, url: str, requests: int, stock: int) -> None:
             c.result()
     assert oversold == []
 
-    # Nothing is lost: whoever waits is served in the end, until every unit is paid for.
+    # Nothing is lost: waiting customers are served in the end, until every unit is paid for.
     def sell_out() -> bool:
         settle(db)
         for order in rows(
@@ -343,7 +346,7 @@ def test_a_great_storm_breaks_no_promise(db: Connection, database_url: str) -> N
 
 
 def pay_at_the_deadline(db: Connection, url: str, count: int, seed: int) -> None:
-    """Each order is paid within 50 ms of its deadline, before or after, while somebody sweeps."""
+    """Each order is paid within 50 ms before or after its deadline, while sweeps run."""
     shoe = item(db, f"round {seed}", stock=count, hold_seconds=1)
     orders = many(db, shoe, [f"c{n}" for n in range(count)])
     dice = random.Random(seed)
@@ -362,7 +365,7 @@ def pay_at_the_deadline(db: Connection, url: str, count: int, seed: int) -> None
         outcomes = in_parallel(url, 25, [partial(pay_at, offset=t, order=o) for t, o in moments])
         done.set()
         sweeping.result()
-    sweep(db)  # whom the last one passed over, because their late payment held them
+    sweep(db)  # for orders that the last sweep skipped, since a late payment had locked them
     found = rows(
         db,
         "select o.status, p.status::text as payment from flashsale_data.orders o "

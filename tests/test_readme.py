@@ -1,7 +1,7 @@
 """The README's walk-through and the tutorial, typed as they stand there.
 
-The README's is pasted at once, pasted again on the same data, and, in CI, typed as slowly as a
-person types.
+The README's is pasted as a whole, pasted again on the same data, and, in CI, typed at a person's
+speed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def masked(text: str) -> str:
 
 
 def typed(page: str, dev: Dev, folder: Path, seconds_between: float = 0.0) -> list[str]:
-    """Types the commands into one shell, in the repository's folder; what each block prints."""
+    """Types the commands into one shell in the repository's folder. Returns each block's output."""
     script = ""
     for step in steps(page):
         script += step.commands.replace("\nask", f"\nsleep {seconds_between:g}; ask").replace(
@@ -90,14 +90,14 @@ def typed(page: str, dev: Dev, folder: Path, seconds_between: float = 0.0) -> li
 
 
 def assert_as_shown(page: str, printed: list[str]) -> None:
-    """Each block printed what the page shows below it."""
+    """Checks that each block printed what the page shows below it."""
     for step, answer in zip(steps(page), printed, strict=True):
         if step.shown:
             assert is_as_shown(step.shown, answer), f"{step.commands}\nprinted\n{answer}"
 
 
 def with_shorter_holds(page: str) -> str:
-    """The page, with a minute made short; enough for what a busy machine does in one."""
+    """The page with a shorter hold than a minute, which is long enough for a busy machine."""
     assert page.count(HOLD) == 1
     return page.replace(HOLD, '"hold_seconds": 10')
 

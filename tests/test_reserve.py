@@ -51,7 +51,7 @@ def test_a_customer_who_asks_again_gets_the_same_order(db: Connection) -> None:
     assert second[1:] == first[1:]
 
 
-def test_asking_again_finds_a_paid_order_too(db: Connection) -> None:
+def test_a_repeated_request_finds_a_paid_order_too(db: Connection) -> None:
     shoe = item(db)
     order = reserve(db, shoe, "ann")
     pay(db, order)
@@ -69,7 +69,7 @@ def test_a_key_finds_its_order_even_after_it_ended(db: Connection) -> None:
     assert fresh.order_id != order.order_id
 
 
-def test_a_key_that_was_answered_with_an_existing_order_keeps_to_it(db: Connection) -> None:
+def test_a_key_that_was_answered_with_an_existing_order_keeps_it(db: Connection) -> None:
     shoe = item(db)
     order = reserve(db, shoe, "ann", "k1")
     assert reserve(db, shoe, "ann", "k2").order_id == order.order_id
@@ -87,7 +87,9 @@ def test_keys_belong_to_one_customer_and_item(db: Connection) -> None:
     assert len({o.order_id for o in orders}) == 3
 
 
-def test_an_overdue_hold_ends_when_its_customer_asks_again(db: Connection, clock: Clock) -> None:
+def test_an_overdue_hold_ends_when_its_customer_requests_a_unit_again(
+    db: Connection, clock: Clock
+) -> None:
     shoe = item(db, hold_seconds=10)
     first = reserve(db, shoe, "ann")
     clock.advance(10)
@@ -119,7 +121,7 @@ def test_a_batch_with_an_overdue_hold_serves_everybody(db: Connection, clock: Cl
     assert value(db, "select count(*) from flashsale_data.order_keys") == 3
 
 
-def test_a_batch_answers_each_request_for_itself(db: Connection) -> None:
+def test_a_batch_gives_each_request_its_own_answer(db: Connection) -> None:
     shoe, hat = item(db, stock=2), item(db, "hat")
     call(db, "pause_item", hat)
     batch = rows(
@@ -144,7 +146,7 @@ def test_a_batch_answers_each_request_for_itself(db: Connection) -> None:
 
 
 @pytest.mark.parametrize("again", [[], ["ann"]], ids=["at once", "in two rounds"])
-def test_what_a_batch_says_of_an_order_is_what_can_be_read_of_it(
+def test_a_batch_returns_an_order_as_order_status_shows_it(
     db: Connection, again: list[str]
 ) -> None:
     shoe = item(db, stock=2)
@@ -189,7 +191,7 @@ def test_a_refusal_takes_no_ticket_and_writes_nothing(db: Connection, clock: Clo
 
 
 def items_in_every_state(db: Connection, clock: Clock) -> list[int]:
-    """In each, ann has a hold or a place, bob had one that is over, and nobody else has asked."""
+    """In each, ann has a hold or a place in line, bob had one that is over; there are no others."""
     terms = {
         "open": {"stock": 99},
         "line": {"stock": 0},
@@ -217,7 +219,7 @@ def items_in_every_state(db: Connection, clock: Clock) -> list[int]:
 
 
 def asked(db: Connection, request: tuple[Any, ...], *, alone: bool) -> tuple[Any, ...]:
-    """The answer, and what was written; of a new order nothing that its ticket decides."""
+    """The answer and the written rows, without the parts of a new order that its ticket decides."""
     issued = "select sum(issued) from flashsale.item_status"
     before = value(db, issued)
     with db.transaction(force_rollback=True):
@@ -233,7 +235,7 @@ def asked(db: Connection, request: tuple[Any, ...], *, alone: bool) -> tuple[Any
     return row, written, value(db, issued) - before
 
 
-def test_a_request_alone_is_answered_as_in_a_batch(db: Connection, clock: Clock) -> None:
+def test_a_single_request_gets_the_same_answer_as_in_a_batch(db: Connection, clock: Clock) -> None:
     items = items_in_every_state(db, clock)
     outcomes = set()
     for overdue in (False, True):
@@ -260,7 +262,7 @@ def test_a_sale_opens_and_closes_by_the_clock(db: Connection, clock: Clock) -> N
     assert reserve(db, shoe, "ann").outcome == "existing"
 
 
-def test_who_does_not_want_to_wait_is_told_sold_out(db: Connection) -> None:
+def test_a_customer_who_does_not_want_to_wait_gets_sold_out(db: Connection) -> None:
     shoe = item(db)
     assert call(db, "reserve", shoe, "ann", None, False).outcome == "reserved"
     assert call(db, "reserve", shoe, "bob", None, False).outcome == "sold_out"
@@ -273,7 +275,7 @@ def test_the_line_is_never_longer_than_max_waiting(db: Connection) -> None:
     assert outcomes == ["reserved", "waiting", "waiting", "sold_out", "sold_out", "sold_out"]
 
 
-def test_a_place_that_somebody_left_in_a_full_line_is_free_again(db: Connection) -> None:
+def test_a_place_in_a_full_line_is_free_again_when_its_customer_leaves(db: Connection) -> None:
     shoe = item(db, max_waiting=2)
     batch = many(db, shoe, [f"c{n}" for n in range(6)])
     call(db, "cancel", batch[1].order_id, "c1")

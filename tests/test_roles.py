@@ -1,4 +1,4 @@
-"""Each role tries what it should not: refused, and nothing changed."""
+"""Each role tries forbidden calls: they are refused, and nothing changes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ ATTEMPTS = [
 
 
 def fingerprint(conn: Connection) -> list[Any]:
-    """The rows of every table and sequence, and what there is in the catalogue."""
+    """The rows of every table and sequence, and the objects in the catalogue."""
     tables = rows(
         conn,
         "select oid::regclass::text as name from pg_class where relkind in ('r', 'S') "
@@ -72,7 +72,7 @@ def fingerprint(conn: Connection) -> list[Any]:
 
 
 @pytest.mark.parametrize("audience", AUDIENCES)
-def test_a_role_is_refused_what_is_not_its_own(
+def test_a_role_can_not_call_the_verbs_of_another_role(
     database_url: str, postgres: EmbeddedPostgres, db: Connection, audience: str
 ) -> None:
     migrate(database_url, force=True)  # a clone does not take its template's own grants along

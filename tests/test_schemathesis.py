@@ -1,4 +1,4 @@
-"""schemathesis reads the OpenAPI document and asks what it allows, and much that it does not."""
+"""schemathesis sends requests that the OpenAPI document allows, and many that it does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings come from the environment and from flags, and a bad one is named."""
+"""Settings come from the environment and from flags. The error for a bad one names it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_secrets_are_not_shown() -> None:
     assert "geheim" not in without_password("host=db password=geheim user=me")
 
 
-def test_what_is_needed_is_said() -> None:
+def test_a_missing_required_setting_is_reported() -> None:
     with pytest.raises(SettingsError, match="FLASHSALE_DATABASE_URL is not set"):
         Settings().need_database_url()
     with pytest.raises(SettingsError, match="FLASHSALE_WEBHOOK_SECRET is not set"):

@@ -1,4 +1,4 @@
-"""The webhook's signature: what was signed verifies, and nothing else does."""
+"""The webhook's signature: a signed body verifies, and nothing else does."""
 
 from __future__ import annotations
 

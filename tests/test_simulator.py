@@ -1,4 +1,4 @@
-"""The simulated provider over HTTP: sessions, ledger, events, and its bad days."""
+"""The simulated provider over HTTP: sessions, ledger, events, and faults."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ async def test_torn_last_line_is_cut_off(stage: Stage) -> None:
     assert [line["kind"] for line in stage.lines()][:2] == ["opened", "moved"]
 
 
-async def test_damaged_ledger_is_not_guessed_at(stage: Stage) -> None:
+async def test_a_damaged_ledger_is_an_error(stage: Stage) -> None:
     stage.ledger.write_bytes(b'{"kind":"moved"\n{"kind":"delivered","event_id":"e"}\n')
     with pytest.raises(LedgerError, match=r"ledger\.jsonl:1"):
         SimulatedProvider(stage.settings(), FaultDice(Faults(), seed=0))
@@ -274,7 +274,7 @@ async def test_ledger_has_one_provider_at_a_time(provider: Stage) -> None:
         SimulatedProvider(provider.settings(), FaultDice(Faults(), seed=0))
 
 
-async def test_nobody_hears_of_what_could_not_be_written(
+async def test_no_one_is_told_about_an_event_that_could_not_be_written(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a full disk
@@ -372,7 +372,7 @@ async def test_event_says_what_happened_and_is_signed(provider: Stage) -> None:
     }
 
 
-async def test_every_end_has_its_event(provider: Stage) -> None:
+async def test_every_end_of_a_session_has_its_event(provider: Stage) -> None:
     paid, failed, voided = [await provider.open(n) for n in "123"]
     await provider.complete(paid)
     await provider.complete(failed, "fail")
@@ -420,7 +420,7 @@ async def test_one_failing_event_holds_up_no_other(provider: Stage) -> None:
     assert (await provider.totals())["undelivered_events"] >= 1
 
 
-async def test_absent_webhook_is_asked_for_and_then_gets_everything(stage: Stage) -> None:
+async def test_an_absent_webhook_is_probed_and_then_gets_all_events(stage: Stage) -> None:
     # given a storm of events while nobody listens
     await stage.hook.stop()
     await stage.start()
@@ -436,7 +436,7 @@ async def test_absent_webhook_is_asked_for_and_then_gets_everything(stage: Stage
 PAYMENTS = [str(n) for n in range(50)]
 
 
-# Bad days
+# Faults
 
 
 async def test_faults_can_be_read_and_changed(stage: Stage) -> None:
@@ -474,7 +474,7 @@ async def test_failed_call_has_no_effect(stage: Stage) -> None:
     assert (await stage.post("/sessions", body)).status_code == 201
 
 
-async def test_faults_strike_as_often_as_told_and_the_same_with_the_same_seed(
+async def test_faults_occur_as_often_as_set_and_alike_with_the_same_seed(
     provider: Stage,
 ) -> None:
     async def statuses() -> list[int]:
@@ -511,7 +511,7 @@ async def test_lost_reply_comes_after_the_effect(provider: Stage) -> None:
     assert len(provider.lines()) == 1
 
 
-async def test_faults_leave_the_instruments_alone(stage: Stage) -> None:
+async def test_faults_do_not_affect_reads_completions_and_fault_settings(stage: Stage) -> None:
     await stage.start()
     session = await stage.open()
     await stage.faults(fail=1)

@@ -1,4 +1,4 @@
-"""flashsale.testing as another team meets it: the how-to's files, in a folder of their own."""
+"""flashsale.testing from another team's view: the files of the how-to, in a folder of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_that_breaks_a_promise(flashsale_db):
     flashsale_db.execute("update flashsale_data.items set forfeited = forfeited + 1")
 
 
-def test_afterwards_nothing_is_left_of_it(flashsale_db):
+def test_the_next_test_finds_empty_tables(flashsale_db):
     assert value(flashsale_db, "select count(*) from flashsale.item_status") == 0
     assert value(flashsale_db, "select count(*) from shop.sales") == 0
 
@@ -38,7 +38,7 @@ def how_to_files() -> dict[str, str]:
 
 
 def pytest_in(folder: Path, files: dict[str, str]) -> str:
-    """What pytest says of these files, in a process of its own that knows nothing of our tests."""
+    """pytest's output for these files, in a new process that does not load our tests."""
     for name, text in files.items():
         (folder / name).write_text(text)
     environ = {name: it for name, it in os.environ.items() if not name.startswith("PYTEST")}

@@ -37,7 +37,7 @@ LAZY = {("cli", "worker"), ("cli", "dev"), ("cli", "database"), ("server", "api"
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """What a file imports of ours, as the first name after flashsale; and if inside a function."""
+    """A file's imports of flashsale: the first name after flashsale, and if inside a function."""
     tree = ast.parse(path.read_text())
     inside = {
         id(node)
@@ -134,7 +134,7 @@ def test_the_worker_process_loads_neither_litestar_nor_psycopg() -> None:
 
 
 def test_the_database_room_is_light() -> None:
-    """All of it but migrate, which alone needs a second driver and yoyo."""
+    """Checks all modules but migrate, which alone needs a second driver and yoyo."""
     names = {path.stem for path in (PACKAGE / "database").glob("*.py")} - {"migrate", "__init__"}
     assert {"calls", "connections", "jobs", "version"} <= names
     modules = loaded(*(f"import flashsale.database.{name}" for name in names))
@@ -179,7 +179,7 @@ def third_party(path: Path) -> set[str]:
 
 
 def test_one_name_is_one_class() -> None:
-    """A leading underscore makes no other name: a reader sees two ideas, or one."""
+    """Names that differ only by a leading underscore count as the same."""
     trees = (
         path
         for tree in ("prove", "bench", "tests", "examples")
@@ -195,7 +195,7 @@ def test_one_name_is_one_class() -> None:
 
 
 def test_sqlstates_are_judged_in_one_place() -> None:
-    """Others ask it; migrate has another driver, whose exceptions are classes."""
+    """Other modules call it. migrate is excepted: its driver has a class per SQLSTATE."""
     judges = {str(path.relative_to(PACKAGE)) for path in FILES if "sqlstate" in attributes(path)}
     assert judges == {"database/sqlstates.py"}
 

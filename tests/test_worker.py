@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class FakeProvider:
-    """Does what is asked, once a key. `fault` may raise or wait before the effect, `late` after."""
+    """Does each call once per key. `fault` may raise or wait before the effect, `late` after it."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -138,7 +138,7 @@ def settings(url: str, **changes: Any) -> Settings:
 async def working(
     url: str, provider: Any = None, sender: Any = None, **changes: Any
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """A worker; stopped at the end, which must not take long."""
+    """Runs a worker. At the end it is stopped, which must not take long."""
     stop = asyncio.Event()
     task = asyncio.create_task(
         worker.run(settings(url, **changes), provider or FakeProvider(), sender or Box(), stop)
@@ -188,7 +188,7 @@ def payment(db: Connection, order: Any) -> str:
 # The life of an order
 
 
-async def test_a_hold_gets_its_session_and_the_customer_is_told(
+async def test_a_hold_gets_its_session_and_the_customer_an_e_mail(
     database_url: str, db: Connection
 ) -> None:
     order = reserve(db, item(db), "ann")
@@ -245,7 +245,7 @@ async def test_stray_money_goes_back(database_url: str, db: Connection) -> None:
     assert [key.rsplit("-", 1)[1] for key in provider.calls] == ["refund"]
 
 
-async def test_who_is_next_can_pay_within_a_second_of_the_expiry(
+async def test_the_next_customer_can_pay_within_a_second_of_the_expiry(
     database_url: str, tmp_path: Path, db: Connection
 ) -> None:
     """With the real provider and the settings that the service has."""
@@ -264,7 +264,7 @@ async def test_who_is_next_can_pay_within_a_second_of_the_expiry(
             await until(lambda: payment(db, ann) == "voided")
             return waited
 
-        # The promise is for a machine on which nothing else goes on: once will do.
+        # The promise is for a machine without other load, so one success is enough.
         waits = [await expire_and_serve_the_next(f"shoe {attempt}") for attempt in range(3)]
         assert timedelta() < min(waits) < timedelta(seconds=1)
         stop.set()
@@ -274,7 +274,7 @@ async def test_who_is_next_can_pay_within_a_second_of_the_expiry(
 async def test_the_real_provider_on_a_bad_day_neither_loses_nor_doubles_money(
     database_url: str, tmp_path: Path, db: Connection
 ) -> None:
-    """Its events get nowhere: what the worker finds out by itself must be enough."""
+    """The provider's events are lost: the answers to the worker's calls must be enough."""
     async with staged(tmp_path) as stage:
         await stage.start({"fail": 0.2, "lose_replies": 0.2, "seed": 1})
         s = settings(database_url, provider_url=stage.url)
@@ -353,14 +353,16 @@ async def test_a_worker_that_dies_after_the_call_leaves_the_job_to_another(
     assert box.subjects == [("ann", "Shoe: reserved for you")]
 
 
-async def test_a_lease_that_runs_out_needs_nobodys_help(database_url: str, db: Connection) -> None:
+async def test_a_job_whose_lease_has_run_out_is_taken_again(
+    database_url: str, db: Connection
+) -> None:
     order = reserve(db, item(db), "ann")
-    rows(db, "select * from flashsale.take_payment_jobs(1, 1)")  # and dies
+    rows(db, "select * from flashsale.take_payment_jobs(1, 1)")  # and the worker dies
     async with working(database_url):
         await until(lambda: payment(db, order) == "open")
 
 
-async def test_a_late_worker_does_not_acknowledge_somebody_elses_lease(
+async def test_a_late_worker_does_not_acknowledge_another_workers_lease(
     database_url: str, db: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "flashsale.worker")
@@ -374,8 +376,8 @@ async def test_a_late_worker_does_not_acknowledge_somebody_elses_lease(
             await until(lambda: fastly.waiting)
             slowly.opened.set()
             await until(lambda: "lease lost" in caplog.text)
-            assert payment(db, order) == "open"  # what it learnt is kept
-            assert depth(db) == 1  # but the job is the other one's
+            assert payment(db, order) == "open"  # its result is kept
+            assert depth(db) == 1  # but the job belongs to the other worker
             fastly.opened.set()
             await until(lambda: idle(db))
     assert box.subjects == [("ann", "Shoe: reserved for you")]
@@ -394,7 +396,7 @@ async def test_a_duplicate_job_does_nothing_twice(database_url: str, db: Connect
     assert box.subjects == [("ann", "Shoe: reserved for you")]
 
 
-async def test_what_the_provider_refuses_ends_in_the_dead_letters_and_can_be_tried_again(
+async def test_a_refused_job_ends_in_the_dead_letters_and_can_be_tried_again(
     database_url: str, db: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     order = reserve(db, item(db), "ann")
@@ -428,12 +430,12 @@ async def test_what_the_provider_refuses_ends_in_the_dead_letters_and_can_be_tri
     assert provider.done[f"payment-{late.payment_id}-refund"] == 1
 
 
-async def test_poison_stops_nobody(database_url: str, db: Connection) -> None:
+async def test_bad_messages_do_not_stop_the_others(database_url: str, db: Connection) -> None:
     for queue in ("payments", "notifications"):
         for poison in ({}, {"kind": "steal", "payment_id": 1, "order_id": 1}, [1]):
             db.execute("select pgmq.send(%s, %s)", [queue, Jsonb(poison)])
     order = reserve(db, item(db), "ann")
-    # Known to the database, but not to us: a newer one has been at work.
+    # The database knows this kind and this worker does not, as after an upgrade of the database.
     db.execute(
         "select pgmq.send('notifications', %s)",
         [Jsonb({"kind": "new", "order_id": order.order_id})],
@@ -450,10 +452,10 @@ async def test_poison_stops_nobody(database_url: str, db: Connection) -> None:
     ] == ["ValidationError"]
 
 
-async def test_what_the_database_refuses_to_learn_is_tried_again_and_buried(
+async def test_a_result_that_the_database_refuses_is_retried_then_given_up(
     database_url: str, db: Connection
 ) -> None:
-    """Two payments of one session: a fault of the provider that no retry mends."""
+    """Two payments with the same session: a fault of the provider that no retry can fix."""
     ann, bob = many(db, item(db, stock=2), ["ann", "bob"])
     provider = FakeProvider()
     for order in (ann, bob):
@@ -528,7 +530,7 @@ async def test_broken_connections_lose_nothing(database_url: str, db: Connection
     assert {m.to for m in box.mails} == {f"c{n}" for n in range(30)}
 
 
-async def test_a_database_that_is_away_is_said_once_and_found_again(
+async def test_an_outage_of_the_database_is_logged_once_and_survived(
     database_url: str,
     postgres: EmbeddedPostgres,
     db: Connection,
@@ -551,7 +553,7 @@ async def test_a_database_that_is_away_is_said_once_and_found_again(
     with admin:
         admin.execute(f"alter database {name} allow_connections false")
         try:
-            async with working(database_url, sender=box) as task:  # it starts all the same
+            async with working(database_url, sender=box) as task:  # it starts without the database
                 await until(lambda: hits.total() > 12)
                 assert not task.done()
                 assert caplog.text.count("sweep failed") == 1
@@ -628,7 +630,7 @@ async def test_a_stop_does_not_wait_for_ever(
     async with working(database_url, provider, worker_stop_seconds=0.2):
         await until(lambda: door.waiting)
     assert "gave up on payments" in caplog.text
-    assert depth(db) == 1  # whoever gets it next, when the lease is over
+    assert depth(db) == 1  # for another worker, when the lease is over
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -640,7 +642,7 @@ async def test_signals_stop_it(database_url: str, db: Connection, signum: int) -
     await asyncio.wait_for(task, 5)
 
 
-async def test_its_health_is_that_it_sweeps(database_url: str, db: Connection) -> None:
+async def test_a_worker_is_healthy_while_it_sweeps(database_url: str, db: Connection) -> None:
     s = settings(database_url)
     assert not await worker.healthy(s)
     db.execute("select flashsale.sweep('worker:elsewhere:1')")
@@ -666,7 +668,7 @@ def health_check(database_url: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-async def test_its_health_check_is_content_with_a_worker_that_sweeps(
+async def test_the_health_check_passes_while_a_worker_sweeps(
     database_url: str, db: Connection
 ) -> None:
     async with working(database_url):
@@ -675,7 +677,7 @@ async def test_its_health_check_is_content_with_a_worker_that_sweeps(
     assert (check.returncode, check.stderr) == (0, "")
 
 
-def test_its_health_check_says_that_nobody_sweeps(database_url: str) -> None:
+def test_the_health_check_fails_when_no_worker_sweeps(database_url: str) -> None:
     check = health_check(database_url)
     assert (check.returncode, check.stderr) == (
         1,
@@ -683,7 +685,7 @@ def test_its_health_check_says_that_nobody_sweeps(database_url: str) -> None:
     )
 
 
-def test_its_health_check_says_that_the_database_is_away() -> None:
+def test_the_health_check_fails_without_the_database() -> None:
     check = health_check("postgresql://flashsale@127.0.0.1:1/flashsale")
     assert check.returncode == 1
     assert "ConnectionRefusedError" in check.stderr

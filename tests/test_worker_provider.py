@@ -1,4 +1,4 @@
-"""HttpProvider against the simulated provider, on good days and bad ones."""
+"""HttpProvider against the simulated provider, with and without faults."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_open_session_is_voided(provider: PaymentProvider) -> None:
         assert await provider.void_session(session.session_id, "payment-7-void") == SessionVoided()
 
 
-async def test_captured_session_says_what_came_instead_of_being_voided(
+async def test_voiding_a_captured_session_returns_the_money_that_came(
     stage: Stage, provider: PaymentProvider
 ) -> None:
     session = await opened(provider)
@@ -95,7 +95,7 @@ async def test_captured_session_is_refunded_once(stage: Stage, provider: Payment
     assert stage.moves() == [("captured", "7"), ("refunded", "7")]
 
 
-async def test_what_the_provider_refuses_is_not_worth_repeating(
+async def test_a_refusal_of_the_provider_is_not_retried(
     stage: Stage, provider: PaymentProvider
 ) -> None:
     session = await opened(provider)
@@ -113,7 +113,7 @@ async def test_call_that_may_have_failed_is_safe_to_repeat(
     stage: Stage, provider: PaymentProvider, fault: str
 ) -> None:
     async def insist(call: Callable[[], Awaitable[T]]) -> T:
-        """On a bad day first, then on a good one."""
+        """Calls with the fault first, then without it."""
         await stage.faults(**{fault: 1})
         for _ in range(3):
             with pytest.raises(ProviderUnavailable):
@@ -159,14 +159,14 @@ async def test_slow_provider_is_waited_for(stage: Stage, provider: PaymentProvid
     await opened(provider)
 
 
-async def test_absent_provider_is_unavailable() -> None:
+async def test_an_absent_provider_is_unavailable() -> None:
     async with HttpProvider(f"http://127.0.0.1:{free_port()}", timeout_seconds=1) as provider:
         with pytest.raises(ProviderUnavailable):
             await opened(provider)
 
 
 @pytest.mark.parametrize("answer", [b"", b"<html>", b"{}", b'{"session_id": 1}', b"\xff"])
-async def test_answer_that_makes_no_sense_is_no_answer(answer: bytes) -> None:
+async def test_an_invalid_answer_is_no_answer(answer: bytes) -> None:
     # given a proxy in between that says 200 to everything
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
