@@ -70,7 +70,7 @@ def sweep(conn: Connection) -> Any:
 
 
 def settle(conn: Connection) -> None:
-    """Sweeps four times: the third visit of an item fills holes, the fourth grants their units."""
+    """Sweeps four times: an item's third visit fills holes, and the fourth gives their units."""
     for _ in range(4):
         while sweep(conn).more:
             pass
