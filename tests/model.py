@@ -1,7 +1,7 @@
-"""The line as a few dozen lines of Python: what flashsale must do, one call after the other.
+"""A small Python model of the line: what flashsale must do, one call after the other.
 
-It follows the design, not the SQL: plain objects, and no counter that could disagree with them, but
-for `gaps`, on which the length of the line depends and which sweeps learn a little later.
+It follows the design and not the SQL. It has plain objects, and no counter that could disagree with
+them, except `gaps`, on which the length of the line depends and which sweeps update a little later.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RefusedError(Exception):
 
 @dataclass
 class ModelItem:
-    """An item and its line, in the plainest way to say what should happen."""
+    """An item and its line, with the expected behaviour in the simplest form."""
 
     now: datetime
     stock: int
@@ -98,7 +98,7 @@ class ModelItem:
         )
 
     def position(self, order: ModelOrder) -> int | None:
-        """How many are served up to this order; at least 1."""
+        """The order's position: how many tickets are served up to it, at least 1."""
         return max(1, order.ticket - self.now_serving) if order.status == "waiting" else None
 
     def count(self, *statuses: str) -> int:
@@ -112,7 +112,7 @@ class ModelItem:
     # Joining the line
 
     def reserve_many(self, requests: list[Request]) -> list[tuple[str, ModelOrder | None]]:
-        """As one batch: a round looks at everybody first, and takes tickets after that."""
+        """Handles a batch. A round looks up all requests first, and takes tickets after that."""
         answers: list[tuple[str, ModelOrder | None]] = [("", None)] * len(requests)
         pending = list(range(len(requests)))
         while pending:
@@ -134,7 +134,7 @@ class ModelItem:
                 elif verdict != "new":
                     answers[n] = (verdict, None)
                 elif any(
-                    requests[m].customer == ask.customer and verdicts[m][0] in ("new", "sold_out")
+                    requests[m].customer == ask.customer and verdicts[m][0] == "new"
                     for m in pending
                     if m < n
                 ):
@@ -169,7 +169,7 @@ class ModelItem:
     def _take_ticket(self, ask: Request, last: int) -> tuple[str, ModelOrder | None]:
         self.issued += 1
         if self.issued > last:
-            return "sold_out", None  # others of this batch were faster: the ticket burns
+            return "sold_out", None  # requests in front took the rest: the ticket is a hole
         order = ModelOrder(self.issued, ask.customer, "waiting")
         self.orders[order.ticket] = order
         if order.ticket <= self.now_serving:
@@ -179,7 +179,7 @@ class ModelItem:
         return order.status, order
 
     def roll_back(self, ask: Request) -> None:
-        """The ticket is gone, nothing else."""
+        """Rolls back: only the ticket is gone."""
         other = copy.deepcopy(self)
         other.reserve_many([ask])
         self.issued = other.issued
@@ -197,7 +197,7 @@ class ModelItem:
 
     def _end(self, order: ModelOrder, status: str) -> None:
         order.status, order.ended_at = status, self.now
-        # Of a first attempt that nobody has begun there is nothing to void.
+        # A first attempt that has not been begun has nothing to void.
         self.jobs += [
             ("void", p)
             for n, p in enumerate(order.payments)
@@ -234,11 +234,14 @@ class ModelItem:
     def _buy_late(self, order: ModelOrder, payment: ModelPayment) -> bool:
         if self.state != "open" or self.issued >= self.now_serving or self.count("waiting"):
             return False
+        if self.overdue(order) and payment is order.payments[0] and payment.status == "requested":
+            # pay has inserted the attempt's row. The void is obsolete, and the worker drops it.
+            self.jobs.append(("void", payment))
         self._expire(order)
         self.issued += 1
         assert order.customer is not None
         if self.live(order.customer):
-            return False  # and the ticket burns
+            return False  # and the ticket is a hole
         new = ModelOrder(self.issued, order.customer, "paid", self.now, self.now + self.hold)
         new.payments = [payment]
         order.payments.remove(payment)
@@ -261,7 +264,7 @@ class ModelItem:
         return "failed"
 
     def work(self) -> None:
-        """The worker takes every job and the provider does what it is asked."""
+        """The worker takes every job, and all calls of the provider succeed."""
         jobs, self.jobs = self.jobs, []
         order_of = {p: o for o in self.orders.values() for p in o.payments}
         before = {p: p.status for _, p in jobs}
@@ -317,7 +320,7 @@ class ModelItem:
         )
 
     def settle(self) -> None:
-        """Sweeps until nothing changes: burned tickets are found too."""
+        """Sweeps until nothing changes, so that holes are filled too."""
         self.expire()
         self.gaps += self.tallied_gaps
         self.tallied_gaps = 0
