@@ -30,7 +30,7 @@ from flashsale.testing.servers import FAST, postgres_server
 ROOT = Path(__file__).parent.parent
 SQL = Path(os.environ.get("FLASHSALE_SQL_DIR", ROOT / "sql"))
 SUITE = ["found", "reserve", "cancel", "expire", "promote", "pay", "items", "jobs", "model"]
-SUITE += ["races", "permutations"]
+SUITE += ["races", "permutations", "limits"]
 AT_ONCE = 2
 
 
@@ -584,6 +584,83 @@ MUTANTS = [
         " - v_item.paid - coalesce(sum(t.paid), 0)",
         " - v_item.paid",
         "items",
+    ),
+    Mutant(
+        "withdraw: other people's tickets too",
+        "withdraw",
+        "    group by f.ticket - f.n, is_unit",
+        "    group by is_unit",
+        "items",
+    ),
+    Mutant(
+        "withdraw: tickets that requests have overtaken count as units",
+        "withdraw",
+        "      f.ticket <= v_item.now_serving as is_unit",
+        "      true as is_unit",
+        "items",
+    ),
+    Mutant(
+        "withdraw: less than nothing is left",
+        "withdraw",
+        "  select greatest(0, v_item",
+        "  select greatest(null, v_item",
+        "items",
+    ),
+    Mutant(
+        "fill: withdrawn tickets too",
+        "fill",
+        "      and flashsale.withdrawn_through(p_item_id, t.ticket) is null\n",
+        "",
+        "items",
+    ),
+    Mutant(
+        "fill: looks at withdrawn tickets one by one",
+        "fill",
+        "      flashsale.withdrawn_through(p_item_id, v_item.settled + 1), v_item.settled));",
+        "      null, v_item.settled));",
+        "items",
+    ),
+    Mutant(
+        "terms: of any year",
+        "check_terms",
+        "p_time >= '3000-01-01 00:00Z'",
+        "false",
+        "limits",
+    ),
+    Mutant(
+        "terms: a time that is none is an error of its own",
+        "check_terms",
+        "exception when data_exception then",
+        "exception when division_by_zero then",
+        "limits",
+    ),
+    Mutant(
+        "pay: amounts that no refund can send back",
+        "pay",
+        "coalesce(p_amount not between 1 and 1000000000000000, true)",
+        "coalesce(p_amount < 0, true)",
+        "limits",
+    ),
+    Mutant(
+        "record_payment_event: an event without a name",
+        "record_payment_event",
+        "if (length(p_event_id) between 1 and 255 and length(p_type)",
+        "if (length(p_type)",
+        "limits",
+    ),
+    Mutant(
+        "reserve: tickets up to the end of the sequence",
+        "reserve",
+        "    when p_max_waiting is null then 2000000000\n",
+        "    when p_max_waiting is null then 2147483647\n",
+        "limits",
+    ),
+    Mutant(
+        "create_item: more items than there are ids",
+        "create_item",
+        "  if v_item_id >= 134217728 then",
+        "  if false then",
+        "limits",
     ),
     Mutant(
         "withdraw: the rest is forgotten",

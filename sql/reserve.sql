@@ -14,15 +14,16 @@ returns integer
 language sql immutable parallel safe
 as $$
   select case
-    when p_wait is false then p_now_serving
-    when p_max_waiting is null then 2147483647
-    else p_now_serving + p_gaps + p_max_waiting
-  end
+    when p_wait is false then p_now_serving::bigint
+    when p_max_waiting is null then 2000000000
+    else least(2000000000, p_now_serving::bigint + p_gaps + p_max_waiting)
+  end::integer
 $$;
 
 comment on function flashsale.ticket_limit_for(boolean, integer, integer, integer) is
 $$The last ticket of an item that may be given out to a request
-A request that does not want to wait (p_wait false) gets none beyond now_serving.$$;
+A request that does not want to wait (p_wait false) gets none beyond now_serving. After 2 * 10^9
+tickets the line is full: far below the last number of its sequence, which would be an error.$$;
 
 create or replace function flashsale.is_request(p_customer_id text, p_idempotency_key text)
 returns boolean

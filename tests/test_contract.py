@@ -119,7 +119,7 @@ def test_each_audience_has_its_verbs_and_no_others(db: Connection, role: str) ->
 
 
 UNPINNED = {"clock", "id_in", "item_of", "look_up_payment_jobs", "max_tries", "order_id_of"}
-UNPINNED |= {"shut_by", "ticket_limit_for", "ticket_of"}
+UNPINNED |= {"shut_by", "ticket_limit_for", "ticket_of", "withdrawn_through"}
 UNPINNED |= {
     "answers",
     "is_late",
