@@ -83,6 +83,19 @@ GRANT_LOCKS = """\
   ) e;
 """
 
+CANCEL_LOCK = """\
+  perform from flashsale_data.orders o
+  where o.order_id = p_order_id
+    and (o.customer_id = p_customer_id or p_customer_id is null)
+  for update;
+"""
+
+CLAIMED_KEYS = """\
+    select t.customer_id, t.item_id, t.idempotency_key, t.order_id
+    from ticketed t
+    where t.outcome is null and t.idempotency_key is not null and t.order_id is not null
+"""
+
 MUTANTS = [
     Mutant(
         "pay: the clock is the start of the transaction",
@@ -292,8 +305,8 @@ MUTANTS = [
     Mutant(
         "reserve: the line is one longer than max_waiting",
         "reserve",
-        "    else p_now_serving + p_gaps + p_max_waiting\n",
-        "    else p_now_serving + p_gaps + p_max_waiting + 1\n",
+        "p_now_serving::bigint + p_gaps + p_max_waiting)",
+        "p_now_serving::bigint + p_gaps + p_max_waiting + 1)",
         "reserve model",
     ),
     Mutant(
@@ -726,6 +739,173 @@ MUTANTS = [
         "    perform flashsale.enqueue_payment_jobs('void', array[p_payment_id]);\n",
         "",
         "jobs",
+    ),
+    Mutant(
+        "jobs: waits for a locked order",
+        "take_payment_jobs",
+        "    v_read := flashsale.without_busy(v_read);\n",
+        "",
+        "jobs",
+    ),
+    Mutant(
+        "jobs: a locked order costs tries",
+        "take_payment_jobs",
+        ", read_ct = q.read_ct - 1\n",
+        "\n",
+        "jobs",
+    ),
+    *(
+        Mutant(
+            f"jobs: the result of a job waits for a locked order, {name}",
+            name,
+            "  if flashsale.is_busy(p_payment_id) then",
+            "  if false then",
+            "jobs",
+        )
+        for name in ("payment_opened", "payment_voided", "payment_captured", "payment_refunded")
+    ),
+    Mutant(
+        "end_payment: without the order's lock",
+        "end_payment",
+        "    p_payment_id)\n  for update;",
+        "    p_payment_id);",
+        "jobs",
+    ),
+    Mutant(
+        "end_payment: by the session of another payment",
+        "end_payment",
+        "q.session_id = p_session_id and q.payment_id <> p.payment_id)",
+        "false)",
+        "found",
+    ),
+    Mutant(
+        "settle_refund: whatever payment is named",
+        "settle_refund",
+        "    and (p.payment_id = p_payment_id or p.order_id is null)\n",
+        "",
+        "found",
+    ),
+    Mutant(
+        "jobs: given up whoever has the lease",
+        "retry_job",
+        "    where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_tries\n"
+        "    returning",
+        "    where p_queue = 'payments' and q.msg_id = p_job_id\n    returning",
+        "found",
+    ),
+    Mutant(
+        "jobs: an open that take_payment_jobs buries leaves its payment requested",
+        "take_payment_jobs",
+        "          select j.payment_id from job j where j.is_hopeless and j.kind = 'open'))",
+        "          select j.payment_id from job j where false))",
+        "found",
+    ),
+    Mutant(
+        "jobs: an open that retry_job buries leaves its payment requested",
+        "retry_job",
+        "    and v_message ->> 'kind' = 'open'\n",
+        "    and false\n",
+        "found",
+    ),
+    Mutant(
+        "lock_item: without the lock",
+        "lock_item",
+        "  where i.item_id = p_item_id\n  for no key update;",
+        "  where i.item_id = p_item_id;",
+        "found",
+    ),
+    Mutant(
+        "request_payment: without the order's lock",
+        "request_payment",
+        "is null)\n  for update;",
+        "is null);",
+        "found",
+    ),
+    Mutant(
+        "request_payment: locks anybody's order",
+        "request_payment",
+        "    and (o.customer_id = p_customer_id or p_customer_id is null)\n  for update;",
+        "  for update;",
+        "found",
+    ),
+    Mutant(
+        "cancel: the clock is read before the lock",
+        "cancel",
+        CANCEL_LOCK + "  v_now := flashsale.clock();\n",
+        "  v_now := flashsale.clock();\n" + CANCEL_LOCK,
+        "found",
+    ),
+    Mutant(
+        "cancel: locks anybody's order",
+        "cancel",
+        "    and (o.customer_id = p_customer_id or p_customer_id is null)\n  for update;",
+        "  for update;",
+        "found",
+    ),
+    Mutant(
+        "reserve_many: keys are claimed in order of arrival",
+        "reserve_many",
+        "    order by t.item_id, t.customer_id, t.idempotency_key\n",
+        "    order by t.ord\n",
+        "found",
+    ),
+    Mutant(
+        "reserve_many: keys are claimed although the ticket burns",
+        "reserve_many",
+        CLAIMED_KEYS,
+        CLAIMED_KEYS.replace("t.order_id\n    from", "coalesce(t.order_id, 0)\n    from")
+        .replace("t.outcome is null", "coalesce(t.outcome, 'sold_out') = 'sold_out'")
+        .replace(" and t.order_id is not null", ""),
+        "found",
+    ),
+    Mutant(
+        "reserve_many: a ticket beyond the limit brings an order",
+        "reserve_many",
+        "case when t.ticket <= t.ticket_limit then flashsale.order_id_of(t.item_id, t.ticket) end",
+        "flashsale.order_id_of(t.item_id, t.ticket)",
+        "reserve found",
+    ),
+    Mutant(
+        "reserve_many: 2 rounds instead of 10",
+        "reserve_many",
+        "  v_rounds constant integer := 10;",
+        "  v_rounds constant integer := 2;",
+        "found",
+    ),
+    Mutant(
+        "keep_if_free: beyond now_serving",
+        "pay",
+        "    where t.ticket <= v_item.now_serving -- else",
+        "    where true -- else",
+        "found",
+    ),
+    Mutant(
+        "close_item: moves an earlier close",
+        "close_item",
+        "    closes_at = least(i.closes_at, v_now),",
+        "    closes_at = v_now,",
+        "found",
+    ),
+    Mutant(
+        "orders_of: pages from another customer's order",
+        "orders_of",
+        "      where b.order_id = p_before and b.customer_id = p_customer_id))",
+        "      where b.order_id = p_before))",
+        "found",
+    ),
+    Mutant(
+        "explain_order: another reason",
+        "explain_order",
+        "      when 'expired' then 'The deadline",
+        "      when 'unserved' then 'The deadline",
+        "found",
+    ),
+    Mutant(
+        "explain_order: every end is a cancellation",
+        "explain_order",
+        "      when 'cancelled' then 'It was cancelled.'\n",
+        "      when 'unserved' then 'It was cancelled.'\n",
+        "found",
     ),
 ]
 """Left out, because nothing can tell them from the original: the state named again in an update of
