@@ -35,6 +35,8 @@ begin
   end if;
 
   if v_item.noted_xid <= pg_snapshot_xmin(pg_current_snapshot()) then
+    v_item.settled := least(v_item.noted_ticket, coalesce( -- withdrawn tickets have no orders
+      flashsale.withdrawn_through(p_item_id, v_item.settled + 1), v_item.settled));
     v_last := least(v_item.noted_ticket, v_item.settled::bigint + p_limit);
     insert into flashsale_data.orders (order_id, item_id, ticket, status, created_at, ended_at)
     select
@@ -44,6 +46,7 @@ begin
       select from flashsale_data.orders o
       where o.order_id = flashsale.order_id_of(p_item_id, t.ticket)
       offset 0) -- keeps this a probe per ticket: a join may read all orders
+      and flashsale.withdrawn_through(p_item_id, t.ticket) is null
     on conflict do nothing;
     get diagnostics v_filled = row_count;
     v_item.settled := v_last;

@@ -17,6 +17,14 @@ with counted as (
   select t.item_id, sum(t.paid) as paid, sum(t.gaps_in_line) as gaps_in_line
   from flashsale_data.tallies t
   group by t.item_id
+), withdrawn as (
+  select
+    w.item_id,
+    sum(w.last_ticket - w.first_ticket + 1) as tickets,
+    sum(greatest(0, least(w.last_ticket, i.settled) - w.first_ticket + 1)) as settled
+  from flashsale_data.withdrawn_tickets w
+  join flashsale_data.items i on i.item_id = w.item_id
+  group by w.item_id
 )
 select 'oversold' as promise, i.item_id, null::bigint as order_id,
   format('%s units are reserved or paid, the stock is %s', c.units, i.stock) as detail
@@ -29,14 +37,20 @@ from flashsale_data.orders o join flashsale_data.items i on i.item_id = o.item_i
 where (o.status in ('reserved', 'paid') or o.recycled) and o.ticket > i.now_serving
 union all
 select 'forfeits are counted once', i.item_id, null,
-  format('%s orders are recycled, forfeited is %s', coalesce(c.recycled, 0), i.forfeited)
-from flashsale_data.items i left join counted c on c.item_id = i.item_id
-where coalesce(c.recycled, 0) <> i.forfeited
+  format('%s orders are recycled, %s tickets withdrawn, forfeited is %s',
+    coalesce(c.recycled, 0), coalesce(w.tickets, 0), i.forfeited)
+from flashsale_data.items i
+left join counted c on c.item_id = i.item_id
+left join withdrawn w on w.item_id = i.item_id
+where coalesce(c.recycled, 0) + coalesce(w.tickets, 0) <> i.forfeited
 union all
 select 'every settled ticket has its order', i.item_id, null,
-  format('tickets 1 to %s have %s orders', i.settled, coalesce(c.settled, 0))
-from flashsale_data.items i left join counted c on c.item_id = i.item_id
-where coalesce(c.settled, 0) <> i.settled
+  format('tickets 1 to %s have %s orders, %s are withdrawn', i.settled, coalesce(c.settled, 0),
+    coalesce(w.settled, 0))
+from flashsale_data.items i
+left join counted c on c.item_id = i.item_id
+left join withdrawn w on w.item_id = i.item_id
+where coalesce(c.settled, 0) + coalesce(w.settled, 0) <> i.settled
 union all
 select 'counters add up', i.item_id, null,
   format('counted %s paid and %s gaps, there are %s and %s', i.paid + coalesce(t.paid, 0),
@@ -59,6 +73,7 @@ from flashsale_data.orders o
 where o.order_id <> flashsale.order_id_of(o.item_id, o.ticket)
   or o.ticket < 1
   or (o.customer_id is null) <> (o.status = 'void')
+  or length(o.customer_id) not between 1 and 128
   or (o.reserved_at is null) <> (o.expires_at is null)
   or o.expires_at <= o.reserved_at
   or o.expires_at is null and o.status in ('reserved', 'paid', 'expired')

@@ -119,8 +119,16 @@ def test_each_audience_has_its_verbs_and_no_others(db: Connection, role: str) ->
 
 
 UNPINNED = {"clock", "id_in", "item_of", "look_up_payment_jobs", "max_tries", "order_id_of"}
-UNPINNED |= {"shut_by", "ticket_limit_for", "ticket_of"}
-UNPINNED |= {"answers", "is_request", "look_up", "look_up_batch", "new_order", "order_of_key"}
+UNPINNED |= {"shut_by", "ticket_limit_for", "ticket_of", "withdrawn_through"}
+UNPINNED |= {
+    "answers",
+    "is_late",
+    "is_request",
+    "look_up",
+    "look_up_batch",
+    "new_order",
+    "order_of_key",
+}
 UNPINNED |= {"refused", "reserved", "waiting"}
 """Inlined into the statements that call them; a function with settings is not."""
 COMMITS = {"sweep_for_a_minute"}

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +37,7 @@ from flashsale.worker.provider import (
     SessionVoided,
 )
 from simulator_support import staged
-from support import Connection, call, item, many, pay, reserve, rows, status, value
+from support import Connection, call, connect, item, many, pay, reserve, rows, status, value
 
 T = TypeVar("T")
 
@@ -186,6 +187,39 @@ def payment(db: Connection, order: Any) -> str:
 
 
 # The life of an order
+
+
+async def test_orders_that_a_tool_has_locked_keep_no_other_customer_from_a_checkout(
+    db: Connection, database_url: str
+) -> None:
+    """The tool cancels more orders than the worker has connections, in an open transaction.
+
+    Their sessions are open at the provider by then, so the worker wants to record them.
+    """
+    shoe = item(db, stock=50)
+    provider, door = FakeProvider(), Door()
+    held = many(db, shoe, [f"held {n}" for n in range(8)])
+    with connect(database_url, autocommit=False) as tool:
+        provider.late = door
+        async with working(database_url, provider):
+            await until(lambda: door.waiting == 8)
+            for order in held:
+                call(tool, "cancel", order.order_id)
+            provider.late = nothing
+            door.opened.set()
+            for n in range(20):
+                order = reserve(db, shoe, f"free {n}")
+                await until(partial(is_open, db, order))
+            shown = [is_open(db, order) for order in held]
+            assert not any(shown)
+            tool.rollback()
+            for order in held:
+                await until(partial(is_open, db, order))
+    assert max(provider.done.values()) <= 3, "to put a job off is not to repeat it all the time"
+
+
+def is_open(db: Connection, order: Any) -> bool:
+    return bool(status(db, order.order_id).payment_status == "open")
 
 
 async def test_a_hold_gets_its_session_and_the_customer_an_e_mail(

@@ -33,6 +33,19 @@ GRANT_LOCKS = """\
   ) e;
 """
 
+CANCEL_LOCK = """\
+  perform from flashsale_data.orders o
+  where o.order_id = p_order_id
+    and (o.customer_id = p_customer_id or p_customer_id is null)
+  for update;
+"""
+
+CLAIMED_KEYS = """\
+    select t.customer_id, t.item_id, t.idempotency_key, t.order_id
+    from ticketed t
+    where t.outcome is null and t.idempotency_key is not null and t.order_id is not null
+"""
+
 SQL_MUTANTS = [
     Mutant(
         "pay: the clock is the start of the transaction",
@@ -242,8 +255,8 @@ SQL_MUTANTS = [
     Mutant(
         "reserve: the line is one longer than max_waiting",
         "reserve",
-        "    else p_now_serving + p_gaps + p_max_waiting\n",
-        "    else p_now_serving + p_gaps + p_max_waiting + 1\n",
+        "p_now_serving::bigint + p_gaps + p_max_waiting)",
+        "p_now_serving::bigint + p_gaps + p_max_waiting + 1)",
         "reserve model",
     ),
     Mutant(
@@ -333,6 +346,34 @@ SQL_MUTANTS = [
         "    v_placed_at := case when v_round = 1 then v_now end;\n",
         "    v_placed_at := v_now;\n",
         "reserve",
+    ),
+    Mutant(
+        "reserve: a hold begins before the wait for a duplicate",
+        "reserve",
+        "case when not flashsale.is_late(v_now, flashsale.clock()) then o.expires_at end",
+        "o.expires_at",
+        "races",
+    ),
+    Mutant(
+        "reserve: a hold that begins anew brings no job",
+        "reserve",
+        "  perform flashsale.enqueue_payment_jobs('open', array[p_order_id]);\n",
+        "",
+        "races",
+    ),
+    Mutant(
+        "reserve_many: holds begin before the wait for a duplicate",
+        "reserve_many",
+        "  elsif flashsale.is_late(v_began_at, flashsale.clock()) then",
+        "  elsif false then",
+        "races",
+    ),
+    Mutant(
+        "reserve_many: a later round has the clock of the first",
+        "reserve_many",
+        "    v_now := flashsale.clock(); -- place_orders may have waited for a duplicate\n",
+        "",
+        "races",
     ),
     Mutant(
         "shut_by: sells while paused",
@@ -508,6 +549,83 @@ SQL_MUTANTS = [
         "items",
     ),
     Mutant(
+        "withdraw: other people's tickets too",
+        "withdraw",
+        "    group by f.ticket - f.n, is_unit",
+        "    group by is_unit",
+        "items",
+    ),
+    Mutant(
+        "withdraw: tickets that requests have overtaken count as units",
+        "withdraw",
+        "      f.ticket <= v_item.now_serving as is_unit",
+        "      true as is_unit",
+        "items",
+    ),
+    Mutant(
+        "withdraw: less than nothing is left",
+        "withdraw",
+        "  select greatest(0, v_item",
+        "  select greatest(null, v_item",
+        "items",
+    ),
+    Mutant(
+        "fill: withdrawn tickets too",
+        "fill",
+        "      and flashsale.withdrawn_through(p_item_id, t.ticket) is null\n",
+        "",
+        "items",
+    ),
+    Mutant(
+        "fill: looks at withdrawn tickets one by one",
+        "fill",
+        "      flashsale.withdrawn_through(p_item_id, v_item.settled + 1), v_item.settled));",
+        "      null, v_item.settled));",
+        "items",
+    ),
+    Mutant(
+        "terms: of any year",
+        "check_terms",
+        "p_time >= '3000-01-01 00:00Z'",
+        "false",
+        "limits",
+    ),
+    Mutant(
+        "terms: a time that is none is an error of its own",
+        "check_terms",
+        "exception when data_exception then",
+        "exception when division_by_zero then",
+        "limits",
+    ),
+    Mutant(
+        "pay: amounts that no refund can send back",
+        "pay",
+        "coalesce(p_amount not between 1 and 1000000000000000, true)",
+        "coalesce(p_amount < 0, true)",
+        "limits",
+    ),
+    Mutant(
+        "record_payment_event: an event without a name",
+        "record_payment_event",
+        "if (length(p_event_id) between 1 and 255 and length(p_type)",
+        "if (length(p_type)",
+        "limits",
+    ),
+    Mutant(
+        "reserve: tickets up to the end of the sequence",
+        "reserve",
+        "    when p_max_waiting is null then 2000000000\n",
+        "    when p_max_waiting is null then 2147483647\n",
+        "limits",
+    ),
+    Mutant(
+        "create_item: more items than there are ids",
+        "create_item",
+        "  if v_item_id >= 134217728 then",
+        "  if false then",
+        "limits",
+    ),
+    Mutant(
         "withdraw: the rest is forgotten",
         "withdraw",
         "    withdrawing = i.withdrawing + p_units - c.units,\n",
@@ -571,6 +689,173 @@ SQL_MUTANTS = [
         "    perform flashsale.enqueue_payment_jobs('void', array[p_payment_id]);\n",
         "",
         "jobs",
+    ),
+    Mutant(
+        "jobs: waits for a locked order",
+        "take_payment_jobs",
+        "    v_read := flashsale.without_busy(v_read);\n",
+        "",
+        "jobs",
+    ),
+    Mutant(
+        "jobs: a locked order costs tries",
+        "take_payment_jobs",
+        ", read_ct = q.read_ct - 1\n",
+        "\n",
+        "jobs",
+    ),
+    *(
+        Mutant(
+            f"jobs: the result of a job waits for a locked order, {name}",
+            name,
+            "  if flashsale.is_busy(p_payment_id) then",
+            "  if false then",
+            "jobs",
+        )
+        for name in ("payment_opened", "payment_voided", "payment_captured", "payment_refunded")
+    ),
+    Mutant(
+        "end_payment: without the order's lock",
+        "end_payment",
+        "    p_payment_id)\n  for update;",
+        "    p_payment_id);",
+        "jobs",
+    ),
+    Mutant(
+        "end_payment: by the session of another payment",
+        "end_payment",
+        "q.session_id = p_session_id and q.payment_id <> p.payment_id)",
+        "false)",
+        "found",
+    ),
+    Mutant(
+        "settle_refund: whatever payment is named",
+        "settle_refund",
+        "    and (p.payment_id = p_payment_id or p.order_id is null)\n",
+        "",
+        "found",
+    ),
+    Mutant(
+        "jobs: given up whoever has the lease",
+        "retry_job",
+        "    where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_tries\n"
+        "    returning",
+        "    where p_queue = 'payments' and q.msg_id = p_job_id\n    returning",
+        "found",
+    ),
+    Mutant(
+        "jobs: an open that take_payment_jobs buries leaves its payment requested",
+        "take_payment_jobs",
+        "          select j.payment_id from job j where j.is_hopeless and j.kind = 'open'))",
+        "          select j.payment_id from job j where false))",
+        "found",
+    ),
+    Mutant(
+        "jobs: an open that retry_job buries leaves its payment requested",
+        "retry_job",
+        "    and v_message ->> 'kind' = 'open'\n",
+        "    and false\n",
+        "found",
+    ),
+    Mutant(
+        "lock_item: without the lock",
+        "lock_item",
+        "  where i.item_id = p_item_id\n  for no key update;",
+        "  where i.item_id = p_item_id;",
+        "found",
+    ),
+    Mutant(
+        "request_payment: without the order's lock",
+        "request_payment",
+        "is null)\n  for update;",
+        "is null);",
+        "found",
+    ),
+    Mutant(
+        "request_payment: locks anybody's order",
+        "request_payment",
+        "    and (o.customer_id = p_customer_id or p_customer_id is null)\n  for update;",
+        "  for update;",
+        "found",
+    ),
+    Mutant(
+        "cancel: the clock is read before the lock",
+        "cancel",
+        CANCEL_LOCK + "  v_now := flashsale.clock();\n",
+        "  v_now := flashsale.clock();\n" + CANCEL_LOCK,
+        "found",
+    ),
+    Mutant(
+        "cancel: locks anybody's order",
+        "cancel",
+        "    and (o.customer_id = p_customer_id or p_customer_id is null)\n  for update;",
+        "  for update;",
+        "found",
+    ),
+    Mutant(
+        "reserve_many: keys are claimed in order of arrival",
+        "reserve_many",
+        "    order by t.item_id, t.customer_id, t.idempotency_key\n",
+        "    order by t.ord\n",
+        "found",
+    ),
+    Mutant(
+        "reserve_many: keys are claimed although the ticket burns",
+        "reserve_many",
+        CLAIMED_KEYS,
+        CLAIMED_KEYS.replace("t.order_id\n    from", "coalesce(t.order_id, 0)\n    from")
+        .replace("t.outcome is null", "coalesce(t.outcome, 'sold_out') = 'sold_out'")
+        .replace(" and t.order_id is not null", ""),
+        "found",
+    ),
+    Mutant(
+        "reserve_many: a ticket beyond the limit brings an order",
+        "reserve_many",
+        "case when t.ticket <= t.ticket_limit then flashsale.order_id_of(t.item_id, t.ticket) end",
+        "flashsale.order_id_of(t.item_id, t.ticket)",
+        "reserve found",
+    ),
+    Mutant(
+        "reserve_many: 2 rounds instead of 10",
+        "reserve_many",
+        "  v_rounds constant integer := 10;",
+        "  v_rounds constant integer := 2;",
+        "found",
+    ),
+    Mutant(
+        "keep_if_free: beyond now_serving",
+        "pay",
+        "    where t.ticket <= v_item.now_serving -- else",
+        "    where true -- else",
+        "found",
+    ),
+    Mutant(
+        "close_item: moves an earlier close",
+        "close_item",
+        "    closes_at = least(i.closes_at, v_now),",
+        "    closes_at = v_now,",
+        "found",
+    ),
+    Mutant(
+        "orders_of: pages from another customer's order",
+        "orders_of",
+        "      where b.order_id = p_before and b.customer_id = p_customer_id))",
+        "      where b.order_id = p_before))",
+        "found",
+    ),
+    Mutant(
+        "explain_order: another reason",
+        "explain_order",
+        "      when 'expired' then 'The deadline",
+        "      when 'unserved' then 'The deadline",
+        "found",
+    ),
+    Mutant(
+        "explain_order: every end is a cancellation",
+        "explain_order",
+        "      when 'cancelled' then 'It was cancelled.'\n",
+        "      when 'unserved' then 'It was cancelled.'\n",
+        "found",
     ),
 ]
 """Left out, because nothing can tell them from the original: the state named again in an update of

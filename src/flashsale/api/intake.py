@@ -153,6 +153,8 @@ class Intake:
             else:
                 requests = [pending.request for pending in batch]
                 rows = await self._calls.reserve_many(requests, deadline)
+            if len(rows) != len(batch):
+                raise ValueError(f"{len(rows)} answers to {len(batch)} requests")
         except BaseException as error:
             apart = may_be_of_one_request(error) if len(batch) > 1 else is_held(error)
             for pending in batch:

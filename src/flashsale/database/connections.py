@@ -22,6 +22,7 @@ import asyncpg
 
 from flashsale.database.admission import Gate
 from flashsale.database.sqlstates import is_full, is_outdated
+from flashsale.database.times import read_all_times
 from flashsale.refusals import Overloaded, Refused, Unavailable
 from flashsale.settings import Settings
 
@@ -70,7 +71,12 @@ def connection_arguments(
 async def create_pool(size: int, arguments: Mapping[str, Any], **more: Any) -> asyncpg.Pool:
     """A pool of up to `size` connections. The database need not be there yet."""
     return await asyncpg.create_pool(
-        **arguments, **more, min_size=0, max_size=size, reset=_keep_as_it_is
+        **arguments,
+        **more,
+        min_size=0,
+        max_size=size,
+        init=read_all_times,
+        reset=_keep_as_it_is,
     )
 
 

@@ -23,7 +23,8 @@ from flashsale.settings import Settings
 
 _CONNECTIONS = 4  # for jobs; the sweep has its own, so that many jobs can't starve it
 _CLOSE_SECONDS = 1.0
-_LOST = "lost_lease"
+_NOT_DONE = ("lost_lease", "busy")
+"""Outcomes of a job that is done again: its lease has gone, or its order was locked."""
 
 
 class LeasedJob(NamedTuple):
@@ -79,7 +80,7 @@ class Jobs:
     async def payment_opened(
         self, job: LeasedJob, payment_id: int, session_id: str, checkout_url: str
     ) -> bool:
-        """Records that a session was opened. Returns whether the lease was still ours."""
+        """Records that a session was opened. Returns whether the job is done."""
         outcome = await self._pool.fetchval(
             "select flashsale.payment_opened($1, $2, $3, $4, $5)",
             job.job_id,
@@ -88,12 +89,12 @@ class Jobs:
             session_id,
             checkout_url,
         )
-        return bool(outcome != _LOST)
+        return outcome not in _NOT_DONE
 
     async def payment_captured(
         self, job: LeasedJob, payment_id: int, session_id: str, amount: int, currency: str
     ) -> bool:
-        """Records money that came before the void. Returns whether the lease was still ours."""
+        """Records money that came before the void. Returns whether the job is done."""
         outcome = await self._pool.fetchval(
             "select flashsale.payment_captured($1, $2, $3, $4, $5, $6)",
             job.job_id,
@@ -103,21 +104,21 @@ class Jobs:
             amount,
             currency,
         )
-        return bool(outcome != _LOST)
+        return outcome not in _NOT_DONE
 
     async def payment_voided(self, job: LeasedJob, payment_id: int) -> bool:
-        """Records that a session was voided. Returns whether the lease was still ours."""
+        """Records that a session was voided. Returns whether the job is done."""
         outcome = await self._pool.fetchval(
             "select flashsale.payment_voided($1, $2, $3)", job.job_id, job.tries, payment_id
         )
-        return bool(outcome != _LOST)
+        return outcome not in _NOT_DONE
 
     async def payment_refunded(self, job: LeasedJob, payment_id: int) -> bool:
-        """Records that money was refunded. Returns whether the lease was still ours."""
+        """Records that money was refunded. Returns whether the job is done."""
         outcome = await self._pool.fetchval(
             "select flashsale.payment_refunded($1, $2, $3)", job.job_id, job.tries, payment_id
         )
-        return bool(outcome != _LOST)
+        return outcome not in _NOT_DONE
 
     async def finish_notifications(self, jobs: Sequence[LeasedJob]) -> set[int]:
         """Records that e-mails were sent. Returns the job_ids whose leases were still ours."""
