@@ -27,14 +27,12 @@ from support import Connection, sweep
 
 
 @contextmanager
-def granian(database_url: str, **env: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def serving(database_url: str, **env: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "granian", "--interface", "asgi", "--factory"),
-            *("--loop", "uvloop", "--workers-kill-timeout", "30", "--port", str(port)),
-            "flashsale.api.app:create_app",
+            *(sys.executable, "-m", "flashsale", "serve", "--port", str(port)),
         ],
         env=os.environ
         | {
@@ -58,20 +56,25 @@ def granian(database_url: str, **env: str) -> Iterator[tuple[subprocess.Popen[by
 
 @asynccontextmanager
 async def server(database_url: str, **env: str) -> AsyncIterator[tuple[Any, Api]]:
-    with granian(database_url, **env) as (process, url):
+    with serving(database_url, **env) as (process, url):
         async with httpx.AsyncClient(base_url=url, timeout=10) as client:
             yield process, Api(client)
 
 
 @asynccontextmanager
-async def events(api: Api, order: dict[str, Any]) -> AsyncIterator[AsyncIterator[dict[str, str]]]:
-    """The stream as a client reads it: one dict per event; comments are {"": …}."""
+async def events(
+    api: Api, order: dict[str, Any], last: str | None = None
+) -> AsyncIterator[AsyncIterator[dict[str, str]]]:
+    """The stream as a client reads it: one dict per event; comments are {"": …}.
+
+    last: the id of the event that the client has heard last.
+    """
     path = f"/orders/{order['order_id']}/events"
-    customer = {"X-Customer-Id": order["customer_id"]}
-    async with api.client.stream("GET", path, headers=customer) as response:
+    headers = {"X-Customer-Id": order["customer_id"]} | ({"Last-Event-ID": last} if last else {})
+    async with api.client.stream("GET", path, headers=headers) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
-        assert response.headers["cache-control"] == "no-store"
+        assert response.headers["cache-control"] == "private, no-store"
 
         async def parsed() -> AsyncIterator[dict[str, str]]:
             event: dict[str, str] = {}
@@ -92,13 +95,18 @@ def order_in(event: dict[str, str]) -> dict[str, Any]:
     return msgspec.json.decode(event["data"])  # type: ignore[no-any-return]
 
 
-async def following(stream: AsyncIterator[dict[str, str]]) -> dict[str, Any]:
-    """The next event's order; comments and reconnection hints are skipped."""
+async def event(stream: AsyncIterator[dict[str, str]]) -> dict[str, str]:
+    """The next event; comments and reconnection hints are skipped."""
     async with asyncio.timeout(10):
         while True:
-            event = await anext(stream)
-            if "data" in event:
-                return order_in(event)
+            found = await anext(stream)
+            if "data" in found:
+                return found
+
+
+async def following(stream: AsyncIterator[dict[str, str]]) -> dict[str, Any]:
+    """The next event's order."""
+    return order_in(await event(stream))
 
 
 async def ended(stream: AsyncIterator[dict[str, str]]) -> None:
@@ -142,6 +150,58 @@ async def test_a_stream_shows_every_change_until_the_end(database_url: str, db: 
         async with events(api, third) as again:
             assert await following(again) == seen
             await ended(again)
+
+
+async def test_a_browser_that_comes_back_after_the_end_is_told_not_to(
+    database_url: str, db: Connection
+) -> None:
+    """An EventSource reconnects with the id of the last event, until it is answered 204."""
+    async with server(database_url) as (_, api):
+        order = (await api.order(await api.item(), "ann")).json()
+        path = f"/orders/{order['order_id']}/events"
+
+        async def again(last: str, method: str = "GET", customer: str = "ann") -> httpx.Response:
+            return await api(method, path, customer, headers={"Last-Event-ID": last})
+
+        async with events(api, order) as stream:
+            first = await event(stream)
+            assert first["id"].startswith("reserved-")
+            await api("DELETE", path.removesuffix("/events"), "ann")
+            last = await event(stream)
+            assert last["id"].startswith("cancelled-")
+            await ended(stream)
+        done = await again(last["id"])
+        assert (done.status_code, done.content) == (204, b"")
+        assert done.headers["cache-control"] == "private, no-store"
+        assert (await again(last["id"], "HEAD")).status_code == 204
+        assert (await again(last["id"], customer="bob")).status_code == 404
+        for other in (first["id"], "", "x", "cancelled-00000000"):
+            heard = await again(other)
+            assert heard.status_code == 200 and last["id"] in heard.text
+
+
+async def test_a_browser_that_comes_back_before_the_end_hears_the_order_again(
+    database_url: str,
+) -> None:
+    async with server(database_url) as (_, api):
+        order = (await api.order(await api.item(), "ann")).json()
+        async with events(api, order) as stream:
+            heard = await event(stream)
+        async with events(api, order, last=heard["id"]) as stream:
+            assert order_in(await event(stream))["status"] == "reserved"
+        head = await api("HEAD", f"/orders/{order['order_id']}/events", "ann")
+        assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_a_stream_is_not_an_idle_connection(database_url: str) -> None:
+    env = {"FLASHSALE_IDLE_CONNECTION_SECONDS": "0.2", "FLASHSALE_SSE_HEARTBEAT_SECONDS": "0.3"}
+    async with server(database_url, **env) as (_, api):
+        order = (await api.order(await api.item(), "ann")).json()
+        async with events(api, order) as stream:
+            await following(stream)
+            async with asyncio.timeout(30):
+                for _ in range(4):
+                    assert await anext(stream) == {"": ""}
 
 
 async def test_a_closed_stream_is_forgotten_and_a_silent_one_has_a_heartbeat(
@@ -192,11 +252,15 @@ async def test_the_server_starts_before_its_database(database_url: str) -> None:
 
 
 class ScriptedDatabase(Database):
-    """A database that returns the orders that a test has given to it."""
+    """A database that returns the orders that a test has given to it.
+
+    A read takes its answer as it begins, and returns it while `meanwhile` is set.
+    """
 
     def __init__(self) -> None:
         self.orders: list[Order] = []
         self.polls = self.most = 0
+        self.began = asyncio.Event()
         self.meanwhile = asyncio.Event()
         self.meanwhile.set()
 
@@ -205,6 +269,7 @@ class ScriptedDatabase(Database):
         self.most = max(self.most, len(order_ids))
         asked = set(order_ids)
         found = [o for o in self.orders if o.order_id in asked]
+        self.began.set()
         await self.meanwhile.wait()
         return found
 
@@ -216,6 +281,12 @@ async def told() -> AsyncIterator[tuple[ScriptedDatabase, Watcher]]:
     watcher.start()
     yield database, watcher
     await watcher.close()
+
+
+async def begun(database: ScriptedDatabase, watcher: Watcher, order: Order) -> AsyncIterator[bytes]:
+    """A stream that begins with this state of the order."""
+    database.orders = [order, *(o for o in database.orders if o.order_id != order.order_id)]
+    return watcher.stream(await watcher.see(order.order_id))
 
 
 async def event_of(stream: AsyncIterator[bytes]) -> Order:
@@ -233,7 +304,7 @@ NEXT = msgspec.structs.replace(WAITING, position=1)
 
 async def test_one_poll_serves_every_stream(told: tuple[ScriptedDatabase, Watcher]) -> None:
     database, watcher = told
-    many = [watcher.stream(WAITING) for _ in range(50)]
+    many = [await begun(database, watcher, WAITING) for _ in range(50)]
     assert [await event_of(s) for s in many] == [WAITING] * 50
     database.orders = [NEXT]
     polls = database.polls
@@ -254,9 +325,11 @@ async def test_a_poll_for_thousands_of_orders_is_no_long_call(
     """A long poll would occupy the connection, and customers who open a stream would be refused."""
     database, watcher = told
     orders = [msgspec.structs.replace(WAITING, order_id=f"{n}") for n in range(1, 2001)]
-    streams = [watcher.stream(order) for order in orders]
-    for stream in streams:
-        await event_of(stream)
+    streams = []
+    for order in orders:
+        database.orders = [order]
+        streams.append(await begun(database, watcher, order))
+        await event_of(streams[-1])
     database.orders = [msgspec.structs.replace(order, position=1) for order in orders]
     assert [await event_of(stream) for stream in streams] == database.orders
     assert database.most <= 500
@@ -264,18 +337,24 @@ async def test_a_poll_for_thousands_of_orders_is_no_long_call(
         await stream.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_stream_never_shows_an_older_state(told: tuple[ScriptedDatabase, Watcher]) -> None:
+RESERVED = msgspec.structs.replace(
+    examples.RESERVED, order_id=WAITING.order_id, ticket=WAITING.ticket
+)
+
+
+async def test_a_poll_that_is_late_does_not_take_a_stream_back(
+    told: tuple[ScriptedDatabase, Watcher],
+) -> None:
     database, watcher = told
-    one = watcher.stream(WAITING)
+    one = await begun(database, watcher, WAITING)
     await event_of(one)
-    database.meanwhile.clear()
-    database.orders = [WAITING]
-    await asyncio.sleep(0.05)  # a poll is under way, and has read the old order
-    two = watcher.stream(NEXT)
+    await hold_a_poll(database)
+    late, database.meanwhile = database.meanwhile, set_event()
+    two = await begun(database, watcher, NEXT)
     assert await event_of(two) == NEXT
     assert await event_of(one) == NEXT
-    database.orders = [examples.RESERVED]
-    database.meanwhile.set()
+    late.set()
+    assert await event_of(await begun(database, watcher, NEXT)) == NEXT
     last = msgspec.structs.replace(NEXT, position=None, status="cancelled")
     database.orders = [last]
     assert await event_of(one) == last
@@ -283,11 +362,41 @@ async def test_a_stream_never_shows_an_older_state(told: tuple[ScriptedDatabase,
         await anext(one)
 
 
+async def test_a_stream_that_begins_late_does_not_take_another_one_back(
+    told: tuple[ScriptedDatabase, Watcher],
+) -> None:
+    """It has read the order, and is held up until the others have seen the next state."""
+    database, watcher = told
+    one = await begun(database, watcher, WAITING)
+    assert await event_of(one) == WAITING
+    slow = await begun(database, watcher, WAITING)
+    database.orders = [RESERVED]
+    assert await event_of(one) == RESERVED
+    assert await event_of(slow) == RESERVED
+    paid = msgspec.structs.replace(RESERVED, status="paid")
+    database.orders = [paid]
+    assert await event_of(one) == paid
+    assert await event_of(slow) == paid
+
+
+async def hold_a_poll(database: ScriptedDatabase) -> None:
+    """Returns when a poll has read its answer, which it does not get until meanwhile is set."""
+    database.meanwhile.clear()
+    database.began.clear()
+    await database.began.wait()
+
+
+def set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 async def test_a_database_that_fails_only_makes_streams_wait(
     told: tuple[ScriptedDatabase, Watcher],
 ) -> None:
     database, watcher = told
-    stream = watcher.stream(WAITING)
+    stream = await begun(database, watcher, WAITING)
     await event_of(stream)
 
     async def broken(_: Any) -> list[Order]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -28,6 +30,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "null": {"content": "null", "headers": JSON},
     "no line": {"json": {"wait": False}},
     "a line": {"json": {"wait": True}},
+    "chunks": {"chunks": [b'{"wait":', b" false}"]},
+    "a bad chunk": {"chunks": [b"{", b"no JSON"]},
+    "no chunk": {"chunks": []},
     "a bad wish": {"json": {"wait": 1}},
     "an unknown field": {"json": {"x": 1}},
     "half a body": {"content": "{", "headers": JSON},
@@ -45,14 +50,41 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "customer": None,
         "headers": [("X-Customer-Id", "a"), ("X-Customer-Id", "b")],
     },
+    "two keys": {
+        "customer": None,
+        "headers": [("X-Customer-Id", "a"), ("Idempotency-Key", "k"), ("Idempotency-Key", "l")],
+    },
+    "two kinds": {
+        "customer": None,
+        "content": "{}",
+        "headers": [("X-Customer-Id", "b"), *(2 * [("Content-Type", "application/json")])],
+    },
+    "two ordinary headers": {
+        "customer": None,
+        "headers": [("X-Customer-Id", "c"), ("Via", "1.1 a"), ("Via", "1.1 b")],
+    },
+    "no host": {"headers": {"Host": ""}},
+    "gzip": {"content": gzip.compress(b"{}"), "headers": JSON | {"Content-Encoding": "gzip"}},
+    "not encoded": {"content": "{}", "headers": JSON | {"Content-Encoding": "identity"}},
     "another method": {"method": "PUT"},
 }
 PATHS = [
+    "/items/01/orders",
+    "//items/1/orders",
+    "/items/1/orders/",
+    "/items/1%2Forders",
+    "/items/%31/orders",
     "/items/2147483647/orders",
     "/items/0/orders",
     "/items/x/orders",
     "/items/9999999999/orders",
 ]
+
+
+async def chunks(parts: list[bytes]) -> AsyncIterator[bytes]:
+    """A body of unknown length: httpx sends it with Transfer-Encoding: chunked."""
+    for part in parts:
+        yield part
 
 
 def told(response: Any) -> Any:
@@ -84,6 +116,8 @@ async def test_both_ways_give_the_same_answer(
             for name, request in REQUESTS.items():
                 given = {"method": "POST", "customer": f"c {name}"} | request
                 method, customer = given.pop("method"), given.pop("customer")
+                if "chunks" in given:
+                    given |= {"content": chunks(given.pop("chunks")), "headers": JSON}
                 if isinstance(given.get("headers"), list) or customer is None:
                     response = await api.client.request(
                         method, f"/items/{item['item_id']}/orders", **given
@@ -109,8 +143,86 @@ async def test_both_ways_give_the_same_answer(
     ],
 )
 def test_a_well_formed_request_takes_the_express_way(headers: list[tuple[bytes, bytes]]) -> None:
-    request, _ = express.unit_request(7, [(b"x-customer-id", b"ann"), *headers])
+    request, _ = express.unit_request(7, [(b"host", b"x"), (b"x-customer-id", b"ann"), *headers])
     assert request is not None and request[:2] == (7, "ann")
+
+
+async def test_a_key_that_comes_twice_belongs_to_no_order(api: LocalApi) -> None:
+    """Whichever of the two the service believed, a proxy might believe the other."""
+    item = await api.item(stock=5)
+    path = f"/items/{item['item_id']}/orders"
+    for header in ("Idempotency-Key", "X-Customer-Id", "X-Staff-Id", "Content-Type"):
+        headers = [("Idempotency-Key", "k"), ("X-Customer-Id", "ann"), ("X-Staff-Id", "s")]
+        headers += [("Content-Type", "application/json"), (header, "application/json")]
+        response = await api.client.post(path, headers=headers, content="{}")
+        assert header.lower() in problem(response, 400, "bad_request")["detail"]
+    assert (await api("GET", "/orders", "ann")).json() == []
+
+
+async def test_a_body_in_chunks_is_read(api: LocalApi) -> None:
+    item = await api.item(stock=0)
+    refused = await api.order(item, "ann", content=chunks([b'{"wait": false}']), headers=JSON)
+    problem(refused, 409, "sold_out")
+    refused = await api.order(item, "ann", content=chunks([b"no JSON"]), headers=JSON)
+    problem(refused, 400, "malformed_body")
+    assert (await api("GET", "/orders", "ann")).json() == []
+
+
+async def test_over_http_2_a_body_needs_no_header_that_announces_it(api: LocalApi) -> None:
+    """`flashsale serve` does not speak HTTP/2, but other servers for ASGI applications do."""
+    item = await api.item(stock=0)
+    for body, status in ((b'{"wait": false}', 409), (b"no JSON", 400), (b"", 202)):
+        assert await asked(api, item, [request(body, more=False)], "2", []) == status
+
+
+@pytest.mark.parametrize("announced", [(b"content-length", b"15"), (b"transfer-encoding", b"x")])
+async def test_a_client_that_goes_away_within_its_body_has_asked_for_nothing(
+    api: LocalApi, announced: tuple[bytes, bytes]
+) -> None:
+    """What has come so far may be complete by chance, and mean something else than the whole."""
+    item = await api.item()
+    gone = {"type": "http.disconnect"}
+    for part in (b"{}", b"null", b""):
+        assert await asked(api, item, [request(part, more=True), gone], "1.1", [announced]) == 400
+    assert (await api("GET", "/orders", "ann")).json() == []
+
+
+def request(body: bytes, *, more: bool) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def asked(
+    api: LocalApi,
+    item: dict[str, Any],
+    messages: list[dict[str, Any]],
+    http_version: str,
+    headers: list[tuple[bytes, bytes]],
+) -> int:
+    """The status of the answer to ann's request for a unit that arrives in these messages."""
+    path, statuses = f"/items/{item['item_id']}/orders", []
+    coming = iter(messages)
+
+    async def receive() -> Any:
+        return next(coming)
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    scope = {
+        "type": "http",
+        "http_version": http_version,
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"x"), (b"x-customer-id", b"ann"), *headers],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+    }
+    await api.app(scope, receive, send)  # type: ignore[arg-type]
+    return int(statuses[0])
 
 
 async def test_overload_is_refused_before_anything_else_and_says_when_to_ask_again(

@@ -22,7 +22,7 @@ NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 SILENT = 400
 
 
-class Server:
+class RunningServer:
     """A running `flashsale serve` or `flashsale provider`."""
 
     def __init__(self, port: int, output: Path) -> None:
@@ -48,8 +48,8 @@ def serving(
     *,
     before: Callable[[], None] | None = None,
     **settings: object,
-) -> Iterator[Server]:
-    server = Server(free_port(), folder / "output")
+) -> Iterator[RunningServer]:
+    server = RunningServer(free_port(), folder / "output")
     settings = {
         "database_url": NOWHERE,
         "webhook_secret": SECRET,
@@ -70,7 +70,7 @@ def serving(
         stop(process)
 
 
-def listens(server: Server) -> bool:
+def listens(server: RunningServer) -> bool:
     try:
         return httpx.get(f"{server.url}/", timeout=5).status_code == 404
     except httpx.TransportError:
