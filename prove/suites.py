@@ -61,12 +61,12 @@ def permutations(full: bool) -> list[Row]:
 
 
 def mutants(full: bool) -> list[Row]:
-    """Breaks sql/ one rule at a time. A mutant that no test notices is a violation."""
+    """Breaks the code one rule at a time. A mutant that no test notices is a violation."""
     fates, unfit = breaking.judge(breaking.MUTANTS)
     survivors = [f"survived: {fate.mutant.name}" for fate in fates if fate.killer is None]
     return [
         Row(
-            "mutants: sql/ with one rule taken out",
+            "mutants: the code with one rule taken out",
             injected=len(fates),
             violations=[*unfit, *survivors],
             note=f"{len(fates) - len(survivors)} killed by the fast tests",

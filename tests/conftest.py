@@ -17,7 +17,7 @@ pytest_plugins = ["flashsale.testing"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fail-on-skip", action="store_true", help="a skipped test fails the run")
-    parser.addoption("--server", help="folder:port of a running server; prove/mutants.py keeps one")
+    parser.addoption("--server", help="folder:port of a running server; prove/mutants keeps one")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -46,7 +46,7 @@ def no_power_cut() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def flashsale_server(request: pytest.FixtureRequest) -> EmbeddedPostgres:
-    """The kit's server, or one that runs already, because prove/mutants.py starts pytest often."""
+    """The kit's server, or one that runs already, because prove/mutants starts pytest often."""
     if shared := request.config.getoption("--server"):
         folder, port = shared.split(":")
         return EmbeddedPostgres(folder, port=int(port))

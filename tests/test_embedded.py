@@ -216,7 +216,8 @@ def test_a_kill_while_initdb_runs_is_harmless() -> None:
 
 
 def test_a_port_that_is_taken_is_reported() -> None:
-    with cluster_folder() as folder, server_folder() as other, EmbeddedPostgres(other) as taken:
+    # Both are copies of one cluster, so the other server would accept the late one's password.
+    with cluster_folder() as folder, cluster_folder() as other, EmbeddedPostgres(other) as taken:
         late = EmbeddedPostgres(folder, port=taken.port)
         with pytest.raises(EmbeddedError, match="Address already in use"):
             late.start()

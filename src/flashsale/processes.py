@@ -14,6 +14,8 @@ from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
+_given_ports: list[socket.socket] = []
+"""They keep their names until the process ends."""
 
 
 def die_with_parent(number: int = signal.SIGINT) -> None:
@@ -22,11 +24,23 @@ def die_with_parent(number: int = signal.SIGINT) -> None:
 
 
 def free_port() -> int:
-    """A port below those that outgoing connections get: it stays free while a server restarts."""
+    """A port that nobody uses, and that no later call gives to anybody while this process lives.
+
+    It lies below the ports that outgoing connections get, so it stays free while a server restarts.
+    """
     while True:
         port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+        # A name without a file, which the kernel gives to one socket of all processes at a time.
+        # The socket of the port itself must not stay bound: the server has yet to take it.
+        name = socket.socket(socket.AF_UNIX)
+        try:
+            name.bind(f"\0flashsale-port-{port}")
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            name.close()
+        else:
+            _given_ports.append(name)
             return port
 
 

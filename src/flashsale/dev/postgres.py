@@ -310,14 +310,20 @@ class EmbeddedPostgres:
             if self._process.poll() is not None:
                 raise EmbeddedError(f"Postgres did not start:\n{self._last_words()}")
             try:
-                psycopg.connect(self.url("postgres", "postgres"), connect_timeout=5).close()
-                return
+                with psycopg.connect(self.url("postgres", "postgres"), connect_timeout=5) as conn:
+                    # If the port is taken, ours ends in a moment, and another server answers here.
+                    # Its password is the same if both are copies of one cluster.
+                    answering = conn.execute("show data_directory").fetchone()
+                if answering == (str(self._cluster),):
+                    return
+                problem = f"another server answers on port {self.port}"
             except psycopg.OperationalError as error:
-                if time.monotonic() > deadline:
-                    self.stop()
-                    raise EmbeddedError(
-                        f"Postgres did not answer within {timeout_seconds:g} s: {error}"
-                    ) from None
+                problem = str(error)
+            if time.monotonic() > deadline:
+                self.stop()
+                raise EmbeddedError(
+                    f"Postgres did not answer within {timeout_seconds:g} s: {problem}"
+                )
             time.sleep(0.02)
 
     def _last_words(self) -> str:

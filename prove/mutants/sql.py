@@ -1,58 +1,8 @@
-"""Breaks sql/ on purpose, one rule at a time, and shows which test notices.
-
-    python -m prove.mutants [part of a name ...]
-
-Each mutant is a copy of sql/ with one rule removed. The tests run against it, those that are most
-likely to notice first, until one fails: the mutant is killed. The exit status is 1 if a mutant
-survives, or if the tests fail with the unchanged sql/.
-FLASHSALE_SQL_DIR names another sql/ to start from.
-"""
+"""The ways to break sql/, one rule at a time."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from queue import SimpleQueue
-
-from flashsale.dev.postgres import EmbeddedPostgres
-from flashsale.testing.servers import FAST, postgres_server
-
-ROOT = Path(__file__).parent.parent
-SQL = Path(os.environ.get("FLASHSALE_SQL_DIR", ROOT / "sql"))
-SUITE = ["found", "reserve", "cancel", "expire", "promote", "pay", "items", "jobs", "model"]
-SUITE += ["races", "permutations"]
-AT_ONCE = 2
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """In sql/`file`, `old` becomes `new`. The tests of `first` are most likely to notice."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    first: str
-
-
-@dataclass(frozen=True)
-class Fate:
-    """The fate of a mutant: the test that noticed it; None: it survived."""
-
-    mutant: Mutant
-    killer: str | None
-    seconds: float
-
+from prove.mutants.kinds import Mutant
 
 PAY_LOCKS = """\
   select o.* into v_order
@@ -83,7 +33,7 @@ GRANT_LOCKS = """\
   ) e;
 """
 
-MUTANTS = [
+SQL_MUTANTS = [
     Mutant(
         "pay: the clock is the start of the transaction",
         "pay",
@@ -627,95 +577,3 @@ MUTANTS = [
 rows that the same statement has locked and checked (`passed`, `entitled`, `leaving`); the customer
 named in the update of cancel, whose order_status raises for another customer's order and so undoes
 it."""
-
-
-def misfit(mutant: Mutant) -> str | None:
-    """Why the mutant can't be made from this sql/; None if it can."""
-    times = (SQL / f"{mutant.file}.sql").read_text().count(mutant.old)
-    return (
-        None if times == 1 else f"{mutant.name}: {mutant.file}.sql has it {times} times, not once"
-    )
-
-
-def broken(mutant: Mutant, folder: Path) -> Path:
-    """A copy of sql/ with the mutant's change."""
-    copy = Path(shutil.copytree(SQL, folder / "sql"))
-    source = copy / f"{mutant.file}.sql"
-    source.write_text(source.read_text().replace(mutant.old, mutant.new))
-    return copy
-
-
-def first_failure(sql: Path, names: Iterable[str], server: EmbeddedPostgres) -> str | None:
-    """The first of these tests that fails with this sql/."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
-    command += [f"--server={server.data_dir}:{server.port}", "--timeout=60"]
-    command += [*(f"tests/{file_of(name)}" for name in names)]
-    environ = os.environ | {"FLASHSALE_SQL_DIR": str(sql)}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
-    )
-    if done.returncode == 0:
-        return None
-    found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
-    return found[1] if found else f"pytest itself: {(done.stdout + done.stderr)[-300:]}"
-
-
-def file_of(name: str) -> str:
-    return "test_mutants_found.py" if name == "found" else f"test_{name}.py"
-
-
-def fate_of(mutant: Mutant, server: EmbeddedPostgres) -> Fate:
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="flashsale-mutant-") as folder:
-        sql = broken(mutant, Path(folder))
-        likely = mutant.first.split()
-        killer = first_failure(sql, likely, server)
-        if killer is None:
-            killer = first_failure(sql, [name for name in SUITE if name not in likely], server)
-    return Fate(mutant, killer, time.monotonic() - started)
-
-
-def judge(chosen: Sequence[Mutant]) -> tuple[list[Fate], list[str]]:
-    """The fate of each mutant, and the problems of the proof itself, a line each.
-
-    The mutants share a server, because starting one takes as long as killing a mutant. The
-    unchanged sql/ is tested last, which shows whether a mutant has left something behind.
-    """
-    misfits = [why for mutant in chosen if (why := misfit(mutant))]
-    chosen = [mutant for mutant in chosen if not misfit(mutant)]
-    free: SimpleQueue[EmbeddedPostgres] = SimpleQueue()
-    with ExitStack() as stack, ThreadPoolExecutor(AT_ONCE) as pool:
-        servers = [stack.enter_context(postgres_server(settings=FAST)) for _ in range(AT_ONCE)]
-        for server in servers:
-            free.put(server)
-
-        def judged(mutant: Mutant) -> Fate:
-            server = free.get()
-            try:
-                fate = fate_of(mutant, server)
-            finally:
-                free.put(server)
-            print(
-                f"{mutant.name:60} {fate.seconds:4.0f} s  {fate.killer or 'SURVIVED'}", flush=True
-            )
-            return fate
-
-        fates = list(pool.map(judged, chosen))
-        halves = (SUITE[::2], SUITE[1::2])
-        failures = pool.map(lambda half, server: first_failure(SQL, half, server), halves, servers)
-        return fates, misfits + [
-            f"sql/ as it is fails {failure}" for failure in failures if failure
-        ]
-
-
-def main(parts: list[str]) -> int:
-    chosen = [m for m in MUTANTS if not parts or any(part in m.name for part in parts)]
-    fates, unfit = judge(chosen)
-    survivors = sum(fate.killer is None for fate in fates)
-    print(f"{len(fates)} mutants, {len(fates) - survivors} killed, {survivors} survived")
-    print(*unfit, sep="\n")
-    return 1 if survivors or unfit else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

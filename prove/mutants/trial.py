@@ -1,0 +1,135 @@
+"""Breaks the code on purpose, one rule at a time, and shows which test notices.
+
+    python -m prove.mutants [part of a name ...]
+
+Each mutant is a copy of sql/ or of src/ with one rule removed. The tests run against it, those that
+are most likely to notice first, until one fails: the mutant is killed. The exit status is 1 if a
+mutant survives, or if the tests fail with the unchanged sql/.
+FLASHSALE_SQL_DIR names another sql/ to start from.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.testing.servers import FAST, postgres_server
+from prove.mutants.kinds import ROOT, SQL, Mutant, PythonMutant
+from prove.mutants.python import PYTHON_MUTANTS
+from prove.mutants.sql import SQL_MUTANTS
+
+MUTANTS: Sequence[Mutant] = [*SQL_MUTANTS, *PYTHON_MUTANTS]
+AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class Fate:
+    """The fate of a mutant: the test that noticed it; None: it survived."""
+
+    mutant: Mutant
+    killer: str | None
+    seconds: float
+
+
+def misfit(mutant: Mutant) -> str | None:
+    """Why the mutant can't be made from this code; None if it can."""
+    times = mutant.source.read_text().count(mutant.old)
+    return (
+        None
+        if times == 1
+        else f"{mutant.name}: {mutant.source.name} has it {times} times, not once"
+    )
+
+
+def broken(mutant: Mutant, folder: Path) -> Mapping[str, str]:
+    """Makes a copy of the code with the mutant's change; returns the variables that choose it."""
+    if isinstance(mutant, PythonMutant):
+        copy = shutil.copytree(mutant.folder, folder / "src" / mutant.folder.name)
+        for name in ("sql", "migrations"):  # where the code looks for them
+            (folder / name).symlink_to(ROOT / name)
+        chosen = {"PYTHONPATH": str(folder / "src")}
+    else:
+        copy = shutil.copytree(mutant.folder, folder / "sql")
+        chosen = {"FLASHSALE_SQL_DIR": str(copy)}
+    source = Path(copy) / mutant.source.relative_to(mutant.folder)
+    source.write_text(source.read_text().replace(mutant.old, mutant.new))
+    return chosen
+
+
+def first_failure(
+    code: Mapping[str, str], names: Iterable[str], server: EmbeddedPostgres
+) -> str | None:
+    """The first of these tests that fails with this code."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
+    command += [f"--server={server.data_dir}:{server.port}", "--timeout=60"]
+    command += [*(f"tests/{file_of(name)}" for name in names)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | code, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return None
+    found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
+    return found[1] if found else f"pytest itself: {(done.stdout + done.stderr)[-300:]}"
+
+
+def file_of(name: str) -> str:
+    return "test_mutants_found.py" if name == "found" else f"test_{name}.py"
+
+
+def fate_of(mutant: Mutant, server: EmbeddedPostgres) -> Fate:
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="flashsale-mutant-") as folder:
+        code = broken(mutant, Path(folder))
+        likely = mutant.first.split()
+        killer = first_failure(code, likely, server)
+        if killer is None and (others := [name for name in mutant.others if name not in likely]):
+            killer = first_failure(code, others, server)
+    return Fate(mutant, killer, time.monotonic() - started)
+
+
+def judge(chosen: Sequence[Mutant]) -> tuple[list[Fate], list[str]]:
+    """The fate of each mutant, and the problems of the proof itself, a line each.
+
+    The mutants share a server, because starting one takes as long as killing a mutant. The
+    unchanged sql/ is tested last, which shows whether a mutant has left something behind.
+    """
+    misfits = [why for mutant in chosen if (why := misfit(mutant))]
+    chosen = [mutant for mutant in chosen if not misfit(mutant)]
+    free: SimpleQueue[EmbeddedPostgres] = SimpleQueue()
+    with ExitStack() as stack, ThreadPoolExecutor(AT_ONCE) as pool:
+        servers = [stack.enter_context(postgres_server(settings=FAST)) for _ in range(AT_ONCE)]
+        for server in servers:
+            free.put(server)
+
+        def judged(mutant: Mutant) -> Fate:
+            server = free.get()
+            try:
+                fate = fate_of(mutant, server)
+            finally:
+                free.put(server)
+            print(
+                f"{mutant.name:60} {fate.seconds:4.0f} s  {fate.killer or 'SURVIVED'}", flush=True
+            )
+            return fate
+
+        fates = list(pool.map(judged, chosen))
+        whole = {"FLASHSALE_SQL_DIR": str(SQL)}
+        halves = (Mutant.others[::2], Mutant.others[1::2])
+        failures = pool.map(
+            lambda half, server: first_failure(whole, half, server), halves, servers
+        )
+        return fates, misfits + [
+            f"sql/ as it is fails {failure}" for failure in failures if failure
+        ]
