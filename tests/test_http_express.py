@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from flashsale.api import express
-from http_support import Api, LocalApi, api_fixture, problem, serving, settings  # noqa: F401
+from http_support import (
+    LocalApi,
+    api_fixture,  # noqa: F401
+    part,
+    problem,
+    serving,
+    settings,
+    told_to,
+)
 
 JSON = {"Content-Type": "application/json"}
 OPEN: dict[str, Any] = {}
@@ -83,8 +91,8 @@ PATHS = [
 
 async def chunks(parts: list[bytes]) -> AsyncIterator[bytes]:
     """A body of unknown length: httpx sends it with Transfer-Encoding: chunked."""
-    for part in parts:
-        yield part
+    for chunk in parts:
+        yield chunk
 
 
 def told(response: Any) -> Any:
@@ -100,38 +108,6 @@ def told(response: Any) -> Any:
     if int(headers.get("retry-after", 0)) > 100:
         headers["retry-after"] = "long"
     return response.status_code, headers, body
-
-
-@pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
-async def test_both_ways_give_the_same_answer(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, terms: dict[str, Any]
-) -> None:
-    answers: list[dict[str, Any]] = []
-    express_way = express.unit_request
-    for way in (express_way, lambda *_: (None, False)):
-        monkeypatch.setattr(express, "unit_request", way)
-        async with serving(settings(database_url)) as api:
-            item = await api.item(sku=f"shoe {len(answers)}", **{"stock": 5, **terms})
-            answers.append(seen := {})
-            for name, request in REQUESTS.items():
-                given = {"method": "POST", "customer": f"c {name}"} | request
-                method, customer = given.pop("method"), given.pop("customer")
-                if "chunks" in given:
-                    given |= {"content": chunks(given.pop("chunks")), "headers": JSON}
-                if isinstance(given.get("headers"), list) or customer is None:
-                    response = await api.client.request(
-                        method, f"/items/{item['item_id']}/orders", **given
-                    )
-                else:
-                    response = await api(
-                        method, f"/items/{item['item_id']}/orders", customer, **given
-                    )
-                seen[name] = told(response)
-            for path in PATHS:
-                seen[path] = told(await api("POST", path, "ann"))
-            seen["again"] = told(await api.order(item, "c plain"))
-    for name, answer in answers[0].items():
-        assert answer == answers[1][name], name
 
 
 @pytest.mark.parametrize(
@@ -171,8 +147,10 @@ async def test_a_body_in_chunks_is_read(api: LocalApi) -> None:
 async def test_over_http_2_a_body_needs_no_header_that_announces_it(api: LocalApi) -> None:
     """`flashsale serve` does not speak HTTP/2, but other servers for ASGI applications do."""
     item = await api.item(stock=0)
+    path = f"/items/{item['item_id']}/orders".encode()
     for body, status in ((b'{"wait": false}', 409), (b"no JSON", 400), (b"", 202)):
-        assert await asked(api, item, [request(body, more=False)], "2", []) == status
+        answer = await told_to(api.app, path, [part(body, more=False)], version="2")
+        assert answer.status == status
 
 
 @pytest.mark.parametrize("announced", [(b"content-length", b"15"), (b"transfer-encoding", b"x")])
@@ -181,48 +159,12 @@ async def test_a_client_that_goes_away_within_its_body_has_asked_for_nothing(
 ) -> None:
     """What has come so far may be complete by chance, and mean something else than the whole."""
     item = await api.item()
+    path = f"/items/{item['item_id']}/orders".encode()
     gone = {"type": "http.disconnect"}
-    for part in (b"{}", b"null", b""):
-        assert await asked(api, item, [request(part, more=True), gone], "1.1", [announced]) == 400
+    for begun in (b"{}", b"null", b""):
+        answer = await told_to(api.app, path, [part(begun, more=True), gone], announced)
+        assert answer.status == 400
     assert (await api("GET", "/orders", "ann")).json() == []
-
-
-def request(body: bytes, *, more: bool) -> dict[str, Any]:
-    return {"type": "http.request", "body": body, "more_body": more}
-
-
-async def asked(
-    api: LocalApi,
-    item: dict[str, Any],
-    messages: list[dict[str, Any]],
-    http_version: str,
-    headers: list[tuple[bytes, bytes]],
-) -> int:
-    """The status of the answer to ann's request for a unit that arrives in these messages."""
-    path, statuses = f"/items/{item['item_id']}/orders", []
-    coming = iter(messages)
-
-    async def receive() -> Any:
-        return next(coming)
-
-    async def send(message: Any) -> None:
-        statuses.append(message.get("status"))
-
-    scope = {
-        "type": "http",
-        "http_version": http_version,
-        "method": "POST",
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"host", b"x"), (b"x-customer-id", b"ann"), *headers],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 2),
-    }
-    await api.app(scope, receive, send)  # type: ignore[arg-type]
-    return int(statuses[0])
 
 
 async def test_overload_is_refused_before_anything_else_and_says_when_to_ask_again(
@@ -252,3 +194,35 @@ async def test_a_body_that_never_comes_is_given_up(database_url: str) -> None:
             item, "ann", content=slow(), headers=JSON | {"Content-Length": "2"}
         )
         problem(response, 408, "body_timeout")
+
+
+@pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
+async def test_both_ways_give_the_same_answer(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, terms: dict[str, Any]
+) -> None:
+    answers: list[dict[str, Any]] = []
+    express_way = express.unit_request
+    for way in (express_way, lambda *_: (None, False)):
+        monkeypatch.setattr(express, "unit_request", way)
+        async with serving(settings(database_url)) as api:
+            item = await api.item(sku=f"shoe {len(answers)}", **{"stock": 5, **terms})
+            answers.append(seen := {})
+            for name, request in REQUESTS.items():
+                given = {"method": "POST", "customer": f"c {name}"} | request
+                method, customer = given.pop("method"), given.pop("customer")
+                if "chunks" in given:
+                    given |= {"content": chunks(given.pop("chunks")), "headers": JSON}
+                if isinstance(given.get("headers"), list) or customer is None:
+                    response = await api.client.request(
+                        method, f"/items/{item['item_id']}/orders", **given
+                    )
+                else:
+                    response = await api(
+                        method, f"/items/{item['item_id']}/orders", customer, **given
+                    )
+                seen[name] = told(response)
+            for path in PATHS:
+                seen[path] = told(await api("POST", path, "ann"))
+            seen["again"] = told(await api.order(item, "c plain"))
+    for name, answer in answers[0].items():
+        assert answer == answers[1][name], name

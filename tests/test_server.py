@@ -89,6 +89,58 @@ def is_cut(client: socket.socket) -> bool:
         return True
 
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = bytes(3) + b"\x04" + bytes(5)
+HEADERS_WITHOUT_END = b"\x00\x40\x00\x01\x00\x00\x00\x00\x01" + bytes(0x4000)
+
+
+@pytest.mark.parametrize("command", ["serve", "provider"])
+def test_http_2_is_not_spoken(tmp_path: Path, command: str) -> None:
+    """A frame would begin with its length; the answer is the end, or a 4xx of HTTP/1.1."""
+    with serving(tmp_path, command) as server:
+        for bytes_sent in (PREFACE + SETTINGS, PREFACE + SETTINGS + HEADERS_WITHOUT_END):
+            with server.connect() as client:
+                client.sendall(bytes_sent)
+                received = b""
+                try:
+                    while chunk := client.recv(65536):
+                        received += chunk
+                except ConnectionResetError:
+                    pass
+                assert received == b"" or received.startswith(b"HTTP/1.1 4")
+        with server.connect() as client:  # an offer to change to HTTP/2 is not taken
+            client.sendall(
+                b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+                b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+            )
+            assert client.recv(65536).startswith(b"HTTP/1.1 404")
+
+
+def nothing(client: socket.socket) -> None:
+    """Sends nothing."""
+
+
+def half_a_header(client: socket.socket) -> None:
+    client.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+
+
+def a_request(client: socket.socket) -> None:
+    client.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert client.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("command", ["serve", "provider"])
+def test_a_silent_connection_is_cut_whatever_it_sent_before(tmp_path: Path, command: str) -> None:
+    with serving(tmp_path, command, idle_connection_seconds=0.5) as server:
+        for begin in (nothing, half_a_header) if command == "provider" else BEGINNINGS:
+            with server.connect() as client:
+                begin(client)
+                assert is_cut(client), begin
+
+
+BEGINNINGS = (nothing, half_a_header, a_request)
+
+
 def test_the_limit_of_open_files_is_raised_as_far_as_is_needed_and_allowed() -> None:
     code = (
         "import resource; from flashsale.processes import raise_open_files\n"
@@ -145,54 +197,3 @@ def test_a_worker_tells_of_a_limit_that_is_too_low(tmp_path: Path) -> None:
         log.read()
     process.wait(30)
     assert "WARNING" in first and "128" in first and "open files" in first
-
-
-def nothing(client: socket.socket) -> None:
-    """Sends nothing."""
-
-
-def half_a_header(client: socket.socket) -> None:
-    client.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Slow: ")
-
-
-def a_request(client: socket.socket) -> None:
-    client.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert client.recv(65536).startswith(b"HTTP/1.1 200")
-
-
-@pytest.mark.parametrize("command", ["serve", "provider"])
-def test_a_silent_connection_is_cut_whatever_it_sent_before(tmp_path: Path, command: str) -> None:
-    with serving(tmp_path, command, idle_connection_seconds=0.5) as server:
-        for begin in (nothing, half_a_header) if command == "provider" else BEGINNINGS:
-            with server.connect() as client:
-                begin(client)
-                assert is_cut(client), begin
-
-
-BEGINNINGS = (nothing, half_a_header, a_request)
-
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS = bytes(3) + b"\x04" + bytes(5)
-HEADERS_WITHOUT_END = b"\x00\x40\x00\x01\x00\x00\x00\x00\x01" + bytes(0x4000)
-
-
-@pytest.mark.parametrize("command", ["serve", "provider"])
-def test_http_2_is_not_spoken(tmp_path: Path, command: str) -> None:
-    """A frame would begin with its length; the answer is the end, or a 4xx of HTTP/1.1."""
-    with serving(tmp_path, command) as server:
-        for bytes_sent in (PREFACE + SETTINGS, PREFACE + SETTINGS + HEADERS_WITHOUT_END):
-            with server.connect() as client:
-                client.sendall(bytes_sent)
-                received = b""
-                try:
-                    while chunk := client.recv(65536):
-                        received += chunk
-                except ConnectionResetError:
-                    pass
-                assert received == b"" or received.startswith(b"HTTP/1.1 4")
-        with server.connect() as client:  # an offer to change to HTTP/2 is not taken
-            client.sendall(
-                b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
-                b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
-            )
-            assert client.recv(65536).startswith(b"HTTP/1.1 404")

@@ -35,7 +35,6 @@ _ONCE = frozenset(
         b"idempotency-key",
         b"flashsale-signature",
         b"last-event-id",
-        b"if-none-match",
     }
 )
 NO_STORE = (b"cache-control", b"private, no-store")
