@@ -107,6 +107,14 @@ async def test_an_encoded_body_is_refused(app: Litestar, encoding: bytes) -> Non
         assert b"Content-Encoding" in answer.body
 
 
+async def test_head_is_answered_without_a_body(app: Litestar) -> None:
+    """A client would drop the body by itself, so this looks at what the server is given."""
+    for path, status in ((b"/health/live", 200), (b"/health/ready", 503), (b"/items/01", 404)):
+        answer = await told_to(app, path, method="HEAD")
+        assert (answer.status, answer.body) == (status, b"")
+        assert int(answer.headers[b"content-length"]) > 0
+
+
 def test_the_express_way_lets_in_no_more() -> None:
     customer = [(b"host", b"x"), (b"x-customer-id", b"ann")]
     assert express.unit_request(7, customer)[0]

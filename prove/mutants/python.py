@@ -136,7 +136,7 @@ PYTHON_MUTANTS = [
         "api/wellformed",
         '                message["body"] = b""\n',
         "                pass\n",
-        "http_caching",
+        "wellformed",
     ),
     PythonMutant(
         "caching: any tag is current",
