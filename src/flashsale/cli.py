@@ -181,12 +181,13 @@ def _provider(host: str | None, port: int | None, faults: str | None) -> int:
 def _worker(**flags: Any) -> int:
     import asyncio
 
-    from flashsale.server import start_log
+    from flashsale.server import files_for, start_log
     from flashsale.worker.run import run
 
     settings = Settings.from_env(**flags)
     settings.need_database_url()
     start_log()
+    files_for("MAIL_CONCURRENCY", settings.mail_concurrency, settings.job_concurrency)
     asyncio.run(run(settings))
     return 0
 
