@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from flashsale.database import admission
 from flashsale.database.admission import Gate, Lag
 
 
@@ -33,7 +32,7 @@ def test_the_next_call_is_admitted_however_slow_the_last_ones_were() -> None:
 def test_the_gate_forgets_what_it_knew_while_nobody_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock made calls slow; it has ended, and half a minute later there is a burst."""
     now = time.monotonic()
-    monkeypatch.setattr(admission.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     gate = Gate(wait_ms=2_000, lanes=2)
     for _ in range(50):
         gate.called(2)
@@ -48,7 +47,7 @@ def test_one_slow_call_after_a_pause_is_not_mixed_with_what_was_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr(admission.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     gate = Gate(wait_ms=100, lanes=1)
     for _ in range(50):
         gate.called(4)
