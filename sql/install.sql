@@ -79,6 +79,7 @@
 \ir orders_by_id.sql
 \ir reserve.sql
 \ir reserve_many.sql
+\ir find_held.sql
 \ir cancel.sql
 
 -- Items: the terms of sale, and the verbs of operators

@@ -26,3 +26,33 @@ begin
   end loop;
 end
 $$;
+
+-- Limits, for logins that are one of these roles: its members do not inherit them. A limit that was
+-- set already stays as it is.
+do $$
+declare
+  v_role record;
+begin
+  for v_role in
+    select r.rolname, l.*
+    from (values
+      ('flashsale_api', 250, '10s', '10s'),
+      ('flashsale_worker', 50, '10s', '10s'),
+      ('flashsale_tool', 50, '10s', '10s'),
+      ('flashsale_operator', 20, '5min', '1min')
+    ) l (name, connections, statement, idle)
+    join pg_roles r on r.rolname = l.name
+    where r.rolconnlimit = -1 and r.rolconfig is null
+  loop
+    begin
+      execute format('alter role %I connection limit %s', v_role.rolname, v_role.connections);
+      execute format('alter role %I set statement_timeout = %L', v_role.rolname, v_role.statement);
+      execute format('alter role %I set idle_in_transaction_session_timeout = %L',
+        v_role.rolname, v_role.idle);
+    exception
+      when insufficient_privilege then null; -- the migrate of another database has made the role
+      when internal_error or unique_violation then null; -- another migrate sets them right now
+    end;
+  end loop;
+end
+$$;

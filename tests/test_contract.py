@@ -91,12 +91,12 @@ def test_the_public_may_call_nothing(db: Connection) -> None:
 
 
 EXPECTED_GRANTS = {
-    "flashsale_api": "cancel change_item create_item item_status items order_status orders_by_id "
-    "orders_of record_payment_event request_payment reserve reserve_many",
+    "flashsale_api": "cancel change_item create_item find_held item_status items order_status "
+    "orders_by_id orders_of record_payment_event request_payment reserve reserve_many",
     "flashsale_worker": "expire fill finish_notifications payment_captured payment_opened "
     "payment_refunded payment_voided promote retry_job sweep take_notifications take_payment_jobs",
-    "flashsale_tool": "cancel explain_order item_status items order_status orders_by_id orders_of "
-    "pay request_payment reserve reserve_many",
+    "flashsale_tool": "cancel explain_order find_held item_status items order_status orders_by_id "
+    "orders_of pay request_payment reserve reserve_many",
     "flashsale_operator": "cancel change_item close_item create_item expire explain_order fill "
     "item_status items open_item order_status pause_item promote restock resume_item "
     "retry_dead_letter sweep withdraw",

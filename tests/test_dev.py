@@ -58,7 +58,10 @@ def test_dev_sells_takes_the_money_and_stops_without_orphans() -> None:
         assert not (folder / "data" / "database.url").exists()  # the URL would not work any more
         secret = (folder / "data" / "webhook.secret").read_text().strip()
         for log in (folder / "data").glob("*.log"):
-            assert secret not in log.read_text(errors="replace")
+            text = log.read_text(errors="replace")
+            assert secret not in text
+            assert checkout not in text
+            assert log.stat().st_mode & 0o077 == 0
 
 
 def test_a_kill_loses_nothing_and_leaves_no_process_behind() -> None:

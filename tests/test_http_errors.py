@@ -362,9 +362,9 @@ async def test_a_busy_pool_answers_in_time(database_url: str, db: Connection) ->
         item = await api.item()
         path = f"/items/{item['item_id']}"
         with connect(database_url, autocommit=False) as blocker:
-            blocker.execute("select from flashsale_data.items for update")
+            blocker.execute("lock table flashsale_data.items")
             began = time.monotonic()
-            slow = asyncio.create_task(api("PATCH", path, json={"paused": True}))
+            slow = asyncio.create_task(api("GET", path))
             await asyncio.to_thread(eventually, lambda: blocked(db))
             refused = await api("GET", path)
             assert time.monotonic() - began < 1.0
@@ -372,7 +372,7 @@ async def test_a_busy_pool_answers_in_time(database_url: str, db: Connection) ->
             assert refused.headers["retry-after"] == "1"
             problem(await slow, 503, "overloaded")  # statement_timeout: rolled back
             assert time.monotonic() - began < 3.0
-        assert (await api("GET", path)).json()["paused"] is False
+        assert (await api("GET", path)).status_code == 200
 
 
 def blocked(conn: Connection) -> bool:
@@ -386,7 +386,7 @@ def blocked(conn: Connection) -> bool:
 
 
 async def test_no_request_waits_past_its_deadline(database_url: str) -> None:
-    bounds = {"read_deadline_ms": 300, "database_role": "none"}
+    bounds = {"pay_deadline_ms": 300, "database_role": "none"}
     async with serving(settings(database_url, **bounds)) as api:
         item = await api.item()
         path = f"/items/{item['item_id']}"

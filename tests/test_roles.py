@@ -108,3 +108,35 @@ def test_a_login_of_one_role_can_become_no_other(
         for other in {"flashsale", "postgres", *(f"flashsale_{a}" for a in AUDIENCES)}:
             if other != f"flashsale_{audience}":
                 assert _refused(conn, f"set role {other}"), other
+
+
+@pytest.mark.parametrize("audience", AUDIENCES)
+def test_each_role_has_its_limits(
+    postgres: EmbeddedPostgres, db: Connection, audience: str
+) -> None:
+    """Of a login that is this role: what it leaves open holds nobody up for long."""
+    role = f"flashsale_{audience}"
+    with connect(postgres.url("postgres", "postgres")) as admin:
+        admin.execute(f"alter role {role} login password 'x'")
+        try:
+            with connect(postgres.url(db.info.dbname), user=role, password="x") as conn:
+                assert value(conn, "show statement_timeout") in ("10s", "5min")
+                assert value(conn, "show idle_in_transaction_session_timeout") in ("10s", "1min")
+            assert value(admin, "select rolconnlimit from pg_roles where rolname = %s", role) > 0
+        finally:
+            admin.execute(f"alter role {role} nologin password null")
+
+
+def test_limits_that_somebody_has_set_survive_migrate(
+    postgres: EmbeddedPostgres, database_url: str
+) -> None:
+    with connect(postgres.url("postgres", "postgres")) as admin:
+        admin.execute("alter role flashsale_tool connection limit 7")
+        try:
+            migrate(database_url, force=True)
+            assert (
+                value(admin, "select rolconnlimit from pg_roles where rolname = 'flashsale_tool'")
+                == 7
+            )
+        finally:
+            admin.execute("alter role flashsale_tool connection limit 50")

@@ -526,6 +526,22 @@ async def test_a_provider_that_is_down_is_probed_and_its_return_noticed(
     assert caplog.text.count("failures in a row, probing") == 1
 
 
+async def test_a_provider_that_refuses_is_not_down(
+    database_url: str, db: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has answered; with probes, a few bad orders would hold all others up."""
+    many(db, item(db, stock=100), [f"c{n}" for n in range(40)])
+    provider = FakeProvider()
+
+    async def refuse(_: str) -> None:
+        raise ProviderRefused("bad_currency", "no")
+
+    provider.fault = refuse
+    async with working(database_url, provider, job_concurrency=20):
+        await until(lambda: len(provider.calls) >= 40)
+    assert "failures in a row" not in caplog.text
+
+
 async def test_mail_that_could_not_be_sent_is_sent_later(database_url: str, db: Connection) -> None:
     reserve(db, item(db), "ann")
     box = Box()

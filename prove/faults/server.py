@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import psycopg
 
+from flashsale.dev.postgres import SUPERUSER_FILE
 from prove.customers.http_sale import Size
 from prove.faults.trial import Fault, trial
 from prove.judge.checker import equal_keys_get_equal_answers as same_answers
@@ -89,8 +90,14 @@ def clock(full: bool) -> list[Row]:
 
 
 def _superuser(service: Service) -> psycopg.Connection[tuple[object, ...]]:
-    url = service.database_url().replace("//flashsale:", "//postgres:")
-    return psycopg.connect(url, autocommit=True, connect_timeout=5)
+    password = (service.data_dir / SUPERUSER_FILE).read_text().strip()
+    return psycopg.connect(
+        service.database_url(),
+        user="postgres",
+        password=password,
+        autocommit=True,
+        connect_timeout=5,
+    )
 
 
 def _terminate(service: Service) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from psycopg.rows import namedtuple_row
 
-from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.dev.postgres import OWNER_FILE, SUPERUSER_FILE, EmbeddedPostgres
 from flashsale.testing.calls import Connection, connect
 
 
@@ -58,7 +58,8 @@ def standby(primary: EmbeddedPostgres, home: Path, name: str) -> EmbeddedPostgre
 
 
 def _adopted(origin: EmbeddedPostgres, home: Path, settings: Mapping[str, str]) -> EmbeddedPostgres:
-    shutil.copy2(origin.data_dir / "postgres.password", home)
+    for secret in (SUPERUSER_FILE, OWNER_FILE):
+        shutil.copy2(origin.data_dir / secret, home)
     cluster = home / "postgres"
     user = (origin.data_dir / "postgres").stat()
     for path in (cluster, *cluster.rglob("*")):

@@ -47,14 +47,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """For requests for units: batches, and, if there are two or more, one for requests that must
     wait for a lock."""
     pay_connections: int = 4
-    """For payments, cancellations and readiness."""
+    """For payments, cancellations and terms of sale."""
     read_connections: int = 2
-    """For everything else: reads, event streams, terms of sale, metrics. 0: those of reserve, so
-    that a replica needs two in all."""
+    """For everything else: reads, event streams, metrics. 0: those of reserve, so that a replica
+    needs two in all, and one more for a second when it is asked whether it is ready."""
     reserve_wait_ms: int = 25
     """A request for a unit that would queue for longer gets 503 at once."""
     pay_wait_ms: int = 2_000
-    """The same for payments and cancellations."""
+    """The same for payments, cancellations and terms of sale; also the longest wait for an order or
+    item that somebody else has locked."""
     read_wait_ms: int = 2_000
     """The same for everything else."""
     reserve_deadline_ms: int = 4_000
@@ -66,6 +67,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reserve_lock_ms: int = 50
     """A batch that meets a lock for so long is taken apart, so that only the request that is held
     waits."""
+    lock_ms: int = 100
+    """A payment, cancellation or change of terms that meets a lock for so long gives its connection
+    back, and is tried again until its wait is over."""
     batch_size: int = 256
     """Requests for units that travel to the database together; at most 1000."""
     request_deadline_seconds: float = 10.0
