@@ -459,6 +459,31 @@ def test_a_file_that_has_not_changed_is_not_replayed(
         assert not migrate(empty_url).replayed
 
 
+def test_the_public_may_not_call_a_new_function(empty_url: str, other_sql: Path) -> None:
+    migrate(empty_url)
+    append(
+        other_sql / "clock.sql",
+        "create or replace function flashsale.new() returns integer language sql as 'select 1';",
+    )
+    assert migrate(empty_url).replayed
+    with connect(empty_url) as conn:
+        assert not value(
+            conn, "select has_function_privilege('flashsale_tool', 'flashsale.new()', 'execute')"
+        )
+    assert not migrate(empty_url).replayed
+
+
+def test_the_version_that_replicas_without_a_number_compare_stays(database_url: str) -> None:
+    """So that they remain ready while they are replaced."""
+    with connect(database_url) as conn:
+        conn.execute("comment on schema flashsale is '7 migrations, sql 0123456789abcdef'")
+        assert migrate(database_url, force=True).replayed
+        assert (
+            value(conn, "select obj_description('flashsale'::regnamespace, 'pg_namespace')")
+            == "7 migrations, sql 0123456789abcdef"
+        )
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -7,7 +7,6 @@ must import no synchronous driver; the code that brings a database up to date is
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import re
 from functools import cache
@@ -105,7 +104,9 @@ def digest(text: str) -> str:
 
 
 def _release() -> str:
-    return importlib.metadata.version("flashsale")
+    from importlib.metadata import version  # many modules, which the API does without
+
+    return version("flashsale")
 
 
 def _migrations() -> list[Path]:
