@@ -27,27 +27,3 @@ $$;
 comment on procedure flashsale.sweep_for_a_minute() is
 $$Sweeps four times per second until the next minute; for pg_cron
 It commits after each sweep, so it must be the whole command.$$;
-
-do $$
-declare
-  v_version text := (select e.extversion from pg_extension e where e.extname = 'pg_cron');
-begin
-  if v_version is null then
-    return;
-  end if;
-  if not has_schema_privilege('cron', 'usage') then
-    raise notice 'pg_cron is here, but % may not use it: grant usage on schema cron', current_user;
-    return;
-  end if;
-  perform cron.schedule(
-    'flashsale sweep',
-    case when regexp_match(v_version, '^(\d+)\.(\d+)')::integer[] >= '{1,5}' then '1 second'
-      else '* * * * *' end,
-    'call flashsale.sweep_for_a_minute()');
-  perform cron.schedule(
-    'flashsale purge', '7 * * * *',
-    $job$
-    delete from cron.job_run_details where end_time < clock_timestamp() - interval '1 day'
-    $job$);
-end
-$$;

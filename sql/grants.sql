@@ -89,7 +89,7 @@ grant select on flashsale.item_status, flashsale.order_status to flashsale_tool;
 grant select on all tables in schema flashsale to flashsale_operator;
 
 -- By default PUBLIC may create temporary tables. This right belongs to the database and not to the
--- schema, so a clone of the database has it again until the next migrate.
+-- schema, so a clone or a restored dump of the database has it again until the next migrate.
 do $$
 begin
   execute format('revoke temporary on database %I from public', current_database());

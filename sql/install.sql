@@ -57,10 +57,14 @@
 --   partial indexes name columns that only the queries for that index name.
 --
 -- HOW THIS IS DEPLOYED
---   Each migrate replays these files whole, in this order and in one transaction, if they differ
---   from what the database has. Functions and views are replaced and never dropped, so that objects
---   of other people that depend on them stay. What we no longer have is dropped by name in
---   dropped.sql. Tables, and the row types of the API, are in migrations/.
+--   Each migrate applies the new migrations and replays, in this order, the files whose text is not
+--   what the database has; all of that is one transaction. It replays all files if the functions,
+--   views and rights are not those that the last migrate left, and roles.sql and schedule.sql each
+--   time: these make what is not in a dump. Functions and views are replaced and never dropped, so
+--   that objects of other people that depend on them stay. What we no longer have is dropped by
+--   name in dropped.sql. Tables, and the row types of the API, are in migrations/.
+--   A value that a migration adds to an enum can't be used by the sql/ of the same release, because
+--   Postgres wants it to be committed first.
 
 -- Foundations: dropped objects, roles, the clock, row types, and functions that several verbs call
 \ir dropped.sql
@@ -110,6 +114,7 @@
 \ir fill.sql
 \ir sweep.sql
 \ir cron.sql
+\ir schedule.sql
 
 -- The worker's jobs: calls to the payment provider, and e-mails
 \ir lease.sql

@@ -8,11 +8,13 @@ declare
     case when current_setting('server_version_num')::integer >= 160000 then 'set' else 'member' end;
 begin
   foreach v_role in array array['api', 'worker', 'tool', 'operator'] loop
-    begin
-      execute format('create role %I nologin', 'flashsale_' || v_role);
-    exception
-      when duplicate_object or unique_violation then null; -- made before, or at this moment
-    end;
+    if not exists (select from pg_roles r where r.rolname = 'flashsale_' || v_role) then
+      begin
+        execute format('create role %I nologin', 'flashsale_' || v_role);
+      exception
+        when duplicate_object or unique_violation then null; -- another migrate made it just now
+      end;
+    end if;
     -- The owner may act as each of them, so that one login is enough to run everything.
     if not pg_has_role(current_user, ('flashsale_' || v_role)::name, v_right) then
       begin

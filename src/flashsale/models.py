@@ -185,7 +185,7 @@ class Receipt(Struct, frozen=True):
 
 
 class Check(Struct, frozen=True):
-    """One thing that has to hold for the service to be ready."""
+    """One thing that was checked. The service is ready if `database` and `migrations` are ok."""
 
     name: str
     ok: bool

@@ -89,7 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often watched orders are read, up to 500 in a query."""
     sse_heartbeat_seconds: float = 15.0
     readiness_sweep_lag_seconds: float = 5.0
-    """Not ready if nobody has swept for so long."""
+    """A worker that has not swept for so long is not well, and readiness reports it."""
     readiness_timeout_seconds: float = 1.0
     """Not ready if the database does not answer within this."""
     shutdown_seconds: int = 10

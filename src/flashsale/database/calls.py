@@ -243,7 +243,7 @@ class Database:
     # The service itself
 
     async def version(self) -> str:
-        """The version of what is installed, in the form of version.expected_version()."""
+        """The version of what is installed, for version.serves_us()."""
         return str((await self._health.one(VERSION_QUERY))["version"])
 
     async def sweep_lag_seconds(self) -> float | None:
