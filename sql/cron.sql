@@ -16,8 +16,7 @@ begin
   -- A procedure with settings can't commit, so there is no search_path here, and all names are
   -- qualified.
   loop
-    select s.more into v_more from flashsale.sweep('pg_cron') s;
-    commit;
+    call flashsale.sweep_round(v_more);
     exit when clock_timestamp() >= v_end;
     perform pg_catalog.pg_sleep(case when v_more then 0 else 0.25 end);
   end loop;
@@ -26,4 +25,39 @@ $$;
 
 comment on procedure flashsale.sweep_for_a_minute() is
 $$Sweeps four times per second until the next minute; for pg_cron
-It commits after each sweep, so it must be the whole command.$$;
+It commits after each item, so it must be the whole command.$$;
+
+-- The worker does the same in src/flashsale/worker/run.py.
+create or replace procedure flashsale.sweep_round(inout p_more boolean)
+language plpgsql
+as $$
+declare
+  v_holds constant integer := 10000;
+  v_end constant timestamptz := clock_timestamp() + interval '1 second';
+  v_due flashsale_data.due_item[];
+  v_limit integer;
+  v_item flashsale_data.due_item;
+  v_done record;
+begin
+  v_due := array(
+    select (b.item_id, null, b.overdue_ids)::flashsale_data.due_item
+    from flashsale.begin_sweep('pg_cron', v_holds) b);
+  commit;
+  v_limit := greatest(100, 1000 / greatest(1, cardinality(v_due)));
+  p_more := v_holds <= (
+    select coalesce(sum(cardinality(d.overdue_ids)), 0) from unnest(v_due) d);
+  foreach v_item in array v_due loop
+    v_done := flashsale.sweep_item('pg_cron', v_item.item_id, v_item.overdue_ids, v_limit);
+    commit;
+    p_more := p_more or v_done.more;
+    if clock_timestamp() >= v_end then
+      p_more := true;
+      exit;
+    end if;
+  end loop;
+end
+$$;
+
+comment on procedure flashsale.sweep_round(boolean) is
+$$Sweeps once, for pg_cron: one item per transaction, for a second or so
+p_more: there is more to do, call again at once.$$;

@@ -15,7 +15,7 @@ grant usage on schema flashsale
 
 -- Views call these functions with the rights of the view's reader.
 grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
-    flashsale.order_id_of(integer, integer),
+    flashsale.order_id_of(integer, integer), flashsale.running_transactions(),
     flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
 
@@ -55,6 +55,9 @@ grant execute on function
   to flashsale_worker, flashsale_operator;
 
 grant execute on function
+    flashsale.begin_sweep(text, integer),
+    flashsale.sweep_item(text, integer, bigint[], integer),
+    flashsale.sweep_failed(text, integer, text),
     flashsale.take_payment_jobs(integer, integer),
     flashsale.take_notifications(integer, integer),
     flashsale.finish_notifications(bigint[], integer[]),
@@ -85,6 +88,7 @@ grant execute on function flashsale.explain_order(bigint) to flashsale_tool;
 grant select on flashsale.item_status, flashsale.sweep_status, flashsale.queue_status,
     flashsale.status_totals
   to flashsale_api, flashsale_worker;
+grant select on flashsale.sweep_failure, flashsale.filling_blocker to flashsale_api;
 grant select on flashsale.item_status, flashsale.order_status to flashsale_tool;
 grant select on all tables in schema flashsale to flashsale_operator;
 

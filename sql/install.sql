@@ -13,8 +13,8 @@
 --              attempt's job.
 --   There are also order_keys (which order answered an Idempotency-Key), payment_events (what the
 --   payment provider told us), tallies (changes of counters on their way to items), dead_letters
---   (jobs that were given up) and sweepers (who swept when). The jobs themselves are in pgmq's
---   queues.
+--   (jobs that were given up), sweepers (who swept when) and sweep_failures (items whose sweep
+--   fails). The jobs themselves are in pgmq's queues.
 --
 -- THE LINE
 --   Each item has a sequence. An order takes the sequence's next number: its ticket. The order is
@@ -33,7 +33,7 @@
 --   promote                  waiting -> reserved; waiting -> unserved after the sale has closed
 --   fill                     (a hole in the line) -> void
 --   sweep does expire, fill and promote for everything that is due. It may run at any time and any
---   number of times at once.
+--   number of times at once. Runners do the same one item per transaction: begin_sweep, sweep_item.
 --
 -- LOCK ORDER
 --   order_keys, then orders, then payments. Only reserve_many waits for several keys or orders: it
@@ -113,6 +113,9 @@
 \ir promote.sql
 \ir fill.sql
 \ir sweep.sql
+\ir begin_sweep.sql
+\ir sweep_item.sql
+\ir sweep_failed.sql
 \ir cron.sql
 \ir schedule.sql
 

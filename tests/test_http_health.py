@@ -11,7 +11,7 @@ from flashsale.api.app import create_app
 from flashsale.database.version import API, OLDEST_API
 from flashsale.settings import Settings, SettingsError
 from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
-from support import Connection, sweep
+from support import Connection, call, connect, item, reserve, sweep
 
 NOWHERE = "postgresql://nobody:hush@127.0.0.1:1/nothing"
 
@@ -170,6 +170,24 @@ async def test_each_kind_of_sweeper_has_its_own_lag(api: Api, db: Connection) ->
     assert seen["flashsale_sweep_lag_seconds", ()] < 5
     assert seen["flashsale_sweeper_lag_seconds", ("worker",)] < 5
     assert seen["flashsale_sweeper_lag_seconds", ("pg_cron",)] >= 60
+
+
+async def test_metrics_show_a_failing_item_and_what_filling_waits_for(
+    api: Api, db: Connection, database_url: str
+) -> None:
+    seen = samples((await api("GET", "/metrics")).text)
+    assert seen["flashsale_sweep_failing_items", ()] == 0
+    assert seen["flashsale_filling_wait_seconds", ()] == 0
+    shoe, hat = item(db), item(db, "hat")
+    for runner in ("one", "two"):
+        call(db, "sweep_failed", runner, hat, "too slow")
+    with connect(database_url, autocommit=False) as idle:
+        reserve(idle, shoe, "ann")
+        sweep(db)
+        db.execute("update flashsale_data.items set noted_at = noted_at - interval '1 minute'")
+        seen = samples((await api("GET", "/metrics")).text)
+    assert seen["flashsale_sweep_failing_items", ()] == 1
+    assert seen["flashsale_filling_wait_seconds", ()] >= 60
 
 
 async def test_each_app_counts_for_itself(database_url: str) -> None:

@@ -82,6 +82,9 @@ class Calls:
     async def reserve_many(self, requests: Any, deadline: float) -> Any:
         return self.rows
 
+    async def find_held(self, requests: Any, deadline: float) -> Any:
+        raise AssertionError("nobody is held")
+
     def unit_answer(self, row: Any) -> UnitAnswer:
         if row == "odd":
             raise ValueError(row)

@@ -23,6 +23,7 @@ from psycopg.types.json import Jsonb
 
 from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.settings import Settings
+from flashsale.testing.clock import Clock
 from flashsale.testing.processes import environment
 from flashsale.worker import queue as worker_queue
 from flashsale.worker import run as worker
@@ -614,6 +615,64 @@ async def test_an_outage_of_the_database_is_logged_once_and_survived(
                 await until(lambda: "sweep works again" in caplog.text)
         finally:
             admin.execute(f"alter database {name} allow_connections true")
+
+
+BROKEN = """
+create function flashsale_data.broken() returns trigger language plpgsql as $$
+begin
+  if new.item_id = %s and new.status = 'reserved' then
+    %s
+  end if;
+  return new;
+end $$;
+create trigger broken before update on flashsale_data.orders
+for each row execute function flashsale_data.broken();
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("raise exception 'broken';", "P0001: broken"),
+        ("perform pg_sleep(60);", "TimeoutError"),
+    ],
+)
+async def test_an_error_at_one_item_is_logged_once_and_the_others_go_on(
+    database_url: str, db: Connection, caplog: pytest.LogCaptureFixture, fault: str, error: str
+) -> None:
+    caplog.set_level(logging.INFO, "flashsale.worker")
+    shoe, hat = item(db, stock=0), item(db, "hat", stock=0)
+    ann, bob = reserve(db, shoe, "ann"), reserve(db, hat, "bob")
+    db.execute((BROKEN % (shoe, fault)).encode())
+    call(db, "restock", shoe, 1)
+    failures = "select max(failures) from flashsale.sweep_failure where item_id = %s"
+    async with working(database_url, statement_timeout_seconds=1.0):
+        await until(lambda: (value(db, failures, shoe) or 0) >= 2)
+        call(db, "restock", hat, 1)
+        await until(lambda: status(db, bob.order_id).status == "reserved")
+        assert value(db, "select error from flashsale.sweep_failure") == error
+        assert caplog.text.count(f"sweeping item {shoe} failed") == 1
+        assert "sweep failed" not in caplog.text
+        db.execute("drop trigger broken on flashsale_data.orders")
+        await until(lambda: status(db, ann.order_id).status == "reserved")
+        await until(lambda: f"sweeping item {shoe} works again" in caplog.text)
+    assert rows(db, "select * from flashsale.sweep_failure") == []
+    db.execute("drop function flashsale_data.broken()")
+
+
+async def test_many_lines_end_while_another_item_is_served(
+    database_url: str, db: Connection, clock: Clock
+) -> None:
+    """Each item in transactions of its own, each of them far inside the statement timeout."""
+    for n in range(30):
+        many(db, item(db, f"i{n}", stock=0, closes_at=clock.at(30)), [f"c{c}" for c in range(250)])
+    clock.advance(30)
+    async with working(database_url, statement_timeout_seconds=1.0):
+        ann, bob = many(db, item(db), ["ann", "bob"])
+        call(db, "cancel", ann.order_id)
+        await until(lambda: status(db, bob.order_id).status == "reserved")
+        await until(lambda: not rows(db, "select from flashsale.waiting_line limit 1"))
+    assert rows(db, "select * from flashsale.sweep_failure") == []
 
 
 async def test_no_connection_is_held_while_the_provider_is_called(

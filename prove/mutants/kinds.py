@@ -27,7 +27,7 @@ class Mutant:
     suffix: ClassVar[str] = ".sql"
     others: ClassVar[Sequence[str]] = (
         *("found", "reserve", "cancel", "expire", "promote", "pay", "items", "jobs", "model"),
-        *("races", "permutations", "limits"),
+        *("races", "permutations", "limits", "sweep", "violation"),
     )
     """The tests that may notice if those of `first` don't."""
 

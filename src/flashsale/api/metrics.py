@@ -158,6 +158,12 @@ def _of_the_sweeps(latest: Gauges) -> Iterable[Metric]:
     for sweeper, seconds in latest.sweep_lags.items():
         lag.add_metric((sweeper,), seconds)
     yield lag
+    yield _gauge("sweep_failing_items", "Items whose sweep fails", latest.failing_items)
+    yield _gauge(
+        "filling_wait_seconds",
+        "How long holes have been waiting for somebody's open transaction",
+        latest.filling_wait_seconds,
+    )
 
 
 def _of_the_orders(latest: Gauges) -> Iterable[Metric]:

@@ -50,6 +50,10 @@ class Gauges(NamedTuple):
     queues: list[QueueGauge]
     orders: dict[str, int]
     """Number of orders by outcome."""
+    failing_items: int
+    """Items whose sweep fails."""
+    filling_wait_seconds: float
+    """How long filling has been waiting for somebody's open transaction."""
 
 
 class Database:
@@ -264,6 +268,12 @@ class Database:
                 "select queue, depth, oldest_age_seconds, dead from flashsale.queue_status"
             )
             orders = await connection.fetch("select status, orders from flashsale.status_totals")
+            failing = await connection.fetchval(
+                "select count(distinct item_id) from flashsale.sweep_failure"
+            )
+            waiting = await connection.fetchval(
+                "select max(waiting_seconds) from flashsale.filling_blocker"
+            )
         return Gauges(
             {row["runner"]: row["lag_seconds"] for row in sweeps},
             [
@@ -271,6 +281,8 @@ class Database:
                 for row in queues
             ],
             {row["status"]: row["orders"] for row in orders},
+            failing,
+            waiting or 0.0,
         )
 
 

@@ -39,6 +39,22 @@ class LeasedJob(NamedTuple):
     """The whole row, with what is to be done."""
 
 
+class DueItem(NamedTuple):
+    """An item that has something to do, and its holds that are past their deadlines."""
+
+    item_id: int
+    overdue_ids: list[int]
+
+
+class Swept(NamedTuple):
+    """What came of the sweep of one item."""
+
+    more: bool
+    """There is more to do for this item."""
+    error: str | None
+    """Why nothing could be done; the database has noted it."""
+
+
 class Jobs:
     """The queues of payment jobs and notifications. Use as an async context manager."""
 
@@ -164,12 +180,37 @@ class Sweeps:
         finally:
             self._connection.terminate()
 
-    async def sweep(self, limit: int) -> bool:
-        """Sweeps. limit: orders per step. Returns whether there is more to do at once."""
-        more: bool = await self._connection.fetchval(
-            "select more from flashsale.sweep($1, $2)", self._runner, limit
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is still open."""
+        return not self._connection.is_closed()
+
+    async def begin(self, limit: int) -> list[DueItem]:
+        """The items that have something to do, in random order.
+
+        limit: at most so many overdue holds over all items; if there are so many, begin again.
+        """
+        rows = await self._connection.fetch(
+            "select item_id, overdue_ids from flashsale.begin_sweep($1, $2)", self._runner, limit
         )
-        return more
+        return [DueItem(row["item_id"], row["overdue_ids"] or []) for row in rows]
+
+    async def sweep(self, item: DueItem, limit: int) -> Swept:
+        """Does what is due for one item, in a transaction of its own. limit: orders per step."""
+        row = await self._connection.fetchrow(
+            "select more, error from flashsale.sweep_item($1, $2, $3, $4)",
+            self._runner,
+            item.item_id,
+            item.overdue_ids,
+            limit,
+        )
+        return Swept(row["more"], row["error"])
+
+    async def failed(self, item: DueItem, error: str) -> None:
+        """Records that sweep() raised an error, so that the item is left out for a moment."""
+        await self._connection.execute(
+            "select flashsale.sweep_failed($1, $2, $3)", self._runner, item.item_id, error
+        )
 
 
 def worker_role(settings: Settings) -> str:

@@ -21,6 +21,7 @@ FAST: Mapping[str, str] = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
+    "max_prepared_transactions": "8",
 }
 """For data that nobody needs after a crash."""
 
