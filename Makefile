@@ -30,7 +30,7 @@ storms: $(VENV)/.installed ## Run the long storms
 coverage: $(VENV)/.installed ## Run the tests, and fail if their coverage is below its floor
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
-prove: $(VENV)/.installed ## Try to break it: crashes, faults, interleavings, mutants (15 minutes)
+prove: $(VENV)/.installed ## Try to break it: crashes, faults, upgrades, mutants (20 minutes)
 	$(BIN)/python -m prove $(PROVE)
 
 prove-full: $(VENV)/.installed ## The same before a release (hours)

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -235,6 +235,32 @@ async def test_a_hold_gets_its_session_and_the_customer_an_e_mail(
     assert provider.calls == [f"payment-{order.payment_id}-open"]
     assert box.subjects == [("ann", "Shoe: reserved for you")]
     assert f"http://pay/s{order.payment_id}" in box.mails[0].text
+
+
+async def test_a_key_that_was_used_before_a_restore_is_no_dead_end(
+    database_url: str, db: Connection
+) -> None:
+    """Each first key of this payment was used for another call, which the database has lost."""
+    order = reserve(db, item(db), "ann")
+    first_keys = [f"payment-{order.payment_id}-{verb}" for verb in ("open", "void", "refund")]
+
+    async def used(key: str) -> None:
+        if key in first_keys:
+            raise ProviderRefused("idempotency_key_reused", "")
+
+    provider = FakeProvider()
+    provider.fault = used
+    async with working(database_url, provider):
+        await until(lambda: payment(db, order) == "open")
+        call(db, "cancel", order.order_id, "ann")
+        await until(lambda: payment(db, order) == "voided")
+        pay(db, order)
+        await until(lambda: payment(db, order) == "refunded")
+        await until(lambda: idle(db))
+    session = f"s{order.payment_id}"
+    keys = [f"{first_keys[0]}-{order.expires_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}"]
+    keys += [f"{key}-{session}" for key in first_keys[1:]]
+    assert provider.calls == [key for pair in zip(first_keys, keys, strict=True) for key in pair]
 
 
 async def test_a_cancelled_hold_is_voided_and_the_next_in_line_is_served(

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import psycopg
@@ -191,7 +191,7 @@ class SmallVolume(Service):
         super().__init__()
         self._volume = self.data_dir / "postgres" / folder
 
-    def __enter__(self) -> SmallVolume:
+    def __enter__(self) -> Self:
         aside = self.data_dir / "aside"
         self._volume.rename(aside)
         self._volume.mkdir()
@@ -239,7 +239,7 @@ class FakeTime(ServiceInParts):
             "DONT_FAKE_MONOTONIC": "1",
         }
 
-    def __enter__(self) -> FakeTime:
+    def __enter__(self) -> Self:
         self._set("+0")
         super().__enter__()
         return self

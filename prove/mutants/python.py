@@ -456,4 +456,18 @@ PYTHON_MUTANTS = [
         "return found is not None",
         "http_health",
     ),
+    PythonMutant(
+        "payments: a key that was used before a restore is a dead end",
+        "worker/payments",
+        "        if refused.code != KEY_REUSED:\n",
+        "        if refused.code:\n",
+        "worker",
+    ),
+    PythonMutant(
+        "payments: the longer key is the same for every deadline",
+        "worker/payments",
+        'await _once(open_session, f"payment-{name}-open", deadline)',
+        'await _once(open_session, f"payment-{name}-open", "again")',
+        "worker",
+    ),
 ]
