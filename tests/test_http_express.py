@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flashsale.api import express
-from http_support import Api, LocalApi, api_fixture, problem, serving, settings  # noqa: F401
+from http_support import Api, LocalApi, api_fixture, problem, serving, settings  # noqa: F401 - fixtures
 
 JSON = {"Content-Type": "application/json"}
 OPEN: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from flashsale.api.intake import Intake
 from flashsale.database.calls import Database
 from flashsale.models import UnitAnswer, UnitRequest
 from flashsale.refusals import Overloaded, Unavailable
-from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
+from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401 - fixtures
 from support import Connection, connect, eventually, item, reserve, rows, value
 
 
