@@ -11,7 +11,7 @@ import pytest
 from flashsale.api.caching import public
 from flashsale.api.examples import ITEM
 from flashsale.models import Item
-from http_support import NEW_ITEM, LocalApi, api_fixture, serving, settings  # noqa: F401
+from http_support import NEW_ITEM, LocalApi, api_fixture, serving, settings  # noqa: F401 - fixtures
 from support import Connection, sweep
 
 PRIVATE = "private, no-store"

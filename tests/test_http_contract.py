@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from http_support import NEW_ITEM, Api, api_fixture, problem, success  # noqa: F401
+from http_support import NEW_ITEM, Api, api_fixture, problem, success  # noqa: F401 - fixtures
 from support import Connection, sweep
 
 ORDER_FIELDS = {

@@ -23,7 +23,7 @@ from http_support import (
     NEW_ITEM,
     Api,
     LocalApi,
-    api_fixture,  # noqa: F401
+    api_fixture,  # noqa: F401 - fixtures
     problem,
     serving,
     settings,

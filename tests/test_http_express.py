@@ -12,7 +12,7 @@ import pytest
 from flashsale.api import express
 from http_support import (
     LocalApi,
-    api_fixture,  # noqa: F401
+    api_fixture,  # noqa: F401 - fixtures
     part,
     problem,
     serving,

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from flashsale.api.app import create_app
 from flashsale.database.version import API, OLDEST_API
 from flashsale.settings import Settings, SettingsError
-from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
+from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401 - fixtures
 from support import Connection, call, connect, item, reserve, sweep
 
 NOWHERE = "postgresql://nobody:hush@127.0.0.1:1/nothing"

@@ -10,7 +10,7 @@ import msgspec
 from flashsale import models
 from flashsale.models import Item, Order, Payment
 from flashsale.refusals import CODES
-from http_support import Api, api_fixture, serving, settings  # noqa: F401
+from http_support import Api, api_fixture, serving, settings  # noqa: F401 - fixtures
 from support import Connection, rows
 
 ANY = "400 500"

@@ -17,7 +17,7 @@ from flashsale.database.version import (
 )
 from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing.servers import FAST
-from migrate_support import append, empty_url_fixture, is_waited_for, other_sql_fixture, version  # noqa: F401
+from migrate_support import append, empty_url_fixture, is_waited_for, other_sql_fixture, version  # noqa: F401 - fixtures
 from support import (
     Call,
     connect,

@@ -15,7 +15,7 @@ from flashsale.api.intake import Intake
 from flashsale.database.calls import Database
 from flashsale.models import UnitAnswer, UnitRequest
 from flashsale.refusals import Overloaded, Unavailable
-from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401
+from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401 - fixtures
 from support import Connection, call, connect, eventually, item, reserve, rows, value
 
 
@@ -306,7 +306,7 @@ async def test_customers_that_a_tool_holds_delay_no_other_item_and_hide_no_units
             for n in range(40):
                 reserve(tool, shoe, f"held{n}")
             waiting = ask(intake, [UnitRequest(shoe, "held0")])
-            await asyncio.to_thread(eventually, lambda: intake._apart._pausing)  # noqa: SLF001
+            await asyncio.to_thread(eventually, lambda: intake._apart._pausing)  # noqa: SLF001 - no public sight of it
             issued = value(db, "select flashsale.issued_tickets(%s)", shoe)
             for n in range(10):
                 waiting += ask(intake, [UnitRequest(shoe, f"held{m}") for m in range(40)])

@@ -23,7 +23,7 @@ from flashsale.database.version import (
     sql_files,
 )
 from flashsale.dev.postgres import EmbeddedPostgres
-from migrate_support import empty_url_fixture, version  # noqa: F401
+from migrate_support import empty_url_fixture, version  # noqa: F401 - fixtures
 from support import (
     connect,
     eventually,

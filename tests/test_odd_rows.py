@@ -11,7 +11,7 @@ import pytest
 from flashsale.api.intake import Intake
 from flashsale.database.jobs import Jobs
 from flashsale.models import UnitAnswer, UnitRequest
-from http_support import LocalApi, api_fixture, settings  # noqa: F401
+from http_support import LocalApi, api_fixture, settings  # noqa: F401 - fixtures
 from support import Connection, item, reserve
 
 ODD = ["20026-01-01", "infinity", "-infinity", "0044-03-15 BC"]

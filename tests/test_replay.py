@@ -11,7 +11,7 @@ from flashsale.database.version import (
     expected_version,
 )
 from flashsale.dev.postgres import EmbeddedPostgres
-from migrate_support import append, empty_url_fixture, other_sql_fixture, version  # noqa: F401
+from migrate_support import append, empty_url_fixture, other_sql_fixture, version  # noqa: F401 - fixtures
 from support import (
     connect,
     item,

@@ -184,7 +184,7 @@ async def test_a_replica_whose_pools_are_busy_is_ready(db: Connection, database_
     database = Database(settings(database_url))
     await database.open()
     try:
-        pools = [database._reserve, database._pay, database._read]  # noqa: SLF001
+        pools = [database._reserve, database._pay, database._read]  # noqa: SLF001 - no public sight of it
         async with asyncio.TaskGroup() as group:
             free = asyncio.Event()
             for pool in pools:
@@ -206,7 +206,7 @@ async def test_a_storm_of_reads_leaves_webhooks_their_connections(
     await database.open()
     try:
         async with asyncio.TaskGroup() as group:
-            free, pool = asyncio.Event(), database._read  # noqa: SLF001
+            free, pool = asyncio.Event(), database._read  # noqa: SLF001 - no public sight of it
             for _ in range(pool.use.size):
                 group.create_task(keep(pool, free))
             await until(lambda: not pool.use.idle)
@@ -235,7 +235,7 @@ async def test_a_connection_whose_call_timed_out_is_not_used_again(database_url:
     database = Database(settings(database_url, pay_connections=1))
     await database.open()
     try:
-        pool = database._pay  # noqa: SLF001
+        pool = database._pay  # noqa: SLF001 - no public sight of it
         before = await pool.one("select pg_backend_pid() as pid")
         now = asyncio.get_running_loop().time()
         with pytest.raises(Unavailable):

@@ -49,6 +49,6 @@ async def test_an_event_that_is_not_taken_is_sent_at_growing_intervals() -> None
 
     dice = FaultDice(Faults(), seed=0)
     courier = Courier(settings("postgresql://nowhere"), dice, durable, delivered)
-    waits = [courier._backoff(attempt, 503) for attempt in (1, 3, 5, 30)]  # noqa: SLF001
+    waits = [courier._backoff(attempt, 503) for attempt in (1, 3, 5, 30)]  # noqa: SLF001 - no public sight of it
     assert waits == sorted(waits)
     assert waits[0] < 0.3 and 20 < waits[-1] < 40

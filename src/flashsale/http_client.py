@@ -113,7 +113,7 @@ class HttpClient:
         return answer
 
 
-class _ClosedWhileIdle(Exception):  # noqa: N818
+class _ClosedWhileIdle(Exception):  # noqa: N818 - the words are clear
     """The connection ended before any byte of an answer came back."""
 
 

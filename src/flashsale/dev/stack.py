@@ -151,7 +151,7 @@ class Stack:
         """Whether the API and the provider say that they are ready."""
         try:
             for url in (self.api_url, self.provider_url):
-                with urllib.request.urlopen(f"{url}/health/ready", timeout=2):  # noqa: S310
+                with urllib.request.urlopen(f"{url}/health/ready", timeout=2):  # noqa: S310 - http only
                     pass
         except (urllib.error.URLError, OSError):
             return False
@@ -280,7 +280,7 @@ def _say(line: str) -> None:
 
 def _reachable(host: str) -> str:
     """The host for a URL that reaches a server which listens on this host."""
-    if host in ("0.0.0.0", "::"):  # noqa: S104
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
 

@@ -19,7 +19,7 @@ def environment(**settings: object) -> dict[str, str]:
 def is_ready(base_url: str) -> bool:
     """Whether the API or the provider at this URL says that it is ready."""
     try:
-        with urllib.request.urlopen(f"{base_url}/health/ready", timeout=2):  # noqa: S310
+        with urllib.request.urlopen(f"{base_url}/health/ready", timeout=2):  # noqa: S310 - http only
             return True
     except (urllib.error.URLError, OSError):
         return False

@@ -83,4 +83,5 @@ def put_cluster(data_dir: Path, bin_dir: str | None = None) -> None:
         raise PermissionError(f"{cache} is not ours: remove it, or set TMPDIR")
     data_dir.mkdir(mode=0o711, exist_ok=True)
     for thing in ("postgres", SUPERUSER_FILE, OWNER_FILE):
-        subprocess.run(["cp", "-a", "--reflink=auto", cache / thing, data_dir], check=True)  # noqa: S607
+        copy = ["cp", "-a", "--reflink=auto", str(cache / thing), str(data_dir)]
+        subprocess.run(copy, check=True)

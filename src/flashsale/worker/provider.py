@@ -45,7 +45,7 @@ class ProviderUnavailable(Exception):  # noqa: N818 - an expected state, not a f
     """There is no usable answer, and the call may have had its effect: repeat it with its key."""
 
 
-class ProviderRefused(Exception):  # noqa: N818
+class ProviderRefused(Exception):  # noqa: N818 - the words are clear
     """The provider has refused the call; repeating it unchanged won't help."""
 
     def __init__(self, code: str, detail: str) -> None:
