@@ -70,7 +70,7 @@ async def test_a_job_of_an_order_with_an_odd_date_is_leased_with_the_others(
     assert leased[1].columns["expires_at"] == orders[1].expires_at
 
 
-class Calls:
+class GivenRows:
     """A database that has these answers to a batch."""
 
     def __init__(self, rows: list[Any]) -> None:
@@ -93,7 +93,7 @@ class Calls:
 
 async def told(database_url: str, rows: list[Any]) -> list[Any]:
     """The outcomes and errors that three customers of a batch hear of, if these are its rows."""
-    intake = Intake(Calls(rows), settings(database_url))
+    intake = Intake(GivenRows(rows), settings(database_url))
     asked = [intake.reserve(UnitRequest(1, customer)) for customer in ("ann", "bob", "cid")]
     async with asyncio.timeout(30):
         heard = await asyncio.gather(*asked, return_exceptions=True)

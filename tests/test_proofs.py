@@ -18,9 +18,10 @@ from prove.faults import mass, neighbours, restore, upgrade
 from prove.judge.checker import PaymentRow
 from prove.judge.history import History
 from prove.stage.fleet import THIS
-from prove.stage.versions import ROOT, of_commit, with_a_comment
+from prove.stage.releases import ROOT, of_commit, with_a_comment
 
-from support import connect, item, reserve
+from flashsale.dev.postgres import EmbeddedPostgres
+from support import Connection, connect, item, reserve
 
 # The gateway
 
@@ -178,8 +179,10 @@ def test_an_order_that_was_bought_with_the_money_of_another_is_found(lost: resto
 # Neighbours
 
 
-def test_what_a_migration_took_from_an_analyst_is_named(database_url: str) -> None:
-    with connect(database_url.replace("//flashsale:", "//postgres:")) as conn:
+def test_what_a_migration_took_from_an_analyst_is_named(
+    postgres: EmbeddedPostgres, db: Connection
+) -> None:
+    with connect(postgres.url(db.info.dbname, "postgres")) as conn:
         conn.execute(neighbours.ANALYST)
         try:
             reserve(conn, item(conn), "ann")

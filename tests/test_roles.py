@@ -179,6 +179,8 @@ def test_a_caller_with_temporary_objects_gets_none_of_their_code_run(
             f"pay({order.order_id}, 's1', 1000, 'EUR')",
             f"cancel({other.order_id}, 'bob')",
             f"explain_order({order.order_id})",
+            f"find_held(array[{shoe}], array['ann'])",
+            "running_transactions()",
         ]
         assert {call.split("(")[0] for call in calls} == {
             row.proname

@@ -23,7 +23,7 @@ from prove.judge.aftermath import sell_out
 from prove.report import Row
 from prove.stage.cluster import admin
 from prove.stage.fleet import THIS, Fleet, MigrateFailed
-from prove.stage.versions import Version, of_commit, with_a_comment
+from prove.stage.releases import Release, of_commit, with_a_comment
 
 BEFORE = os.environ.get("PROVE_BEFORE", "4f4eec2")
 """The version before this one, as a commit. Its replicas say that they are not ready as soon as the
@@ -54,7 +54,7 @@ def proof(full: bool) -> list[Row]:
 
 
 def upgrade(
-    name: str, old: Version, new: Version, pause: float, *, compatible: bool = False
+    name: str, old: Release, new: Release, pause: float, *, compatible: bool = False
 ) -> Row:
     """One sale. compatible: replicas of both say that they are ready, and nobody goes back."""
     with Fleet() as fleet:
@@ -98,18 +98,18 @@ def incompatible(fleet: Fleet) -> list[str]:
     ]
 
 
-def _steps(fleet: Fleet, old: Version, new: Version, *, and_back: bool) -> Iterator[Step]:
+def _steps(fleet: Fleet, old: Release, new: Release, *, and_back: bool) -> Iterator[Step]:
     """To the new version, and back. The old one does not migrate again."""
     yield "migrate", partial(fleet.migrate, new)
     ways = [(new, "new", "old"), *([(old, "old", "new")] if and_back else [])]
-    for version, comes, goes in ways:
+    for release, comes, goes in ways:
         for replica in REPLICAS:
             yield (
                 f"start {comes} {replica}",
-                partial(fleet.add_replica, f"{comes} {replica}", version),
+                partial(fleet.add_replica, f"{comes} {replica}", release),
             )
             yield f"stop {goes} {replica}", partial(fleet.remove, f"{goes} {replica}")
-        yield f"start {comes} worker", partial(fleet.add_worker, f"{comes} worker", version)
+        yield f"start {comes} worker", partial(fleet.add_worker, f"{comes} worker", release)
         yield f"stop {goes} worker", partial(fleet.remove, f"{goes} worker")
 
 
@@ -138,7 +138,7 @@ async def _sell(
     return tool, problems
 
 
-def _older_refuses(fleet: Fleet, old: Version, new: Version) -> list[str]:
+def _older_refuses(fleet: Fleet, old: Release, new: Release) -> list[str]:
     """Runs the older migrate, if the versions are not the same to it."""
     if not new.migrations() - old.migrations():
         return []

@@ -1,4 +1,4 @@
-"""Postgres, the provider, and any number of workers and replicas of `serve`, each of a version.
+"""Postgres, the provider, and any number of workers and replicas of `serve`, each of a release.
 
 Every process is started and stopped one by one, as an orchestrator does it in an upgrade.
 """
@@ -20,10 +20,10 @@ from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.processes import free_port
 from flashsale.testing.processes import stop
 from prove.stage.proxy import Proxy
+from prove.stage.releases import Release
 from prove.stage.service import STARTS_WITHIN_SECONDS, Service
-from prove.stage.versions import Version
 
-THIS = Version("this version")
+THIS = Release("this version")
 DRAIN_SECONDS = 0.5
 """Between the last request that a replica is sent and its SIGTERM."""
 
@@ -99,32 +99,32 @@ class Fleet(Service):
                 del self._processes[name]
                 self.ended.append(f"{name} ended by itself with {process.returncode}")
 
-    def migrate(self, version: Version = THIS, *flags: str) -> float:
-        """Runs a version's `flashsale migrate`. Returns the seconds. Errors: MigrateFailed."""
+    def migrate(self, release: Release = THIS, *flags: str) -> float:
+        """Runs a release's `flashsale migrate`. Returns the seconds. Errors: MigrateFailed."""
         began = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-m", "flashsale", "migrate", *flags],
-            env=version.environment(database_url=self.database_url()),
+            env=release.environment(database_url=self.database_url()),
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            raise MigrateFailed(f"{version.name}: {(done.stdout + done.stderr).strip()[-1000:]}")
+            raise MigrateFailed(f"{release.name}: {(done.stdout + done.stderr).strip()[-1000:]}")
         return time.monotonic() - began
 
-    def add_provider(self, version: Version = THIS) -> None:
+    def add_provider(self, release: Release = THIS) -> None:
         """Starts the payment provider, and waits until it answers."""
-        self._add("provider", "provider", version)
+        self._add("provider", "provider", release)
         self._wait_for(self.provider_url)
 
-    def add_worker(self, name: str, version: Version = THIS) -> None:
-        self._add(name, "worker", version)
+    def add_worker(self, name: str, release: Release = THIS) -> None:
+        self._add(name, "worker", release)
 
-    def add_replica(self, name: str, version: Version = THIS, *, port: int = 0) -> None:
+    def add_replica(self, name: str, release: Release = THIS, *, port: int = 0) -> None:
         """Starts a `serve`, and sends requests to it once it answers, ready or not."""
         port = port or free_port()
-        self._add(name, "serve", version, port=port)
+        self._add(name, "serve", release, port=port)
         url = f"http://127.0.0.1:{port}"
         self._wait_for(url)
         self.replicas[name] = url
@@ -144,7 +144,7 @@ class Fleet(Service):
         process.kill()
         process.wait()
 
-    def _add(self, name: str, command: str, version: Version, **settings: object) -> None:
+    def _add(self, name: str, command: str, release: Release, **settings: object) -> None:
         common: dict[str, object] = {
             "database_url": self.database_url(),
             "webhook_secret": "for-proof",
@@ -156,7 +156,7 @@ class Fleet(Service):
         with (self.data_dir / f"{name}.out").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "flashsale", command],
-                env=version.environment(**common | self._settings | settings),
+                env=release.environment(**common | self._settings | settings),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,4 +1,4 @@
-"""Versions of the code to run: this tree, the tree of a commit, or this one with other SQL."""
+"""Releases of the code to run: this tree, the tree of a commit, or this one with other SQL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CODE = ("src", "sql", "migrations")
 
 
 @dataclass(frozen=True)
-class Version:
+class Release:
     """Code that a process can be started from. sql: another folder in place of the tree's."""
 
     name: str
@@ -24,7 +24,7 @@ class Version:
     sql: Path | None = None
 
     def environment(self, **settings: object) -> dict[str, str]:
-        """Of a process of this version, with these settings of flashsale's."""
+        """Of a process of this release, with these settings of flashsale's."""
         ours = environment(**settings) | {"PYTHONPATH": str(self.tree / "src")}
         return ours | ({"FLASHSALE_SQL_DIR": str(self.sql)} if self.sql else {})
 
@@ -33,8 +33,8 @@ class Version:
         return {path.stem for path in (self.tree / "migrations").glob("*.sql")}
 
 
-def of_commit(commit: str, folder: Path) -> Version | None:
-    """The version of a commit, unpacked into a folder; None without that commit in a history."""
+def of_commit(commit: str, folder: Path) -> Release | None:
+    """The release of a commit, unpacked into a folder; None without that commit in a history."""
     try:
         archive = subprocess.run(
             ["git", "archive", commit, *CODE], cwd=ROOT, capture_output=True, check=True
@@ -43,13 +43,13 @@ def of_commit(commit: str, folder: Path) -> Version | None:
         return None
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(folder, filter="data")
-    return Version(commit, folder)
+    return Release(commit, folder)
 
 
-def with_a_comment(version: Version, folder: Path) -> Version:
-    """The same version with a comment line added to sql/, as a compatible change."""
+def with_a_comment(release: Release, folder: Path) -> Release:
+    """The same release with a comment line added to sql/, as a compatible change."""
     sql = folder / "sql"
-    shutil.copytree(version.sql or version.tree / "sql", sql)
+    shutil.copytree(release.sql or release.tree / "sql", sql)
     with (sql / "reserve.sql").open("a") as file:
         file.write("-- A comment that changes nothing.\n")
-    return Version(f"{version.name} with a comment line in sql/", version.tree, sql)
+    return Release(f"{release.name} with a comment line in sql/", release.tree, sql)
