@@ -26,8 +26,9 @@ from prove.stage.fleet import THIS, Fleet, MigrateFailed
 from prove.stage.releases import Release, of_commit, with_a_comment
 
 BEFORE = os.environ.get("PROVE_BEFORE", "4f4eec2")
-"""The version before this one, as a commit. Its replicas say that they are not ready as soon as the
-database is newer, although they serve; a gateway that has no others uses them."""
+"""The version before this one, as a commit; empty: that part is left out. Its replicas say that
+they are not ready as soon as the database is newer, although they serve; a gateway that has no
+others uses them."""
 REPLICAS = ("one", "two")
 PAUSE_SECONDS, FULL_PAUSE_SECONDS = 0.7, 15.0
 """Between two steps."""
@@ -43,11 +44,13 @@ def proof(full: bool) -> list[Row]:
     name = f"upgrade from {BEFORE}, replica by replica, and back"
     with tempfile.TemporaryDirectory(prefix="flashsale-prove-") as folder:
         trees = Path(folder)
-        before = of_commit(BEFORE, trees / "before")
-        if before is None:
+        before = of_commit(BEFORE, trees / "before") if BEFORE else None
+        if before is not None:
+            rows = [upgrade(name, before, THIS, pause)]
+        elif BEFORE:
             rows = [Row(name, skipped=f"git has no commit {BEFORE} here")]
         else:
-            rows = [upgrade(name, before, THIS, pause)]
+            rows = []
         commented = with_a_comment(THIS, trees)
         name = "one more comment in sql/: every replica stays ready"
         return [*rows, upgrade(name, THIS, commented, pause, compatible=True)]
