@@ -10,7 +10,8 @@ as $$ select case when p_message ->> 'kind' in ('refund', 'void') then 300 else 
 comment on function flashsale.max_tries(jsonb) is
 $$How often a job is tried before it goes to the dead letters
 To open a session and to send an e-mail: 10 times, which takes about four minutes. To refund or to
-void, which we owe the customer: 300 times, about a day.$$;
+void, which we owe the customer: 300 times, about a day. While a hold runs and the provider does not
+answer, a try to open its session does not count (retry_job).$$;
 
 -- A message may have any content, because operators can put messages into the queue by hand.
 create or replace function flashsale.id_in(p_message jsonb, p_name text) returns bigint

@@ -26,7 +26,7 @@ begin
     perform flashsale.enqueue_mail(
       case when v_order.reserved_at > v_order.created_at then 'your_turn' else 'reserved' end,
       array[v_order.order_id]);
-  elsif found then
+  elsif found or flashsale.found_session(p_payment_id, p_session_id) then
     v_outcome := 'superseded';
     perform flashsale.enqueue_payment_jobs('void', array[p_payment_id]);
   end if;
@@ -42,3 +42,20 @@ Outcomes: opened (the customer gets an e-mail); superseded (the hold is over: th
 voided); ignored (it was known already); busy (another transaction has locked the order: nothing was
 recorded, and the job is put off); lost_lease (the lease is not the caller's any more; what it knows
 is recorded, unless the order is locked).$$;
+
+create or replace function flashsale.found_session(p_payment_id bigint, p_session_id text)
+returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update flashsale_data.payments p
+  set session_id = p_session_id
+  where p.payment_id = p_payment_id
+    and p.status = 'failed' and p.session_id is null and p.expires_at is not null;
+  return found;
+end
+$$;
+
+comment on function flashsale.found_session(bigint, text) is
+$$Records the session of an attempt whose hold has gone back to the line
+Nobody has seen it. Returns whether there was such an attempt.$$;

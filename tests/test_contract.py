@@ -91,18 +91,21 @@ def test_the_public_may_call_nothing(db: Connection) -> None:
 
 
 EXPECTED_GRANTS = {
-    "flashsale_api": "cancel change_item create_item find_held item_status items order_status "
-    "orders_by_id orders_of record_payment_event request_payment reserve reserve_many",
-    "flashsale_worker": "begin_sweep expire fill finish_notifications payment_captured "
+    "flashsale_api": "cancel change_item create_item extend_holds find_held item_status items "
+    "order_status orders_by_id orders_of pay_offline record_payment_event refund_order "
+    "request_payment reserve reserve_many",
+    "flashsale_worker": "begin_sweep expire fill finish_notifications note_provider "
+    "payment_captured "
     "payment_opened payment_refunded payment_voided promote retry_job sweep sweep_failed "
     "sweep_item take_notifications take_payment_jobs",
     "flashsale_tool": "cancel explain_order find_held item_status items order_status orders_by_id "
-    "orders_of pay request_payment reserve reserve_many",
-    "flashsale_operator": "cancel change_item close_item create_item expire explain_order fill "
-    "item_status items open_item order_status pause_item promote restock resume_item "
-    "retry_dead_letter sweep withdraw",
+    "orders_of pay_offline request_payment reserve reserve_many",
+    "flashsale_operator": "cancel change_item close_item create_item expire explain_order "
+    "extend_holds fill item_status items open_item order_status pause_item pay_offline promote "
+    "refund_order restock resume_item retry_dead_letter sweep withdraw",
 }
-FOR_VIEWS = {"clock", "issued_tickets", "order_id_of", "running_transactions", "shut_by"}
+FOR_VIEWS = {"clock", "hold_fate", "issued_tickets", "money", "order_id_of", "provider_down"}
+FOR_VIEWS |= {"running_transactions", "shut_by"}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -119,7 +122,16 @@ def test_each_audience_has_its_verbs_and_no_others(db: Connection, role: str) ->
     assert granted - FOR_VIEWS == set(EXPECTED_GRANTS[role].split())
 
 
-UNPINNED = {"clock", "id_in", "item_of", "look_up_payment_jobs", "max_tries", "order_id_of"}
+UNPINNED = {"is_event", "name_of_event", "why_not"}
+UNPINNED |= {
+    "can_be_paid",
+    "clock",
+    "id_in",
+    "item_of",
+    "look_up_payment_jobs",
+    "max_tries",
+    "order_id_of",
+}
 UNPINNED |= {"shut_by", "ticket_limit_for", "ticket_of", "withdrawn_through"}
 UNPINNED |= {
     "answers",
@@ -288,7 +300,7 @@ def test_what_http_shows_of_an_order_is_the_sql_row(db: Connection) -> None:
             "and attnum > 0",
         )
     }
-    nested = {"payment_id", "payment_status", "amount", "currency", "checkout_url"}
+    nested = {"payment_id", "payment_status", "amount", "currency", "checkout_url", "reference"}
     shown = set(Order.__struct_fields__) - {"payment"}
     assert shown | nested | {"outcome", "retry_at"} == columns
     assert {f.replace("payment_status", "status") for f in nested} == set(Payment.__struct_fields__)

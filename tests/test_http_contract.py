@@ -23,6 +23,7 @@ ORDER_FIELDS = {
     "paid_at",
     "ended_at",
     "payment",
+    "late_order_id",
 }
 
 
@@ -287,6 +288,12 @@ async def test_an_event_counts_once(api: Api) -> None:
     order = (await api.order(await api.item(), "ann")).json()
     outcomes = [(await api.pay(order, e)).json()["outcome"] for e in ("e1", "e1", "e2")]
     assert outcomes == ["paid", "duplicate", "already_paid"]
+
+
+async def test_money_without_an_amount_is_kept_as_unusable(api: Api) -> None:
+    order = (await api.order(await api.item(), "ann")).json()
+    answer = await api.event(success(order) | {"amount": None})
+    assert (answer.status_code, answer.json()) == (200, {"outcome": "unusable"})
 
 
 async def test_an_event_may_have_unknown_fields(api: Api) -> None:

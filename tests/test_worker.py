@@ -260,7 +260,9 @@ async def test_a_key_that_was_used_before_a_restore_is_no_dead_end(
     session = f"s{order.payment_id}"
     keys = [f"{first_keys[0]}-{order.expires_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}"]
     keys += [f"{key}-{session}" for key in first_keys[1:]]
-    assert provider.calls == [key for pair in zip(first_keys, keys, strict=True) for key in pair]
+    # A job that has met a sweep's lock on the order is done again, with its keys.
+    calls = list(dict.fromkeys(provider.calls))
+    assert calls == [key for pair in zip(first_keys, keys, strict=True) for key in pair]
 
 
 async def test_a_cancelled_hold_is_voided_and_the_next_in_line_is_served(

@@ -27,7 +27,9 @@ Time = Annotated[
     datetime, Meta(tz=True, description="RFC 3339, with an offset; years 2000 to 2999 in UTC")
 ]
 LatePayment = Literal["refund", "keep_if_free"]
-OrderStatus = Literal["waiting", "reserved", "paid", "expired", "cancelled", "unserved"]
+OrderStatus = Literal[
+    "waiting", "reserved", "settling", "paid", "refunded", "expired", "cancelled", "unserved"
+]
 ItemState = Literal["not_open", "open", "paused", "closed"]
 Short = Annotated[str, Meta(min_length=1, max_length=255, pattern=_TEXT)]
 
@@ -133,20 +135,29 @@ class Item(Struct, frozen=True):
     withdrawing: int
     created_at: datetime
     as_of: datetime
+    settle_seconds: int
+    refund_seconds: int | None
 
 
 class Payment(Struct, frozen=True):
-    """The latest attempt to pay an order. checkout_url comes as soon as the session is open."""
+    """The latest attempt to pay an order. checkout_url comes as soon as the session is open.
+
+    reference: the till's name of a payment that was made offline.
+    """
 
     payment_id: str
     status: str
     amount: int
     currency: str
     checkout_url: str | None
+    reference: str | None
 
 
 class Order(Struct, frozen=True):
-    """A customer's claim on one unit. position 1 is next; a reserved one is held to expires_at."""
+    """A customer's claim on one unit. position 1 is next; a reserved one is held to expires_at.
+
+    late_order_id: the order that the late money of an expired one has bought.
+    """
 
     order_id: str
     item_id: int
@@ -160,11 +171,12 @@ class Order(Struct, frozen=True):
     paid_at: datetime | None
     ended_at: datetime | None
     payment: Payment | None
+    late_order_id: str | None
 
     @property
     def is_final(self) -> bool:
-        """Whether the order has ended: its status will not change any more."""
-        return self.status not in ("waiting", "reserved")
+        """Whether the order has ended, or is paid: only a refund can change it."""
+        return self.status not in ("waiting", "reserved", "settling")
 
 
 class UnitAnswer(NamedTuple):

@@ -44,11 +44,15 @@ CODES: dict[str, Code] = {
     "sku_taken": Code(409, "There is already an item with this sku"),
     "withdraw_too_much": Code(409, "More units than can still be withdrawn"),
     "too_many_items": Code(409, "There is no room for another item: all item_ids are used up"),
+    "reference_taken": Code(409, "The reference belongs to the payment of another order"),
+    "not_paid": Code(409, "Only a paid order can be refunded"),
     "not_open": Code(409, "The sale has not begun; Retry-After says when it does"),
     "closed": Code(409, "The sale is over"),
     "paused": Code(409, "The sale is paused"),
     "sold_out": Code(409, "No unit is free, and the line is full or not wanted"),
-    "already_paid": Code(409, "A paid order can't be cancelled"),
+    "already_paid": Code(
+        409, "A paid order can't be cancelled, unless its item has refund_seconds"
+    ),
     "not_reserved": Code(409, "Only a reserved order can be paid"),
     "not_allowed": Code(403, "The service's database role may not do this"),
     # the service

@@ -45,6 +45,8 @@ ITEM = Item(
     withdrawing=0,
     created_at=_NOON - timedelta(days=7),
     as_of=_NOON + timedelta(seconds=2),
+    settle_seconds=2,
+    refund_seconds=None,
 )
 RESERVED = Order(
     order_id="4294967313",
@@ -58,7 +60,10 @@ RESERVED = Order(
     expires_at=_NOON + timedelta(seconds=300),
     paid_at=None,
     ended_at=None,
-    payment=Payment("4294967313", "open", 12900, "EUR", "http://127.0.0.1:8001/sessions/s_17"),
+    payment=Payment(
+        "4294967313", "open", 12900, "EUR", "http://127.0.0.1:8001/sessions/s_17", None
+    ),
+    late_order_id=None,
 )
 WAITING = msgspec.structs.replace(
     RESERVED,

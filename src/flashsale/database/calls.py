@@ -229,6 +229,41 @@ class Database:
 
     # Money
 
+    async def refund_order(
+        self, order_id: str, reason: str, return_units: bool, staff: str | None
+    ) -> Order:
+        """Refunds a paid order, for staff. return_units: its unit goes back on sale."""
+        number = _number(order_id)
+        row = await self._pay.one_about(
+            number,
+            "select * from flashsale.refund_order($1, $2, $3, $4)",
+            number,
+            reason,
+            return_units,
+            staff,
+        )
+        return _order(row)
+
+    async def pay_offline(self, order_id: str, reference: str, staff: str | None) -> Order:
+        """Records that a till has taken the money for an order."""
+        number = _number(order_id)
+        row = await self._pay.one_about(
+            number, "select * from flashsale.pay_offline($1, $2, $3)", number, reference, staff
+        )
+        return _order(row)
+
+    async def extend_holds(self, item_id: int, seconds: int, reason: str, staff: str | None) -> int:
+        """Moves all running deadlines of an item later; returns how many."""
+        row = await self._pay.one_about(
+            ("item", item_id),
+            "select flashsale.extend_holds($1, $2, $3, $4) as extended",
+            item_id,
+            seconds,
+            reason,
+            staff,
+        )
+        return int(row["extended"])
+
     async def record_payment_event(self, event: PaymentEvent) -> str:
         """Stores an event of the payment provider, and returns what it led to."""
         row = await self._pay.one_about(
@@ -321,6 +356,7 @@ def _order(row: asyncpg.Record) -> Order:
             amount=row["amount"],
             currency=row["currency"],
             checkout_url=row["checkout_url"],
+            reference=row["reference"],
         )
     return Order(
         order_id=str(row["order_id"]),
@@ -335,4 +371,5 @@ def _order(row: asyncpg.Record) -> Order:
         paid_at=row["paid_at"],
         ended_at=row["ended_at"],
         payment=payment,
+        late_order_id=None if row["late_order_id"] is None else str(row["late_order_id"]),
     )

@@ -7,6 +7,7 @@ sqlstates.is_passing() tells which are worth another try.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -108,17 +109,27 @@ class Jobs:
         return outcome not in _NOT_DONE
 
     async def payment_captured(
-        self, job: LeasedJob, payment_id: int, session_id: str, amount: int, currency: str
+        self,
+        job: LeasedJob,
+        payment_id: int,
+        session_id: str,
+        amount: int,
+        currency: str,
+        captured_at: datetime | None = None,
     ) -> bool:
-        """Records money that came before the void. Returns whether the job is done."""
+        """Records money that came before the void. Returns whether the job is done.
+
+        captured_at: when it came, by the provider's clock; None: now.
+        """
         outcome = await self._pool.fetchval(
-            "select flashsale.payment_captured($1, $2, $3, $4, $5, $6)",
+            "select flashsale.payment_captured($1, $2, $3, $4, $5, $6, $7)",
             job.job_id,
             job.tries,
             payment_id,
             session_id,
             amount,
             currency,
+            captured_at,
         )
         return outcome not in _NOT_DONE
 
@@ -145,12 +156,24 @@ class Jobs:
         )
         return {row["job_id"] for row in rows}
 
-    async def retry(self, queue: str, job: LeasedJob, error: str) -> str:
-        """Records that a job has failed. Returns retry, dead or lost_lease."""
+    async def retry(self, queue: str, job: LeasedJob, error: str, unavailable: bool = False) -> str:
+        """Records that a job has failed. Returns retry, dead or lost_lease.
+
+        unavailable: the payment provider has not answered; else it has refused.
+        """
         fate: str = await self._pool.fetchval(
-            "select flashsale.retry_job($1, $2, $3, $4)", queue, job.job_id, job.tries, error
+            "select flashsale.retry_job($1, $2, $3, $4, $5)",
+            queue,
+            job.job_id,
+            job.tries,
+            error,
+            unavailable,
         )
         return fate
+
+    async def note_provider(self, is_down: bool) -> None:
+        """Records that the payment provider is down, to be said each second, or that it is back."""
+        await self._pool.execute("select flashsale.note_provider($1)", is_down)
 
 
 class Sweeps:

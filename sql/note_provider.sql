@@ -1,0 +1,41 @@
+-- Whether the payment provider is down. The worker's circuit breaker knows, and says so each
+-- second. What a worker has said is true for ten seconds, so that a worker that dies stops nothing.
+create or replace function flashsale.provider_down() returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from flashsale_data.provider_status s
+    where s.one_row
+      and s.down_since is not null
+      and s.noted_at between
+        flashsale.clock() - interval '10 seconds' and flashsale.clock() + interval '10 seconds')
+$$;
+
+comment on function flashsale.provider_down() is
+$$Whether a worker has said in the last ten seconds that nobody can pay$$;
+
+create or replace function flashsale.note_provider(p_is_down boolean) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now constant timestamptz := flashsale.clock();
+begin
+  if p_is_down then
+    insert into flashsale_data.provider_status as s (down_since, noted_at)
+    values (v_now, v_now)
+    on conflict (one_row) do update
+    set
+      down_since = case when flashsale.provider_down() then s.down_since else v_now end,
+      noted_at = v_now;
+  else
+    update flashsale_data.provider_status s
+    set down_since = null, noted_at = v_now -- until now nobody could pay
+    where s.one_row and s.down_since is not null;
+  end if;
+end
+$$;
+
+comment on function flashsale.note_provider(boolean) is
+$$Records that the payment provider is down, or that it is back
+p_is_down true: to be said again each second, because it counts for ten. While it is down, nobody is
+promoted, and a hold that comes due without a session goes back to the line.$$;
