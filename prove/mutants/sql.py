@@ -14,14 +14,15 @@ PAY_LOCKS = """\
   perform flashsale.first_payments(array[v_order.order_id]);
   select p.* into v_payment
   from flashsale_data.payments p
-  where p.payment_id = v_payment_id and p.order_id = v_order.order_id
+  where p.payment_id = v_payment_id
   for update;
 """
 
 GRANT_LOCKS = """\
-  select array_agg(e.order_id) into v_entitled
+  select array_agg(e.order_id), array_agg(e.order_id) filter (where e.reserved_at is not null)
+  into v_entitled, v_again
   from (
-    select o.order_id
+    select o.order_id, o.reserved_at
     from flashsale_data.orders o
     where o.order_id between
         flashsale.order_id_of(p_item.item_id, 0)
@@ -64,23 +65,26 @@ SQL_MUTANTS = [
     Mutant(
         "pay: any amount will do",
         "pay",
-        "when p_amount <> v_payment.amount or p_currency <> v_payment.currency then",
+        "when p_amount <> p_payment.amount or p_currency <> p_payment.currency then",
         "when false then",
         "pay",
     ),
     Mutant(
-        "pay: money of an older attempt counts",
+        "pay: money of an older attempt goes back",
         "pay",
-        "and p.payment_id > v_payment.payment_id)",
-        "and false)",
-        "pay",
+        "    when p_order.status in ('paid', 'refunded') then 'superseded'\n",
+        "    when p_order.status in ('paid', 'refunded') then 'superseded'\n"
+        "    when exists (\n      select from flashsale_data.payments p\n"
+        "      where p.order_id = p_order.order_id and p.payment_id > "
+        "p_payment.payment_id)\n      then 'superseded'\n",
+        "settle pay",
     ),
     Mutant(
         "pay: money at the deadline is in time",
         "pay",
-        "v_order.status <> 'reserved' or v_order.expires_at <= v_now then 'late'",
-        "v_order.status <> 'reserved' or v_order.expires_at < v_now then 'late'",
-        "pay",
+        "    when p_captured_at >= p_order.expires_at then 'late'\n",
+        "    when p_captured_at > p_order.expires_at then 'late'\n",
+        "settle pay",
     ),
     Mutant(
         "pay: no refund is asked for",
@@ -177,15 +181,15 @@ SQL_MUTANTS = [
     Mutant(
         "cancel: overdue holds too",
         "cancel",
-        "o.status = 'reserved' and o.expires_at > v_now)",
-        "o.status = 'reserved')",
+        "        o.expires_at > v_now or flashsale.hold_fate(o.order_id) = 'waiting'))",
+        "        true))",
         "cancel",
     ),
     Mutant(
         "cancel: the payment is not voided",
         "cancel",
-        "      flashsale.void_payments_of(v_cancelled), flashsale",
-        "      flashsale",
+        "    perform flashsale.enqueue_voids(array[v_held]) where v_held is not null;\n",
+        "",
         "cancel",
     ),
     Mutant(
@@ -196,25 +200,18 @@ SQL_MUTANTS = [
         "cancel",
     ),
     Mutant(
-        "expire: whatever state the order is in",
-        "expire",
-        "      and o.status = 'reserved'\n      and o.expires_at <= p_now",
-        "      and o.expires_at <= p_now",
-        "found",
-    ),
-    Mutant(
         "expire: not at the deadline, but after it",
         "expire",
-        "    where o.status = 'reserved' and o.expires_at <= v_now",
-        "    where o.status = 'reserved' and o.expires_at < v_now",
+        "    where (o.status = 'reserved' or o.settle_until <= v_now) and o.expires_at <= v_now",
+        "    where (o.status = 'reserved' or o.settle_until <= v_now) and o.expires_at < v_now",
         "expire",
     ),
     Mutant(
         "expire: the payment is not voided",
         "expire",
-        "  perform flashsale.void_payments_of(v_expired), flashsale",
+        "  perform flashsale.enqueue_voids(v_expiring), flashsale",
         "  perform flashsale",
-        "jobs model",
+        "settle model",
     ),
     Mutant(
         "expire: without a limit",
@@ -233,8 +230,8 @@ SQL_MUTANTS = [
     Mutant(
         "sweep: waits for an order that is being paid",
         "expire",
-        "o.status = 'reserved'\n    for update skip locked",
-        "o.status = 'reserved'\n    for update",
+        "o.status in ('reserved', 'settling')\n    for update skip locked",
+        "o.status in ('reserved', 'settling')\n    for update",
         "sweep",
     ),
     Mutant(
@@ -717,8 +714,8 @@ SQL_MUTANTS = [
     Mutant(
         "sweep: a line that nobody may serve any more is left alone",
         "sweep",
-        "  where s.shut_by = 'closed'\n    or s.shut_by is null and f.order_id",
-        "  where s.shut_by is null and f.order_id",
+        "  where s.shut_by = 'closed'\n    or s.shut_by is null and not c.down",
+        "  where s.shut_by is null and not c.down",
         "promote",
     ),
     Mutant(
@@ -731,9 +728,10 @@ SQL_MUTANTS = [
     Mutant(
         "violation: blind for: served out of turn",
         "violation",
-        "where (o.status in ('reserved', 'paid') or o.recycled) and o.ticket > i.now_serving\n",
-        "where false and (o.status in ('reserved', 'paid') or o.recycled) and o.ticket "
+        "where (o.status in ('reserved', 'settling', 'paid') or o.recycled) and o.ticket "
         "> i.now_serving\n",
+        "where false and (o.status in ('reserved', 'settling', 'paid') or o.recycled) "
+        "and o.ticket > i.now_serving\n",
         "violation",
     ),
     Mutant(
@@ -788,8 +786,8 @@ SQL_MUTANTS = [
     Mutant(
         "violation: blind for: a success has its session",
         "violation",
-        "where p.status = 'succeeded' and p.session_id is null\n",
-        "where false and p.status = 'succeeded' and p.session_id is null\n",
+        "where p.status = 'succeeded' and (p.session_id is null) = (p.reference is null)\n",
+        "where false\n",
         "violation",
     ),
     Mutant(
@@ -802,8 +800,8 @@ SQL_MUTANTS = [
     Mutant(
         "violation: blind for: an open payment of an ended order",
         "violation",
-        "  where a.status = 'open' and o.ended_at is not null\n",
-        "  where false and a.status = 'open' and o.ended_at is not null\n",
+        "    and (o.ended_at is not null or o.status in ('settling', 'paid'))\n",
+        "    and false\n",
         "violation",
     ),
     Mutant(
@@ -860,7 +858,7 @@ SQL_MUTANTS = [
     Mutant(
         "violation: blind for: an order makes sense: half a hold",
         "violation",
-        "  or (o.reserved_at is null) <> (o.expires_at is null)\n",
+        "  or o.reserved_at is null and o.expires_at is not null\n",
         "",
         "violation",
     ),
@@ -874,7 +872,8 @@ SQL_MUTANTS = [
     Mutant(
         "violation: blind for: an order makes sense: no hold",
         "violation",
-        "  or o.expires_at is null and o.status in ('reserved', 'paid', 'expired')\n",
+        "  or o.expires_at is null and o.status in ('reserved', 'settling', 'paid', "
+        "'refunded', 'expired')\n",
         "",
         "violation",
     ),
@@ -965,9 +964,9 @@ SQL_MUTANTS = [
     Mutant(
         "record_payment_event: an event without a name",
         "record_payment_event",
-        "if (length(p_event_id) between 1 and 255 and length(p_type)",
-        "if (length(p_type)",
-        "limits",
+        "    when length(p_event_id) between 1 and 255 then p_event_id",
+        "    when p_event_id is not null then p_event_id",
+        "payment_events",
     ),
     Mutant(
         "reserve: tickets up to the end of the sequence",
@@ -1000,8 +999,8 @@ SQL_MUTANTS = [
     Mutant(
         "order_status: an overdue hold is reserved",
         "order_status",
-        "    when o.status = 'reserved' and o.expires_at <= flashsale.clock() then 'expired'",
-        "    when false then 'expired'",
+        "      when o.status = 'reserved' and o.expires_at <= flashsale.clock()\n",
+        "      when false\n",
         "expire",
     ),
     Mutant(
@@ -1012,19 +1011,10 @@ SQL_MUTANTS = [
         "jobs",
     ),
     Mutant(
-        "jobs: put off whoever has the lease",
-        "retry_job",
-        "      update pgmq.q_payments q set vt = v_at\n"
-        "      where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_tries",
-        "      update pgmq.q_payments q set vt = v_at\n"
-        "      where p_queue = 'payments' and q.msg_id = p_job_id",
-        "jobs",
-    ),
-    Mutant(
         "jobs: tried again without backoff",
         "retry_job",
-        "    + least(300, 0.25 * 2 ^ p_tries) * (0.75 + random() / 2) * interval '1 second';",
-        "    + interval '0.1 second';",
+        "    least(300, 0.25 * 2 ^ p_tries) * (0.75 + random() / 2),",
+        "    0.1,",
         "jobs",
     ),
     Mutant(
@@ -1051,8 +1041,8 @@ SQL_MUTANTS = [
     Mutant(
         "jobs: waits for a locked order",
         "take_payment_jobs",
-        "    v_read := flashsale.without_busy(v_read);\n",
-        "",
+        "flashsale.without_busy(flashsale.void_sessions(v_read));",
+        "flashsale.void_sessions(v_read);",
         "jobs",
     ),
     Mutant(
@@ -1075,8 +1065,8 @@ SQL_MUTANTS = [
     Mutant(
         "end_payment: without the order's lock",
         "end_payment",
-        "    p_payment_id)\n  for update;",
-        "    p_payment_id);",
+        "where o.order_id = v_order_id for update;",
+        "where o.order_id = v_order_id;",
         "jobs",
     ),
     Mutant(
@@ -1204,8 +1194,8 @@ SQL_MUTANTS = [
     Mutant(
         "explain_order: another reason",
         "explain_order",
-        "      when 'expired' then 'The deadline",
-        "      when 'unserved' then 'The deadline",
+        "        else 'The deadline passed without payment: the unit went to the line.'",
+        "        else 'It ended.'",
         "found",
     ),
     Mutant(
@@ -1214,6 +1204,442 @@ SQL_MUTANTS = [
         "      when 'cancelled' then 'It was cancelled.'\n",
         "      when 'unserved' then 'It was cancelled.'\n",
         "found",
+    ),
+    Mutant(
+        "pay: the provider's time does not count",
+        "pay",
+        "    when p_captured_at between coalesce(v_payment.opened_at, "
+        "v_payment.requested_at) and v_now\n      then p_captured_at\n",
+        "",
+        "settle",
+    ),
+    Mutant(
+        "pay: whatever time the provider says",
+        "pay",
+        "    when p_captured_at between coalesce(v_payment.opened_at, "
+        "v_payment.requested_at) and v_now\n",
+        "    when p_captured_at is not null\n",
+        "settle",
+    ),
+    Mutant(
+        "pay: what is settling is too late",
+        "pay",
+        "    when p_order.status not in ('reserved', 'settling') then 'late'\n",
+        "    when p_order.status <> 'reserved' then 'late'\n",
+        "settle",
+    ),
+    Mutant(
+        "pay: what expired at its deadline is paid until a sweep sees it",
+        "pay",
+        "    when flashsale.hold_fate(p_order.order_id) = 'settling' then null\n    else 'late'",
+        "    else null",
+        "settle",
+    ),
+    Mutant(
+        "pay: money after a cancellation may buy",
+        "pay",
+        "    when p_order.status = 'cancelled' then 'cancelled'\n",
+        "",
+        "settle",
+    ),
+    Mutant(
+        "pay: the other sessions stay open",
+        "pay",
+        "  if v_has_others then\n",
+        "  if false then\n",
+        "settle model",
+    ),
+    Mutant(
+        "pay: what the payment has bought meanwhile is not seen",
+        "pay",
+        "  where p.payment_id = v_payment_id\n  for update;",
+        "  where p.payment_id = v_payment_id and p.order_id = v_order.order_id\n  for update;",
+        "settle",
+    ),
+    Mutant(
+        "pay: an order settles on although nothing can come",
+        "pay",
+        "    perform flashsale.end_settling(p_order.order_id, p_now);\n",
+        "",
+        "settle model",
+    ),
+    Mutant(
+        "keep_if_free: although another session may have been paid",
+        "pay",
+        "    where o.order_id = p_late.order_id and o.ended_at is null)\n",
+        "    where o.order_id = p_late.order_id and false)\n",
+        "settle",
+    ),
+    Mutant(
+        "keep_if_free: the old order says nothing of the new one",
+        "pay",
+        "  update flashsale_data.orders o set late_order_id = v_order_id\n"
+        "  where o.order_id = p_late.order_id;\n",
+        "",
+        "settle",
+    ),
+    Mutant(
+        "hold_fates: an outage before the hold is an excuse",
+        "hold_fates",
+        "s.noted_at >= o.reserved_at then",
+        "s.noted_at is not null then",
+        "outage_sql",
+    ),
+    Mutant(
+        "hold_fates: an outage is no excuse",
+        "hold_fates",
+        "      when a.was_unavailable or s.noted_at >= o.reserved_at then 'waiting'\n",
+        "",
+        "outage_sql",
+    ),
+    Mutant(
+        "hold_fates: an outage that only the tries have met is no excuse",
+        "hold_fates",
+        "      when a.was_unavailable or s.noted",
+        "      when s.noted",
+        "outage_sql",
+    ),
+    Mutant(
+        "hold_fates: although they had a session",
+        "hold_fates",
+        "a.had_a_session or a.was_refused",
+        "a.was_refused",
+        "outage_sql",
+    ),
+    Mutant(
+        "hold_fates: although the provider has refused",
+        "hold_fates",
+        "a.had_a_session or a.was_refused",
+        "a.had_a_session",
+        "outage_sql",
+    ),
+    Mutant(
+        "hold_fates: settles without settle_seconds",
+        "hold_fates",
+        "case when i.settle_seconds > 0 then 'settling' else 'expired' end",
+        "'settling'",
+        "settle",
+    ),
+    Mutant(
+        "hold_fates: waits for a session that nobody has seen",
+        "hold_fates",
+        "p_status = 'open' and p_opened_at < p_expires_at or",
+        "p_status = 'open' or",
+        "settle outage_sql",
+    ),
+    Mutant(
+        "hold_fates: forgets that a failed session may be paid",
+        "hold_fates",
+        " or p_status = 'failed' and p_payable\n",
+        "\n",
+        "settle",
+    ),
+    Mutant(
+        "end_settling: although another session may be paid",
+        "hold_fates",
+        "        and flashsale.can_be_paid(p.status, p.payable, p.opened_at, o.expires_at));\n",
+        "        and false);\n",
+        "settle",
+    ),
+    Mutant(
+        "expire: settling has no limit",
+        "expire",
+        "o.status = 'settling' and o.settle_until <= p_now)",
+        "false)",
+        "settle",
+    ),
+    Mutant(
+        "expire: settling ends at once",
+        "expire",
+        "o.status = 'settling' and o.settle_until <= p_now)",
+        "o.status = 'settling')",
+        "settle",
+    ),
+    Mutant(
+        "expire: the provider is not asked",
+        "expire",
+        "  where o.order_id = any (p_order_ids) and o.status = 'reserved';\n"
+        "  perform flashsale.enqueue_voids(p_order_ids);\nend\n$$;\n\n"
+        "comment on function flashsale.settle_orders",
+        "  where o.order_id = any (p_order_ids) and o.status = 'reserved';\nend\n$$;\n\n"
+        "comment on function flashsale.settle_orders",
+        "settle",
+    ),
+    Mutant(
+        "expire: settling orders hide the others",
+        "expire",
+        "    where (o.status = 'reserved' or o.settle_until <= v_now) and o.expires_at <= v_now",
+        "    where o.expires_at <= v_now",
+        "settle",
+    ),
+    Mutant(
+        "sweep: settling orders are listed again and again",
+        "sweep",
+        "      where (o.status = 'reserved' or o.settle_until <= v_now) and o.expires_at <= v_now",
+        "      where o.expires_at <= v_now",
+        "settle",
+    ),
+    Mutant(
+        "sweep: nobody ends what has settled for too long",
+        "sweep",
+        "(o.status = 'reserved' or o.settle_until <= v_now)",
+        "o.status = 'reserved'",
+        "settle",
+    ),
+    Mutant(
+        "promote: although the provider is down",
+        "promote",
+        "  if flashsale.provider_down() then",
+        "  if false then",
+        "outage_sql",
+    ),
+    Mutant(
+        "sweep: entitled orders are work although the provider is down",
+        "sweep",
+        "    or s.shut_by is null and not c.down",
+        "    or s.shut_by is null",
+        "outage_sql",
+    ),
+    Mutant(
+        "promote: another hold with the old attempt",
+        "promote",
+        "  if p_again is null then",
+        "  if true then",
+        "outage_sql",
+    ),
+    Mutant(
+        "promote: who held a unit before counts as a gap",
+        "promote",
+        "count(*) filter (where l.reserved_at is null)",
+        "count(*)",
+        "outage_sql",
+    ),
+    Mutant(
+        "note_provider: for ever",
+        "note_provider",
+        "flashsale.clock() - interval '10 seconds' and",
+        "'-infinity' and",
+        "outage_sql",
+    ),
+    Mutant(
+        "retry_job: a try without an answer counts",
+        "retry_job",
+        "        read_ct = q.read_ct - v_holds::integer",
+        "        read_ct = q.read_ct",
+        "outage_sql",
+    ),
+    Mutant(
+        "retry_job: after an outage it takes its time",
+        "retry_job",
+        "    case when p_is_urgent then 0.5 + 1.5 * random() end)",
+        "    null)",
+        "outage_sql",
+    ),
+    Mutant(
+        "retry_job: a void of a settling order takes its time",
+        "retry_job",
+        "v_holds or p_unavailable and flashsale.is_settling(v_message)",
+        "v_holds",
+        "outage_sql",
+    ),
+    Mutant(
+        "jobs: voids the sessions of the present hold",
+        "take_payment_jobs",
+        "    and (o.status <> 'reserved' or p.requested_at < o.reserved_at)\n",
+        "",
+        "outage_sql",
+    ),
+    Mutant(
+        "jobs: voids one session of an order only",
+        "take_payment_jobs",
+        "      perform flashsale.enqueue_payment_jobs('void', v_payment_ids[2:]);\n",
+        "",
+        "settle",
+    ),
+    Mutant(
+        "jobs: a failed session is not voided",
+        "take_payment_jobs",
+        "    and (p.status = 'open' or p.status = 'failed' and p.session_id is not null)\n",
+        "    and p.status = 'open'\n",
+        "settle",
+    ),
+    Mutant(
+        "jobs: nobody looks for the session of an earlier hold",
+        "take_payment_jobs",
+        "p.status = 'failed' and p.tried and p.session_id is null and p.expires_at is not null)",
+        "false)",
+        "outage_sql",
+    ),
+    Mutant(
+        "retry_dead_letter: the payment is not revived",
+        "retry_dead_letter",
+        "v_letter.message := flashsale.revive_payment(v_payment.order_id);",
+        "null;",
+        "outage_sql",
+    ),
+    Mutant(
+        "retry_dead_letter: although the hold is over",
+        "retry_dead_letter",
+        "  if v_order.status <> 'reserved' or v_order.expires_at <= flashsale.clock() then",
+        "  if false then",
+        "outage_sql",
+    ),
+    Mutant(
+        "pay_offline: after the deadline",
+        "pay_offline",
+        "v_order.status <> 'reserved' or v_order.expires_at <= v_now then",
+        "v_order.status <> 'reserved' then",
+        "pay_offline",
+    ),
+    Mutant(
+        "pay_offline: the session stays open",
+        "pay_offline",
+        "    flashsale.enqueue_voids(array[p_order_id]),\n",
+        "",
+        "pay_offline",
+    ),
+    Mutant(
+        "pay_offline: anybody's reference",
+        "pay_offline",
+        "    where r.reference = p_reference and r.order_id = p_order_id)",
+        "    where r.reference = p_reference)",
+        "pay_offline",
+    ),
+    Mutant(
+        "pay_offline: the first attempt has no row",
+        "pay_offline",
+        "  perform flashsale.first_payments(array[p_order_id]);\n",
+        "",
+        "pay_offline",
+    ),
+    Mutant(
+        "refund_order: the unit comes back although it should not",
+        "refund_order",
+        "    set withdrawing = least(i.stock, i.withdrawing + 1)\n",
+        "    set withdrawing = i.withdrawing\n",
+        "refund",
+    ),
+    Mutant(
+        "refund_order: withdraws more than there is",
+        "refund_order",
+        "    set withdrawing = least(i.stock, i.withdrawing + 1)\n",
+        "    set withdrawing = i.withdrawing + 1\n",
+        "refund",
+    ),
+    Mutant(
+        "refund: the sale is still counted",
+        "refund_order",
+        "    select r.item_id, -1, 0 from refunded r\n",
+        "    select r.item_id, 0, 0 from refunded r\n",
+        "refund",
+    ),
+    Mutant(
+        "refund: the provider is asked to send a till's money back",
+        "refund_order",
+        "p_reason = 'provider' or s.reference is not null then",
+        "p_reason = 'provider' then",
+        "pay_offline",
+    ),
+    Mutant(
+        "refund: of a part of the money",
+        "settle_refund",
+        "      and coalesce(p_amount, p.amount) = p.amount)\n",
+        "      )\n",
+        "refund",
+    ),
+    Mutant(
+        "cancel: a paid order may be given back for ever",
+        "cancel",
+        "      and p_now < o.paid_at + i.refund_seconds * interval '1 second')\n",
+        "      )\n",
+        "refund",
+    ),
+    Mutant(
+        "cancel: the till's money is given back online",
+        "cancel",
+        "and p.status = 'succeeded' and p.reference is not null)",
+        "and false)",
+        "pay_offline",
+    ),
+    Mutant(
+        "extend_holds: what is over too",
+        "extend_holds",
+        "  where o.item_id = p_item_id and o.status = 'reserved' and o.expires_at > v_now\n"
+        "    and o.paid_at is null and o.ended_at is null;\n",
+        "  where o.item_id = p_item_id and o.status = 'reserved'\n"
+        "    and o.paid_at is null and o.ended_at is null;\n",
+        "extend_holds",
+    ),
+    Mutant(
+        "record_payment_event: money without an amount",
+        "record_payment_event",
+        "        or p_amount between 1 and 1000000000000000 and p_currency",
+        "        or p_currency",
+        "payment_events",
+    ),
+    Mutant(
+        "record_payment_event: a failure is final",
+        "record_payment_event",
+        "'failed', coalesce(p_payable, false))",
+        "'failed', false)",
+        "settle",
+    ),
+    Mutant(
+        "take_notifications: says expired to who has bought after all",
+        "take_notifications",
+        "            or r.message ->> 'kind' = 'expired' and o.late_order_id is not null "
+        "as is_obsolete",
+        "            as is_obsolete",
+        "settle",
+    ),
+    Mutant(
+        "take_notifications: says that they did not pay, who could not",
+        "take_notifications",
+        "          where p.order_id = m.order_id and p.opened_at is not null\n",
+        "          where p.order_id = m.order_id\n",
+        "settle",
+    ),
+    Mutant(
+        "money: two decimals for every currency",
+        "money",
+        "in ('BHD', 'IQD', 'JOD', 'KWD', 'LYD', 'OMR', 'TND') then 3",
+        "in ('BHD', 'IQD', 'JOD', 'KWD', 'LYD', 'OMR', 'TND') then 2",
+        "refund",
+    ),
+    Mutant(
+        "violation: blind for: a refund gives the money back once",
+        "violation",
+        "where o.status = 'refunded'\n  and 1 <> (",
+        "where false and o.status = 'refunded'\n  and 1 <> (",
+        "violation",
+    ),
+    Mutant(
+        "violation: blind for: a reference pays one order",
+        "violation",
+        "where p.reference is not null\n  and not exists (",
+        "where false and p.reference is not null\n  and not exists (",
+        "violation",
+    ),
+    Mutant(
+        "violation: blind for: an order makes sense: settling",
+        "violation",
+        "  or (o.status = 'settling') <> (o.settle_until is not null)\n",
+        "",
+        "violation",
+    ),
+    Mutant(
+        "violation: blind for: an order makes sense: settling too early",
+        "violation",
+        "  or o.settle_until < o.expires_at\n",
+        "",
+        "violation",
+    ),
+    Mutant(
+        "violation: blind for: an order makes sense: refunded before paid",
+        "violation",
+        "  or o.status = 'refunded' and o.ended_at < o.paid_at\n",
+        "",
+        "violation",
     ),
 ]
 """Left out, because nothing can tell them from the original: the state named again in an update of
