@@ -66,8 +66,16 @@ begin
       then p_captured_at
     else v_now
   end;
-  v_refund_reason := flashsale.why_not(
-    v_order, v_payment, p_amount, p_currency, v_captured_at, v_now);
+  v_refund_reason := case
+    when p_amount <> v_payment.amount or p_currency <> v_payment.currency then 'wrong_amount'
+    when v_order.status in ('paid', 'refunded') then 'superseded'
+    when v_order.status = 'cancelled' then 'cancelled'
+    when v_order.status not in ('reserved', 'settling') then 'late'
+    when v_captured_at >= v_order.expires_at then 'late'
+    when v_order.status = 'settling' or v_order.expires_at > v_now then null
+    when flashsale.hold_fate(v_order.order_id) = 'settling' then null
+    else 'late'
+  end;
   if v_refund_reason is null then
     return flashsale.buy_in_time(
       v_payment_id, v_order.order_id, p_session_id, v_captured_at, v_now);
@@ -89,34 +97,6 @@ Outcomes: paid; already_paid; refund_due (the money came late or after a cancell
 paid already, or it is not the requested amount); stray (it names no payment of ours: it is kept as
 a payment without an order, and refunded).
 Errors: RV303 not a session, amount and currency.$$;
-
--- Without settings, so that it is inlined.
-create or replace function flashsale.why_not(
-  p_order flashsale_data.orders,
-  p_payment flashsale_data.payments,
-  p_amount bigint,
-  p_currency text,
-  p_captured_at timestamptz,
-  p_now timestamptz)
-returns text
-language sql stable
-as $$
-  select case
-    when p_amount <> p_payment.amount or p_currency <> p_payment.currency then 'wrong_amount'
-    when p_order.status in ('paid', 'refunded') then 'superseded'
-    when p_order.status = 'cancelled' then 'cancelled'
-    when p_order.status not in ('reserved', 'settling') then 'late'
-    when p_captured_at >= p_order.expires_at then 'late'
-    when p_order.status = 'settling' or p_order.expires_at > p_now then null
-    when flashsale.hold_fate(p_order.order_id) = 'settling' then null
-    else 'late'
-  end
-$$;
-
-comment on function flashsale.why_not(
-  flashsale_data.orders, flashsale_data.payments, bigint, text, timestamptz, timestamptz) is
-$$Why money can't buy its order, as in refund_reason; null: it can
-The caller has locked the order and its payment, and read p_now after that.$$;
 
 create or replace function flashsale.raise_bad_payment(
   p_session_id text, p_amount bigint, p_currency text)

@@ -65,15 +65,15 @@ SQL_MUTANTS = [
     Mutant(
         "pay: any amount will do",
         "pay",
-        "when p_amount <> p_payment.amount or p_currency <> p_payment.currency then",
+        "when p_amount <> v_payment.amount or p_currency <> v_payment.currency then",
         "when false then",
         "pay",
     ),
     Mutant(
         "pay: money of an older attempt goes back",
         "pay",
-        "    when p_order.status in ('paid', 'refunded') then 'superseded'\n",
-        "    when p_order.status in ('paid', 'refunded') then 'superseded'\n"
+        "    when v_order.status in ('paid', 'refunded') then 'superseded'\n",
+        "    when v_order.status in ('paid', 'refunded') then 'superseded'\n"
         "    when exists (\n      select from flashsale_data.payments p\n"
         "      where p.order_id = p_order.order_id and p.payment_id > "
         "p_payment.payment_id)\n      then 'superseded'\n",
@@ -82,8 +82,8 @@ SQL_MUTANTS = [
     Mutant(
         "pay: money at the deadline is in time",
         "pay",
-        "    when p_captured_at >= p_order.expires_at then 'late'\n",
-        "    when p_captured_at > p_order.expires_at then 'late'\n",
+        "    when v_captured_at >= v_order.expires_at then 'late'\n",
+        "    when v_captured_at > v_order.expires_at then 'late'\n",
         "settle pay",
     ),
     Mutant(
@@ -1224,21 +1224,21 @@ SQL_MUTANTS = [
     Mutant(
         "pay: what is settling is too late",
         "pay",
-        "    when p_order.status not in ('reserved', 'settling') then 'late'\n",
-        "    when p_order.status <> 'reserved' then 'late'\n",
+        "    when v_order.status not in ('reserved', 'settling') then 'late'\n",
+        "    when v_order.status <> 'reserved' then 'late'\n",
         "settle",
     ),
     Mutant(
         "pay: what expired at its deadline is paid until a sweep sees it",
         "pay",
-        "    when flashsale.hold_fate(p_order.order_id) = 'settling' then null\n    else 'late'",
+        "    when flashsale.hold_fate(v_order.order_id) = 'settling' then null\n    else 'late'",
         "    else null",
         "settle",
     ),
     Mutant(
         "pay: money after a cancellation may buy",
         "pay",
-        "    when p_order.status = 'cancelled' then 'cancelled'\n",
+        "    when v_order.status = 'cancelled' then 'cancelled'\n",
         "",
         "settle",
     ),
