@@ -116,7 +116,8 @@ async def test_locked_orders_with_impatient_customers_delay_nobody_else(
     db: Connection, database_url: str
 ) -> None:
     shoe = item(db, stock=9)
-    async with serving(settings(database_url, pay_wait_ms=60_000)) as api:
+    patient = {"pay_wait_ms": 60_000, "pay_deadline_ms": 120_000, "readiness_timeout_seconds": 30}
+    async with serving(settings(database_url, **patient)) as api:
         held = [await ordered(api, shoe, f"held{n}") for n in range(6)]
         other = await ordered(api, shoe, "other")
         with connect(database_url, autocommit=False) as tool:
@@ -165,7 +166,8 @@ async def test_a_customer_whose_order_stays_locked_is_asked_to_come_again(
 
 async def test_changes_of_a_locked_item_delay_no_reads(db: Connection, database_url: str) -> None:
     shoe = item(db, stock=9)
-    async with serving(settings(database_url, pay_wait_ms=60_000)) as api:
+    patient = {"pay_wait_ms": 60_000, "pay_deadline_ms": 120_000}
+    async with serving(settings(database_url, **patient)) as api:
         with connect(database_url, autocommit=False) as tool:
             tool.execute("select from flashsale_data.items for update")
             patched = [
