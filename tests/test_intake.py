@@ -320,6 +320,27 @@ async def test_customers_that_a_tool_holds_delay_no_other_item_and_hide_no_units
         assert {type(a) for a in outcomes} <= {UnitAnswer, Overloaded}
 
 
+async def test_a_key_that_a_tool_uses_hides_no_units(db: Connection, database_url: str) -> None:
+    shoe, ann = item(db, stock=500), "ann"
+    reserve(db, shoe, ann)
+    patient = {"reserve_wait_ms": 60_000, "reserve_deadline_ms": 120_000}
+    async with counted(database_url, **patient) as (intake, _):
+        with connect(database_url, autocommit=False) as tool:
+            reserve(tool, shoe, ann, "key")
+            waiting = ask(intake, [UnitRequest(shoe, ann, "key")])
+            await asyncio.to_thread(eventually, lambda: intake._apart._pausing)  # noqa: SLF001 - no public sight of it
+            for n in range(5):
+                waiting += ask(intake, [UnitRequest(shoe, ann, "key")])
+                answers = await together(
+                    intake, [UnitRequest(shoe, f"c{n}.{m}") for m in range(10)]
+                )
+                assert {a.outcome for a in answers} == {"reserved"}
+            assert value(db, "select flashsale.issued_tickets(%s)", shoe) == 1 + 50
+            assert not any(task.done() for task in waiting)
+            tool.commit()
+        assert {a.outcome for a in await asyncio.gather(*waiting)} == {"existing"}
+
+
 async def test_a_batch_keeps_the_keys_of_its_requests(db: Connection, database_url: str) -> None:
     shoe = item(db, stock=9)
     async with counted(database_url) as (intake, sizes):
