@@ -171,6 +171,29 @@ async def test_a_held_customer_joins_no_batch_until_free() -> None:
     assert {answer.outcome for answer in await asyncio.gather(*first)} == {"ann"}
 
 
+async def test_whoever_is_held_unnoticed_is_tried_alone() -> None:
+    """By a lock that find_held does not know, or that came after it had answered."""
+
+    class Blind(Locks):
+        async def find_held(self, requests: Sequence[UnitRequest], deadline: float) -> list[bool]:
+            return [False] * len(requests)
+
+    ann = UnitRequest(1, "ann")
+    calls = Blind(ann)
+    intake = calls.intake(reserve_lock_ms=1, reserve_deadline_ms=60_000)
+    (held,) = ask(intake, [ann])
+    while len(calls.made) < 3:
+        await asyncio.sleep(0.001)
+    for n in range(5):
+        tried = len(calls.made)
+        await asyncio.gather(*ask(intake, requests(20, 20 * n)))
+        while calls.made[tried:].count([ann]) < 1:
+            await asyncio.sleep(0.001)
+    assert all(made == [ann] for made in calls.made if ann in made)
+    calls.held.clear()
+    assert (await held).outcome == "ann"
+
+
 async def test_an_item_without_held_customers_goes_with_the_others_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

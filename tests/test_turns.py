@@ -168,7 +168,7 @@ async def test_a_customer_whose_order_stays_locked_is_asked_to_come_again(
 
 async def test_changes_of_a_locked_item_delay_no_reads(db: Connection, database_url: str) -> None:
     shoe = item(db, stock=9)
-    patient = {"pay_wait_ms": 60_000, "pay_deadline_ms": 120_000}
+    patient = {"pay_wait_ms": 60_000, "pay_deadline_ms": 120_000, "read_connections": 1}
     async with serving(settings(database_url, **patient)) as api:
         with connect(database_url, autocommit=False) as tool:
             tool.execute("select from flashsale_data.items for update")
