@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -182,13 +183,15 @@ async def test_whoever_is_held_unnoticed_is_tried_alone() -> None:
     calls = Blind(ann)
     intake = calls.intake(reserve_lock_ms=1, reserve_deadline_ms=60_000)
     (held,) = ask(intake, [ann])
-    while len(calls.made) < 3:
-        await asyncio.sleep(0.001)
+
+    def tried_again(since: int) -> bool:
+        return [ann] in calls.made[since:]
+
+    await asyncio.to_thread(eventually, partial(tried_again, 2))
     for n in range(5):
         tried = len(calls.made)
         await asyncio.gather(*ask(intake, requests(20, 20 * n)))
-        while calls.made[tried:].count([ann]) < 1:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(eventually, partial(tried_again, tried))
     assert all(made == [ann] for made in calls.made if ann in made)
     calls.held.clear()
     assert (await held).outcome == "ann"
