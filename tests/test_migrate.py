@@ -100,9 +100,7 @@ def test_a_lock_that_yoyo_left_behind_is_cleared(empty_url: str) -> None:
         conn.execute(
             "delete from flashsale_data._yoyo_migration where migration_id like '%%.queues'"
         )
-    began = time.monotonic()
-    assert migrate(empty_url).applied == ["0006.queues"]
-    assert time.monotonic() - began < 8  # yoyo would wait ten seconds for a lock, and give up
+    assert migrate(empty_url).applied == ["0006.queues"]  # yoyo would wait for it, and give up
 
 
 def test_a_database_that_has_more_migrations_is_left_alone(empty_url: str) -> None:

@@ -6,7 +6,7 @@ sqlstates.is_passing() tells which are worth another try.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -60,7 +60,8 @@ class Jobs:
 
     def __init__(self, settings: Settings) -> None:
         """Connects only when it is entered and used. Errors: SettingsError."""
-        self._arguments = _arguments(settings)
+        # Whoever has locked what a job is about may keep the lock, but not a connection of ours.
+        self._arguments = _arguments(settings, {"lock_timeout": f"{settings.lock_ms}"})
         self._pool: Any = None
 
     async def __aenter__(self) -> Self:
@@ -234,9 +235,9 @@ async def has_swept(settings: Settings, runners: str) -> bool:
         await connection.close(timeout=_CLOSE_SECONDS)
 
 
-def _arguments(settings: Settings) -> dict[str, Any]:
+def _arguments(settings: Settings, bounds: Mapping[str, str] | None = None) -> dict[str, Any]:
     arguments = connection_arguments(
-        settings, own_role=WORKER_ROLE, application_name="flashsale-worker"
+        settings, own_role=WORKER_ROLE, application_name="flashsale-worker", bounds=bounds
     )
     return arguments | {"command_timeout": settings.statement_timeout_seconds}
 
