@@ -136,6 +136,10 @@ def migrate(database_url: str, *, force: bool = False) -> MigrateReport:
             f"{error.diag.message_primary}: migrate as the owner of the database, a role with "
             "CREATEROLE"
         ) from error
+    except psycopg.errors.ReadOnlySqlTransaction:
+        raise MigrateError(
+            f"the database {without_password(database_url)} is read-only: migrate on the primary"
+        ) from None
     except (
         psycopg.errors.DependentObjectsStillExist,
         psycopg.errors.DependentPrivilegeDescriptorsStillExist,
