@@ -132,6 +132,12 @@ def test_an_error_is_one_line_without_the_password(
             admin.execute("drop role nobody_special")
 
 
+def test_a_standby_is_an_error_of_one_line(empty_url: str) -> None:
+    joint = "&" if "?" in empty_url else "?"
+    with pytest.raises(MigrateError, match="is read-only: migrate on the primary"):
+        migrate(f"{empty_url}{joint}options=-c%20default_transaction_read_only%3Don")
+
+
 def test_migrations_and_sql_define_nothing_twice() -> None:
     tables = "\n".join(p.read_text() for p in migrations_folder().glob("*.sql"))
     functions = "\n".join(text for _name, text in sql_files())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flashsale.testing.clock import Clock
+from flashsale.worker import run
 from support import (
     Call,
     Connection,
@@ -356,6 +357,21 @@ def test_lines_that_end_do_not_keep_another_items_line_waiting(
     assert value(db, "select count(*) from flashsale.waiting_line") == 0
 
 
+def test_an_item_with_little_to_do_comes_early(db: Connection, clock: Clock) -> None:
+    """Before nearly all of those with many overdue holds, and of those whose line ends."""
+    for n in range(10):
+        many(db, item(db, f"h{n}", stock=100, hold_seconds=10), [f"c{c}" for c in range(100)])
+        reserve(db, item(db, f"i{n}", stock=0, closes_at=clock.at(10)), "ann")
+    shoe = item(db)
+    ann, _bob = many(db, shoe, ["ann", "bob"])
+    clock.advance(10)
+    call(db, "cancel", ann.order_id)
+    for _ in range(5):
+        due = rows(db, "select item_id from flashsale.begin_sweep('runner')")
+        assert len(due) == 21
+        assert shoe in [d.item_id for d in due[:5]]
+
+
 def test_an_item_with_many_overdue_holds_has_them_expired_bit_by_bit(
     db: Connection, clock: Clock
 ) -> None:
@@ -365,6 +381,18 @@ def test_an_item_with_many_overdue_holds_has_them_expired_bit_by_bit(
     assert [s.more for s in sweep_as_runner(db, limit=20)] == [True]
     assert [s.more for s in sweep_as_runner(db, limit=20)] == [False]
     assert value(db, "select expired from flashsale.sweep_status where runner = 'runner'") == 30
+
+
+def test_many_overdue_holds_of_one_item_do_not_hide_those_of_another(
+    db: Connection, clock: Clock
+) -> None:
+    big, small = item(db, stock=11_000, hold_seconds=5), item(db, "hat", hold_seconds=10)
+    for batch in range(11):
+        many(db, big, [f"c{batch} {n}" for n in range(1000)])
+    reserve(db, small, "ann")
+    clock.advance(10)
+    due = rows(db, "select * from flashsale.begin_sweep('runner', %s)", run.SWEEP_HOLDS)
+    assert {d.item_id for d in due if d.overdue_ids} == {big, small}
 
 
 # An error at one item

@@ -701,6 +701,18 @@ async def test_many_lines_end_while_another_item_is_served(
     assert rows(db, "select * from flashsale.sweep_failure") == []
 
 
+async def test_an_item_with_more_to_do_comes_again_in_the_same_sweep(
+    database_url: str, db: Connection, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, set_to in {"SWEEP_SECONDS": 60.0, "SWEEP_LIMIT": 10, "ITEM_LIMIT": 10}.items():
+        monkeypatch.setattr(worker, name, set_to)
+    many(db, item(db, stock=35, hold_seconds=10), [f"c{n}" for n in range(35)])
+    clock.advance(10)
+    async with working(database_url, sweep_interval_seconds=60.0):
+        await until(lambda: value(db, "select sum(expired) from flashsale.sweep_status") == 35)
+        assert value(db, "select sweeps from flashsale.sweep_status") == 1
+
+
 async def test_no_connection_is_held_while_the_provider_is_called(
     database_url: str, db: Connection
 ) -> None:

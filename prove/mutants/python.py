@@ -331,6 +331,13 @@ PYTHON_MUTANTS = [
         "worker",
     ),
     PythonMutant(
+        "worker: what is left of an item waits for the next sweep",
+        "worker/run",
+        "            due.append(DueItem(item.item_id, item.overdue_ids[limit:]))",
+        "            more = True",
+        "worker",
+    ),
+    PythonMutant(
         "worker: no backoff while the database is away",
         "worker/trouble",
         "        delay, self._delay = self._delay, min(2 * self._delay, RETRY_MAX_SECONDS)\n",

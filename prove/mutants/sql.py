@@ -556,7 +556,7 @@ SQL_MUTANTS = [
     Mutant(
         "sweep: finds no holes",
         "sweep",
-        "    select f.item_id, f.last_ticket from flashsale.items_to_fill(p_runner) f\n"
+        "    select f.item_id, f.last_ticket, 1 from flashsale.items_to_fill(p_runner) f\n"
         "    union all\n",
         "",
         "promote",
@@ -666,8 +666,15 @@ SQL_MUTANTS = [
     Mutant(
         "cron: all items in one transaction",
         "cron",
-        "v_item.overdue_ids, v_limit);\n    commit;\n",
-        "v_item.overdue_ids, v_limit);\n",
+        "    commit;\n    if v_done.more then",
+        "    if v_done.more then",
+        "sweep",
+    ),
+    Mutant(
+        "sweep: an item with little to do has no better lots",
+        "sweep",
+        "order by sum(n.orders) * random();",
+        "order by random();",
         "sweep",
     ),
     Mutant(

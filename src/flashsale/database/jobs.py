@@ -187,7 +187,7 @@ class Sweeps:
         return not self._connection.is_closed()
 
     async def begin(self, limit: int) -> list[DueItem]:
-        """The items that have something to do, in random order.
+        """The items that have something to do, in the order of their visits.
 
         limit: at most so many overdue holds over all items; if there are so many, begin again.
         """
@@ -202,7 +202,7 @@ class Sweeps:
             "select more, error from flashsale.sweep_item($1, $2, $3, $4)",
             self._runner,
             item.item_id,
-            item.overdue_ids,
+            item.overdue_ids[: limit + 1],  # by the last one it knows that there is more
             limit,
         )
         return Swept(row["more"], row["error"])
