@@ -707,6 +707,7 @@ async def test_an_item_with_more_to_do_comes_again_in_the_same_sweep(
     for name, set_to in {"SWEEP_SECONDS": 60.0, "SWEEP_LIMIT": 10, "ITEM_LIMIT": 10}.items():
         monkeypatch.setattr(worker, name, set_to)
     many(db, item(db, stock=35, hold_seconds=10), [f"c{n}" for n in range(35)])
+    db.execute("delete from pgmq.q_payments")  # a sweep leaves out orders whose jobs are being done
     clock.advance(10)
     async with working(database_url, sweep_interval_seconds=60.0):
         await until(lambda: value(db, "select sum(expired) from flashsale.sweep_status") == 35)
