@@ -15,7 +15,11 @@ PYTHON = ROOT / "src" / "flashsale"
 
 @dataclass(frozen=True)
 class Mutant:
-    """In sql/`file`, `old` becomes `new`. The tests of `first` are most likely to notice."""
+    """In sql/`file`, `old` becomes `new`. The tests of `first` are most likely to notice.
+
+    first: names of test files, such as "pay", or "found" for test_mutants_found.py, with a test's
+    name where the whole file would take long: "sweep::test_x".
+    """
 
     name: str
     file: str

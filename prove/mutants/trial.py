@@ -32,6 +32,8 @@ from prove.mutants.sql import SQL_MUTANTS
 
 MUTANTS: Sequence[Mutant] = [*SQL_MUTANTS, *PYTHON_MUTANTS]
 AT_ONCE = 2
+PYTEST_ITSELF = "pytest itself: "
+"""Instead of a test: pytest could not run them, so nothing has noticed anything."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,25 @@ class Fate:
 
 
 def misfit(mutant: Mutant) -> str | None:
-    """Why the mutant can't be made from this code; None if it can."""
+    """Why the mutant can't be tried on this code; None if it can."""
     times = mutant.source.read_text().count(mutant.old)
-    return (
-        None
-        if times == 1
-        else f"{mutant.name}: {mutant.source.name} has it {times} times, not once"
-    )
+    if times != 1:
+        return f"{mutant.name}: {mutant.source.name} has it {times} times, not once"
+    gone = [name for name in mutant.first.split() if not there_is(name)]
+    return f"{mutant.name}: no such tests: {' '.join(gone)}" if gone else None
+
+
+def there_is(name: str) -> bool:
+    file, _, test = place_of(name).partition("::")
+    source = ROOT / "tests" / file
+    return source.exists() and (not test or f"def {test}(" in source.read_text())
+
+
+def place_of(name: str) -> str:
+    """What pytest calls it: found::test_x is tests/test_mutants_found.py::test_x."""
+    file, colons, test = name.partition("::")
+    file = "mutants_found" if file == "found" else file
+    return f"test_{file}.py{colons}{test}"
 
 
 def broken(mutant: Mutant, folder: Path) -> Mapping[str, str]:
@@ -73,19 +87,21 @@ def first_failure(
 ) -> str | None:
     """The first of these tests that fails with this code."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
+    command += ["-p", "pytest_asyncio.plugin", "-p", "pytest_timeout"]
     command += [f"--server={server.data_dir}:{server.port}", "--timeout=60"]
-    command += [*(f"tests/{file_of(name)}" for name in names)]
+    command += [*(f"tests/{place_of(name)}" for name in names)]
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | code, capture_output=True, text=True, check=False
+        command,
+        cwd=ROOT,
+        env=os.environ | code | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # half of its start
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode == 0:
         return None
     found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
-    return found[1] if found else f"pytest itself: {(done.stdout + done.stderr)[-300:]}"
-
-
-def file_of(name: str) -> str:
-    return "test_mutants_found.py" if name == "found" else f"test_{name}.py"
+    return found[1] if found else f"{PYTEST_ITSELF}{(done.stdout + done.stderr)[-300:]}"
 
 
 def fate_of(mutant: Mutant, server: EmbeddedPostgres) -> Fate:
@@ -96,6 +112,9 @@ def fate_of(mutant: Mutant, server: EmbeddedPostgres) -> Fate:
         killer = first_failure(code, likely, server)
         if killer is None and (others := [name for name in mutant.others if name not in likely]):
             killer = first_failure(code, others, server)
+    if killer and killer.startswith(PYTEST_ITSELF):
+        print(f"{mutant.name}: {killer}", flush=True)
+        killer = None
     return Fate(mutant, killer, time.monotonic() - started)
 
 
