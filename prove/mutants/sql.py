@@ -144,7 +144,7 @@ SQL_MUTANTS = [
         "pay",
         "array[v_payment_id])\n  where v_payment_id is not null;",
         "array[v_payment_id]);",
-        "pay",
+        "found::test_stray_money_is_refunded_once_however_often_it_is_reported",
     ),
     Mutant(
         "an event has its effect each time it comes",
@@ -158,7 +158,7 @@ SQL_MUTANTS = [
         "end_payment",
         "    and coalesce(p.session_id, p_session_id) = p_session_id\n",
         "",
-        "pay",
+        "found::test_a_session_that_we_do_not_know_ends_no_payment_that_has_one",
     ),
     Mutant(
         "a refund is settled twice",
@@ -221,7 +221,21 @@ SQL_MUTANTS = [
         "expire",
         "    limit p_limit\n",
         "",
+        "expire::test_a_call_ends_no_more_holds_than_its_limit_the_oldest_first",
+    ),
+    Mutant(
+        "expire: the latest deadlines first",
         "expire",
+        "    order by o.expires_at\n",
+        "    order by o.expires_at desc\n",
+        "expire::test_a_call_ends_no_more_holds_than_its_limit_the_oldest_first",
+    ),
+    Mutant(
+        "sweep: all overdue holds of all items at once",
+        "sweep",
+        "      order by o.expires_at\n      limit p_limit\n",
+        "",
+        "expire::test_everything_due_is_done_in_steps_of_the_limit",
     ),
     Mutant(
         "expire: waits for an order that is being paid",
