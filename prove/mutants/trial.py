@@ -1,10 +1,10 @@
-"""Breaks the code on purpose, one rule at a time, and shows which test notices.
+"""Breaks the code on purpose, one rule at a time, and shows that a test notices.
 
     python -m prove.mutants [part of a name ...]
 
-Each mutant is a copy of sql/ or of src/ with one rule removed. The tests run against it, those that
-are most likely to notice first, until one fails: the mutant is killed. The exit status is 1 if a
-mutant survives, or if the tests fail with the unchanged sql/.
+Each mutant is a copy of sql/ or of src/ with one rule removed. The test that it names runs against
+it: if that fails, the mutant is killed. The exit status is 1 if a mutant survives, or if one of
+these tests fails with the unchanged code.
 FLASHSALE_SQL_DIR names another sql/ to start from.
 """
 
@@ -21,12 +21,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
 from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing.servers import FAST, postgres_server
-from prove.mutants.kinds import ROOT, SQL, Mutant, PythonMutant
+from prove.mutants.kinds import ROOT, Mutant, PythonMutant
 from prove.mutants.python import PYTHON_MUTANTS
 from prove.mutants.sql import SQL_MUTANTS
 
@@ -50,14 +51,11 @@ def misfit(mutant: Mutant) -> str | None:
     times = mutant.source.read_text().count(mutant.old)
     if times != 1:
         return f"{mutant.name}: {mutant.source.name} has it {times} times, not once"
-    gone = [name for name in mutant.first.split() if not there_is(name)]
-    return f"{mutant.name}: no such tests: {' '.join(gone)}" if gone else None
-
-
-def there_is(name: str) -> bool:
-    file, _, test = place_of(name).partition("::")
+    file, _, test = place_of(mutant.test).partition("::")
     source = ROOT / "tests" / file
-    return source.exists() and (not test or f"def {test}(" in source.read_text())
+    if not source.exists() or (test and f"def {test}(" not in source.read_text()):
+        return f"{mutant.name}: there is no test {mutant.test}"
+    return None
 
 
 def place_of(name: str) -> str:
@@ -108,10 +106,7 @@ def fate_of(mutant: Mutant, server: EmbeddedPostgres) -> Fate:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="flashsale-mutant-") as folder:
         code = broken(mutant, Path(folder))
-        likely = mutant.first.split()
-        killer = first_failure(code, likely, server)
-        if killer is None and (others := [name for name in mutant.others if name not in likely]):
-            killer = first_failure(code, others, server)
+        killer = first_failure(code, [mutant.test], server)
     if killer and killer.startswith(PYTEST_ITSELF):
         print(f"{mutant.name}: {killer}", flush=True)
         killer = None
@@ -122,7 +117,7 @@ def judge(chosen: Sequence[Mutant]) -> tuple[list[Fate], list[str]]:
     """The fate of each mutant, and the problems of the proof itself, a line each.
 
     The mutants share a server, because starting one takes as long as killing a mutant. The
-    unchanged sql/ is tested last, which shows whether a mutant has left something behind.
+    unchanged code is tested last, which shows whether a mutant has left something behind.
     """
     misfits = [why for mutant in chosen if (why := misfit(mutant))]
     chosen = [mutant for mutant in chosen if not misfit(mutant)]
@@ -144,11 +139,8 @@ def judge(chosen: Sequence[Mutant]) -> tuple[list[Fate], list[str]]:
             return fate
 
         fates = list(pool.map(judged, chosen))
-        whole = {"FLASHSALE_SQL_DIR": str(SQL)}
-        halves = (Mutant.others[::2], Mutant.others[1::2])
-        failures = pool.map(
-            lambda half, server: first_failure(whole, half, server), halves, servers
-        )
+        tests = sorted({mutant.test for mutant in chosen})
+        failures = pool.map(partial(first_failure, {}), (tests[::2], tests[1::2]), servers)
         return fates, misfits + [
-            f"sql/ as it is fails {failure}" for failure in failures if failure
+            f"the unchanged code fails {failure}" for failure in failures if failure
         ]
