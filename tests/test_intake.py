@@ -169,7 +169,8 @@ async def test_a_held_customer_joins_no_batch_until_free() -> None:
     assert not any({r.item_id for r in made} == {1, 2} for made in calls.made)
     assert not any(task.done() for task in first)
     calls.held.clear()
-    assert {answer.outcome for answer in await asyncio.gather(*first)} == {"ann"}
+    answers = await asyncio.wait_for(asyncio.gather(*first), timeout=10)
+    assert {answer.outcome for answer in answers} == {"ann"}
 
 
 async def test_whoever_is_held_unnoticed_is_tried_alone() -> None:

@@ -538,13 +538,17 @@ async def test_a_provider_that_is_down_is_probed_and_its_return_noticed(
     monkeypatch.setattr(worker_queue, "PROBE_SECONDS", 0.05)
     orders = many(db, item(db, stock=100), [f"c{n}" for n in range(100)])
     provider = FakeProvider()
+    at_once = []
 
     async def down(_: str) -> None:
+        at_once.append(provider.under_way)
+        await asyncio.sleep(0.001)
         raise ProviderUnavailable("connection refused")
 
     provider.fault = down
     async with working(database_url, provider, job_concurrency=20):
         await until(lambda: len(provider.calls) >= 25)  # after the first burst one at a time
+        assert max(at_once) == 20 and max(at_once[20:]) == 1
         assert value(db, "select max(read_ct) from pgmq.q_payments") <= 2
         assert value(db, "select count(*) from pgmq.q_payments where read_ct = 0") > 50
         provider.fault = nothing
