@@ -70,6 +70,7 @@ def test_a_replay_that_can_not_get_through_gives_up_and_says_who_is_in_the_way(
 
 
 @pytest.mark.usefixtures("hasty")
+@pytest.mark.slow
 def test_a_prepared_transaction_in_the_way_is_named() -> None:
     with postgres_server(
         os.environ.get("FLASHSALE_TEST_PG_BIN"), {**FAST, "max_prepared_transactions": "1"}
@@ -83,6 +84,7 @@ def test_a_prepared_transaction_in_the_way_is_named() -> None:
 
 
 @pytest.mark.usefixtures("hasty")
+@pytest.mark.slow
 def test_migrations_are_rolled_back_with_a_replay_that_can_not_get_through(
     empty_url: str, tmp_path: Path, other_sql: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,7 @@ def test_more_silent_connections_than_a_shell_allows_files_hold_nobody_up(tmp_pa
         assert "open files" not in server.log
 
 
+@pytest.mark.slow
 def test_a_limit_of_open_files_that_is_too_low_is_told_and_silence_is_cut(tmp_path: Path) -> None:
     few = {"before": limited_to(256, 256), "idle_connection_seconds": 1}
     with serving(tmp_path, **few) as server:  # type: ignore[arg-type]
