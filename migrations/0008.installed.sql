@@ -1,6 +1,6 @@
 -- These are changed by the next migration. They are locked here, all at once and right after the
--- views, which migrate has locked: in each moment in between, a transaction may lock one of them and
--- then wait for another.
+-- views, which migrate has locked. At each moment in between, a transaction may lock one of them
+-- and then wait for another.
 lock table flashsale_data.items, flashsale_data.tallies, flashsale_data.sweepers
   in access exclusive mode;
 
