@@ -1,9 +1,5 @@
 -- Sweeping one item per transaction, and finding out what is in the way of it.
 
--- Views read items first and tallies later, so this locks them in the same order. A reader would be
--- the victim of a deadlock otherwise.
-lock table flashsale_data.items in access exclusive mode;
-
 -- A publication for all tables, which change-data-capture tools make, forbids to delete rows of a
 -- table that has neither a key nor a replica identity. Sweeps delete tallies. An index would cost
 -- every payment something; this costs only the log of the deletion.

@@ -1,4 +1,4 @@
-create or replace function flashsale.begin_sweep(p_runner text, p_limit integer default 10000)
+create or replace function flashsale.begin_sweep(p_runner text, p_limit integer default 100000)
 returns table (item_id integer, overdue_ids bigint[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -11,8 +11,9 @@ end
 $$;
 
 comment on function flashsale.begin_sweep(text, integer) is
-$$For runners: the items that have something to do, in random order
-Call sweep_item for each, in a transaction of its own. p_runner: the name of the caller in
-sweep_status. overdue_ids: the item's holds that are past their deadlines, or null. p_limit: at
-most so many holds over all items, the oldest deadlines first; if there are so many, begin again at
-once. Items whose sweep failed a moment ago are left out.$$;
+$$For runners: the items that have something to do
+Call sweep_item for each, in a transaction of its own, in this order: items with little to do
+probably come first. p_runner: the name of the caller in sweep_status. overdue_ids: the item's holds
+that are past their deadlines, or null. p_limit: at most so many holds over all items, the oldest
+deadlines first; if there are so many, begin again at once. Items whose sweep failed a moment ago
+are left out.$$;

@@ -32,8 +32,8 @@ create or replace procedure flashsale.sweep_round(inout p_more boolean)
 language plpgsql
 as $$
 declare
-  v_holds constant integer := 10000;
-  v_end constant timestamptz := clock_timestamp() + interval '1 second';
+  v_holds constant integer := 100000;
+  v_end timestamptz;
   v_due flashsale_data.due_item[];
   v_limit integer;
   v_item flashsale_data.due_item;
@@ -46,18 +46,22 @@ begin
   v_limit := greatest(100, 1000 / greatest(1, cardinality(v_due)));
   p_more := v_holds <= (
     select coalesce(sum(cardinality(d.overdue_ids)), 0) from unnest(v_due) d);
-  foreach v_item in array v_due loop
-    v_done := flashsale.sweep_item('pg_cron', v_item.item_id, v_item.overdue_ids, v_limit);
+  v_end := clock_timestamp() + interval '0.5 seconds';
+  while cardinality(v_due) > 0 and clock_timestamp() < v_end loop
+    v_item := v_due[1];
+    v_due := v_due[2:];
+    v_done := flashsale.sweep_item(
+      'pg_cron', v_item.item_id, v_item.overdue_ids[1:v_limit + 1], v_limit);
     commit;
-    p_more := p_more or v_done.more;
-    if clock_timestamp() >= v_end then
-      p_more := true;
-      exit;
+    if v_done.more then -- again, after the others
+      v_item.overdue_ids := v_item.overdue_ids[v_limit + 1:];
+      v_due := v_due || v_item;
     end if;
   end loop;
+  p_more := p_more or cardinality(v_due) > 0;
 end
 $$;
 
 comment on procedure flashsale.sweep_round(boolean) is
-$$Sweeps once, for pg_cron: one item per transaction, for a second or so
+$$Sweeps once, for pg_cron: one item per transaction, for half a second
 p_more: there is more to do, call again at once.$$;

@@ -14,6 +14,7 @@
 drop function if exists flashsale.fold_tallies(); -- 0.2: folds one item
 drop function if exists flashsale.fill_next_items(text, integer); -- 0.2: is now items_to_fill
 drop function if exists flashsale.note_sweep(text, integer, integer, integer); -- 0.2: more counts
+drop function if exists flashsale.items_to_serve(); -- 0.2: is now lines_to_serve
 -- 0.2: one job for all sessions of an order; and more arguments
 drop function if exists flashsale.void_payments_of(bigint[]);
 drop function if exists flashsale.pay(bigint, text, bigint, text);

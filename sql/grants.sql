@@ -24,7 +24,7 @@ grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
 grant execute on function
     flashsale.reserve_many(integer[], text[], text[], boolean[]),
     flashsale.reserve(integer, text, text, boolean),
-    flashsale.find_held(integer[], text[]),
+    flashsale.find_held(integer[], text[], text[]),
     flashsale.cancel(bigint, text),
     flashsale.request_payment(bigint, text),
     flashsale.order_status(bigint, text),

@@ -5,9 +5,12 @@
 -- People call sweep(), which is one transaction. The runners (the worker, and pg_cron's procedure)
 -- do the same in many: begin_sweep says which items have something to do, and sweep_item does it
 -- for one of them, in a transaction of its own. So neither a lot of work at one item nor an error
--- there keeps another item waiting, and a call that is cancelled loses only its own item. The items
--- come in random order, and each visit does a limited number of orders. So every item has its
--- turn, a runner that runs out of time is not unfair, and two runners rarely meet.
+-- there keeps another item waiting, and a call that is cancelled loses only its own item.
+--
+-- Each visit does a limited number of orders. A lottery decides the order of the items: the less
+-- there is to do for an item, the sooner it probably comes. So the line of a small item moves in
+-- each round, also while a thousand others end; a runner that runs out of time still gives every
+-- item its turn; and two runners rarely meet.
 --
 -- Nothing here waits. Items, orders, and the rows that sweeps keep about themselves are locked with
 -- skip locked, and nothing is inserted that another transaction may be inserting too. Therefore any
@@ -113,26 +116,26 @@ begin
       limit p_limit
     ) h
     group by h.item_id
-  ), noticed (item_id, last_ticket) as (
-    select f.item_id, f.last_ticket from flashsale.items_to_fill(p_runner) f
+  ), noticed (item_id, last_ticket, orders) as (
+    select f.item_id, f.last_ticket, 1 from flashsale.items_to_fill(p_runner) f
     union all
-    select s.item_id, null from flashsale.items_to_serve() s
+    select s.item_id, null, s.orders from flashsale.lines_to_serve() s
     union all
-    select t.item_id, null from flashsale.items_with_tallies() t
+    select t.item_id, null, 1 from flashsale.items_with_tallies() t
     union all
-    select o.item_id, null from overdue o
+    select o.item_id, null, cardinality(o.order_ids) from overdue o
   )
   select n.item_id, max(n.last_ticket), o.order_ids
   from noticed n
   left join overdue o on o.item_id = n.item_id
   where n.item_id <> all (v_failing)
   group by n.item_id, o.order_ids
-  order by random();
+  order by sum(n.orders) * random(); -- a lottery: see above
 end
 $$;
 
 comment on function flashsale.items_due(text, integer) is
-$$The items for which there is something to do, in random order
+$$What there is to do: items, those with little to do probably first
 p_limit: at most so many overdue holds over all items, the oldest deadlines first. Without those
 whose sweep failed a moment ago. Orders that settle are overdue when that has taken too long.$$;
 
@@ -215,7 +218,8 @@ be noted then.$$;
 -- there is anything to do for the item. They are found by jumping from item to item in the partial
 -- indexes of such orders (a "loose index scan"): one probe per item that has such an order, and
 -- none for all the other items.
-create or replace function flashsale.items_to_serve() returns table (item_id integer)
+create or replace function flashsale.lines_to_serve()
+returns table (item_id integer, orders integer)
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   with recursive first_waiting (order_id) as (
@@ -247,7 +251,10 @@ as $$
     from first_unrecycled f
     where f.order_id is not null
   )
-  select i.item_id
+  select
+    i.item_id,
+    case when s.shut_by = 'closed' then 1000 -- nobody gets a unit by that, so it is not urgent
+      else i.now_serving - flashsale.ticket_of(f.order_id) + 1 end
   from first_waiting f
   join flashsale_data.items i on i.item_id = flashsale.item_of(f.order_id)
   cross join (select flashsale.clock() as now, flashsale.provider_down() as down) c
@@ -256,16 +263,16 @@ as $$
   where s.shut_by = 'closed'
     or s.shut_by is null and not c.down
       and f.order_id <= flashsale.order_id_of(i.item_id, i.now_serving)
-  union
-  select i.item_id
+  union all
+  select i.item_id, 1
   from first_unrecycled f
   join flashsale_data.items i on i.item_id = flashsale.item_of(f.order_id)
   where f.order_id <= flashsale.order_id_of(i.item_id, i.now_serving)
-  order by item_id
 $$;
 
-comment on function flashsale.items_to_serve() is
-$$The items for which promote has something to do$$;
+comment on function flashsale.lines_to_serve() is
+$$The items for which promote has something to do, some of them twice
+orders: about how many orders it has to do something for.$$;
 
 create or replace function flashsale.note_sweep(
   p_runner text,

@@ -44,6 +44,12 @@ def test_compose_has_exactly_these_services() -> None:
     assert sorted(SERVICES) == sorted({*OURS, *RUNNING})
 
 
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_log_of_a_container_does_not_grow_for_ever(service: str) -> None:
+    """Docker rotates what it writes with the driver `local`, and not with its usual one."""
+    assert SERVICES[service]["logging"] == {"driver": "local"}
+
+
 @pytest.mark.parametrize("service", OURS)
 def test_every_command_is_one_that_we_have(service: str) -> None:
     program, *arguments = SERVICES[service]["command"]

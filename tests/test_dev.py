@@ -64,6 +64,7 @@ def test_dev_sells_takes_the_money_and_stops_without_orphans() -> None:
             assert log.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 def test_a_kill_loses_nothing_and_leaves_no_process_behind() -> None:
     with server_folder() as folder:
         put_cluster(folder / "data")
@@ -100,6 +101,7 @@ def test_a_part_that_dies_is_started_again() -> None:
         eventually(lambda: (dev.order(order)["payment"] or {}).get("checkout_url"), 20)
 
 
+@pytest.mark.slow
 def test_a_postgres_that_dies_is_started_again() -> None:
     with server_folder() as folder:
         put_cluster(folder / "data")

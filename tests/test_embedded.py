@@ -153,6 +153,7 @@ def test_with_the_password_of_the_service_nobody_becomes_the_server() -> None:
                 conn.execute(attempt)
 
 
+@pytest.mark.slow
 def test_data_of_an_earlier_version_gets_separate_passwords() -> None:
     with cluster_folder() as folder:
         with EmbeddedPostgres(folder) as server, connect(server.url(user="postgres")) as conn:
@@ -258,6 +259,7 @@ def test_another_process_is_refused_as_long_as_the_first_lives() -> None:
         assert is_gone(pid)
 
 
+@pytest.mark.slow
 def test_a_kill_while_initdb_runs_is_harmless() -> None:
     with server_folder() as folder:
         owner = subprocess.Popen([sys.executable, "-c", RUN_AND_HANG, str(folder)])
@@ -324,6 +326,7 @@ def test_as_root_postgres_runs_as_another_user_without_groups() -> None:
         assert process.split("Groups:")[1].split("\n")[0].strip() == ""
 
 
+@pytest.mark.slow
 def test_a_closed_home_stays_closed_and_keeps_its_data(closed_home: Path) -> None:
     data = closed_home / "data"
     strict = os.umask(0o077)
@@ -338,6 +341,7 @@ def test_a_closed_home_stays_closed_and_keeps_its_data(closed_home: Path) -> Non
         os.umask(strict)
 
 
+@pytest.mark.slow
 def test_removed_data_of_a_closed_home_does_not_come_back(closed_home: Path) -> None:
     data = closed_home / "data"
     for _ in range(2):
@@ -347,6 +351,7 @@ def test_removed_data_of_a_closed_home_does_not_come_back(closed_home: Path) -> 
         shutil.rmtree(data)
 
 
+@pytest.mark.slow
 def test_binaries_in_a_closed_home_are_copied_once(
     closed_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,20 @@ def test_whoever_is_held_at_one_item_is_free_at_another(db: Connection, database
         assert held(db, hat, "ann") == [False]
 
 
+def test_a_customer_whose_key_is_being_used_is_held(db: Connection, database_url: str) -> None:
+    """Although the order itself is an old one, which nobody has to wait for."""
+    shoe = item(db)
+    reserve(db, shoe, "ann")
+    asked = f"select flashsale.find_held(array[{shoe}, {shoe}], '{{ann, ann}}', '{{k, another}}')"
+    with connect(database_url, autocommit=False) as tool:
+        reserve(tool, shoe, "ann", "k")
+        assert held(db, shoe, "ann") == [False]
+        assert value(db, asked) == [True, False]
+        tool.rollback()
+    assert value(db, asked) == [False, False]
+    assert rows(db, "select from flashsale_data.order_keys") == []
+
+
 def test_a_hold_that_is_over_and_locked_holds_its_customer(
     db: Connection, database_url: str, clock: Clock
 ) -> None:

@@ -53,7 +53,7 @@ def serving(database_url: str, **env: str) -> Iterator[tuple[subprocess.Popen[by
 @asynccontextmanager
 async def server(database_url: str, **env: str) -> AsyncIterator[tuple[Any, Api]]:
     with serving(database_url, **env) as (process, url):
-        async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
             yield process, Api(client)
 
 
@@ -93,7 +93,7 @@ def order_in(event: dict[str, str]) -> dict[str, Any]:
 
 async def event(stream: AsyncIterator[dict[str, str]]) -> dict[str, str]:
     """The next event; comments and reconnection hints are skipped."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             found = await anext(stream)
             if "data" in found:
@@ -106,7 +106,7 @@ async def following(stream: AsyncIterator[dict[str, str]]) -> dict[str, Any]:
 
 
 async def ended(stream: AsyncIterator[dict[str, str]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         with pytest.raises(StopAsyncIteration):
             await anext(stream)
 
@@ -209,7 +209,7 @@ async def test_a_closed_stream_is_forgotten_and_a_silent_one_has_a_heartbeat(
             await following(one)
             await following(two)
             assert await streams(api) == 2
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 assert await anext(one) == {"": ""}
                 assert await anext(one) == {"": ""}
         for _ in range(100):
@@ -223,17 +223,15 @@ async def test_a_closed_stream_is_forgotten_and_a_silent_one_has_a_heartbeat(
 async def test_streams_end_when_the_server_is_stopped(
     database_url: str, signum: signal.Signals
 ) -> None:
-    async with server(database_url) as (process, api):
+    async with server(database_url, FLASHSALE_SHUTDOWN_SECONDS="100") as (process, api):
         order = (await api.order(await api.item(), "ann")).json()
         async with events(api, order) as one, events(api, order) as two:
             await following(one)
             await following(two)
-            began = time.monotonic()
             process.send_signal(signum)
             await ended(one)
             await ended(two)
-        await asyncio.to_thread(process.wait, 20)
-        assert time.monotonic() - began < 5
+        await asyncio.to_thread(process.wait, 60)  # it did not have to be killed
         assert process.returncode == 0
 
 

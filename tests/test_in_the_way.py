@@ -70,6 +70,7 @@ def test_a_replay_that_can_not_get_through_gives_up_and_says_who_is_in_the_way(
 
 
 @pytest.mark.usefixtures("hasty")
+@pytest.mark.slow
 def test_a_prepared_transaction_in_the_way_is_named() -> None:
     with postgres_server(
         os.environ.get("FLASHSALE_TEST_PG_BIN"), {**FAST, "max_prepared_transactions": "1"}
@@ -83,6 +84,7 @@ def test_a_prepared_transaction_in_the_way_is_named() -> None:
 
 
 @pytest.mark.usefixtures("hasty")
+@pytest.mark.slow
 def test_migrations_are_rolled_back_with_a_replay_that_can_not_get_through(
     empty_url: str, tmp_path: Path, other_sql: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +106,29 @@ def test_migrations_are_rolled_back_with_a_replay_that_can_not_get_through(
         assert report.applied == ["9998.first", "9999.second"]
         assert report.replayed
         assert value(conn, "select count(*) from flashsale_data.second") == 0
+
+
+def test_views_are_locked_before_a_migration_locks_their_tables(
+    empty_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As readers do: a reader that comes in between would have a view, and wait for a table."""
+    migrate(empty_url)
+    folder = Path(shutil.copytree(migrations_folder(), tmp_path / "migrations"))
+    (folder / "9998.locks.sql").write_text(
+        "create table flashsale_data.locks as "
+        "select l.relation from pg_locks l where l.pid = pg_backend_pid() "
+        "and l.locktype = 'relation' and l.mode = 'AccessExclusiveLock';\n"
+    )
+    monkeypatch.setattr(migrate_module, "migrations_folder", lambda: folder)
+    migrate(empty_url)
+    with connect(empty_url) as conn:
+        unlocked = rows(
+            conn,
+            "select c.relname from pg_class c "
+            "where c.relnamespace = 'flashsale'::regnamespace and c.relkind = 'v' "
+            "and c.oid not in (select relation from flashsale_data.locks)",
+        )
+    assert unlocked == []
 
 
 @pytest.mark.timeout(30)

@@ -187,7 +187,7 @@ def test_a_million_units_are_withdrawn_in_one_statement(db: Connection) -> None:
     with db.transaction(force_rollback=True):
         reserve(db, shoe, "cid")  # another hole, behind the withdrawn ones
     for _ in range(3):
-        settle(db)  # each time it looks at 10,000 tickets, and the withdrawn ones are as one
+        sweep(db)  # a visit looks at 100,000 tickets, and the withdrawn ones are as one
     assert value(db, "select settled from flashsale_data.items") == bob.ticket + 1
     assert units(db, shoe) == (10_002, 10_000, 2, 0, 0, 0)
     call(db, "cancel", ann.order_id)

@@ -100,9 +100,7 @@ def test_a_lock_that_yoyo_left_behind_is_cleared(empty_url: str) -> None:
         conn.execute(
             "delete from flashsale_data._yoyo_migration where migration_id like '%%.queues'"
         )
-    began = time.monotonic()
-    assert migrate(empty_url).applied == ["0006.queues"]
-    assert time.monotonic() - began < 8  # yoyo would wait ten seconds for a lock, and give up
+    assert migrate(empty_url).applied == ["0006.queues"]  # yoyo would wait for it, and give up
 
 
 def test_a_database_that_has_more_migrations_is_left_alone(empty_url: str) -> None:
@@ -132,6 +130,12 @@ def test_an_error_is_one_line_without_the_password(
     finally:
         with connect(postgres.url("postgres", "postgres")) as admin:
             admin.execute("drop role nobody_special")
+
+
+def test_a_standby_is_an_error_of_one_line(empty_url: str) -> None:
+    joint = "&" if "?" in empty_url else "?"
+    with pytest.raises(MigrateError, match="is read-only: migrate on the primary"):
+        migrate(f"{empty_url}{joint}options=-c%20default_transaction_read_only%3Don")
 
 
 def test_migrations_and_sql_define_nothing_twice() -> None:

@@ -238,6 +238,7 @@ def test_a_sweep_does_not_wait_for_an_operator_who_has_locked_the_item(
         call(operator, "pause_item", shoe)
         db.execute("set lock_timeout = '2s'")
         assert call(db, "sweep").recycled == 0
+        assert rows(db, "select * from flashsale.sweep_failure") == []
         operator.commit()
     settle(db)
     assert statuses(db, shoe)["bob"] == "waiting"

@@ -17,6 +17,7 @@ from prove.customers.client import Gateway, NotSent, Unanswered
 from prove.faults import mass, neighbours, restore, upgrade
 from prove.judge.checker import PaymentRow
 from prove.judge.history import History
+from prove.mutants import MUTANTS, misfit
 from prove.stage.fleet import THIS
 from prove.stage.releases import ROOT, of_commit, with_a_comment
 
@@ -72,6 +73,13 @@ async def test_the_gateway_does_not_repeat_a_change_that_may_have_happened() -> 
         with pytest.raises(Unanswered):
             await gateway.request("PATCH", "/items/1", body={"add_stock": 1})
     assert not gateway.repeated
+
+
+# Mutants
+
+
+def test_each_mutant_can_be_made_and_names_tests_that_exist() -> None:
+    assert [why for mutant in MUTANTS if (why := misfit(mutant))] == []
 
 
 # Versions

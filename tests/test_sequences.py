@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import psycopg
 import pytest
 
@@ -41,6 +43,30 @@ def test_sequences_that_are_behind_are_advanced(database_url: str) -> None:
         assert item(conn, sku="another") == shoe + 1
         assert rows(conn, "select * from flashsale.violation") == []
         assert migrate(database_url).advanced == []
+
+
+def test_a_sale_that_goes_on_meanwhile_does_not_look_like_a_sequence_behind(
+    database_url: str,
+) -> None:
+    class Busy:
+        """A session of migrate; before each of its statements somebody else reserves a unit."""
+
+        requests = 0
+
+        def execute(self, *args: Any) -> Any:
+            self.requests += 1
+            reserve(customers, shoe, f"customer {self.requests}")
+            return conn.execute(*args)
+
+        def transaction(self) -> Any:
+            return conn.transaction()
+
+    with connect(database_url) as conn, connect(database_url) as customers:
+        shoe = item(customers, stock=50)
+        customers.execute("set lock_timeout = '2s'")
+        busy = Busy()
+        assert sequences.advance(cast("psycopg.Connection[Any]", busy)) == []
+        assert busy.requests > 5
 
 
 def test_a_sequence_is_never_set_back(database_url: str) -> None:

@@ -119,6 +119,18 @@ def test_http_2_is_not_spoken(tmp_path: Path, command: str) -> None:
             assert client.recv(65536).startswith(b"HTTP/1.1 404")
 
 
+def test_a_header_takes_little_memory_whatever_a_client_sends(tmp_path: Path) -> None:
+    """Or a thousand connections that never end their headers would fill the pod's memory."""
+    start = b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: "
+    with serving(tmp_path) as server:
+        for length, status in ((16_000, b"404"), (40_000, b"431")):
+            with server.connect() as client:
+                client.sendall(start + b"x" * length)
+                if status == b"404":
+                    client.sendall(b"\r\n\r\n")
+                assert client.recv(65536).startswith(b"HTTP/1.1 " + status), length
+
+
 def nothing(client: socket.socket) -> None:
     """Sends nothing."""
 
@@ -175,6 +187,7 @@ def test_more_silent_connections_than_a_shell_allows_files_hold_nobody_up(tmp_pa
         assert "open files" not in server.log
 
 
+@pytest.mark.slow
 def test_a_limit_of_open_files_that_is_too_low_is_told_and_silence_is_cut(tmp_path: Path) -> None:
     few = {"before": limited_to(256, 256), "idle_connection_seconds": 1}
     with serving(tmp_path, **few) as server:  # type: ignore[arg-type]

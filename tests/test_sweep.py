@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flashsale.testing.clock import Clock
+from flashsale.worker import run
 from support import (
     Call,
     Connection,
@@ -119,7 +120,7 @@ def test_what_another_cluster_noted_is_forgotten(db: Connection) -> None:
 
 
 def test_the_limit_is_one_of_holes_and_not_of_tickets(db: Connection) -> None:
-    shoe = item(db, stock=500)
+    shoe = item(db, stock=0)  # so that no hole is recycled, which has limits of its own
     for batch in range(3):
         many(db, shoe, [f"{batch} {n}" for n in range(100)])
         burn(db, shoe)
@@ -137,6 +138,7 @@ def test_a_ticket_whose_request_stops_before_it_writes_is_no_hole(
 ) -> None:
     """The request has its transaction id before its ticket, so sweeps know that it is there."""
     shoe = item(db, stock=5)
+    reserve(db, shoe, "bob")  # a sequence's first value would give the transaction its id, too
     definition = value(
         db,
         "select pg_get_functiondef(oid) from pg_proc where proname = 'new_order'",
@@ -169,8 +171,10 @@ def test_a_ticket_whose_request_stops_before_it_writes_is_no_hole(
         eventually(lambda: blocked(db, slow))
         for _ in range(4):
             sweep(db)
-        assert voids(db) == 0
+            call(db, "fill", shoe)  # a sweep knows that there is nothing to do yet
+        filled = voids(db)
         value(door, "select pg_advisory_unlock(1)::text")
+        assert filled == 0
         assert asking.result().outcome == "reserved"
     db.execute(definition.encode())
 
@@ -356,15 +360,44 @@ def test_lines_that_end_do_not_keep_another_items_line_waiting(
     assert value(db, "select count(*) from flashsale.waiting_line") == 0
 
 
+def test_an_item_with_little_to_do_comes_early(db: Connection, clock: Clock) -> None:
+    """Before nearly all of those with many overdue holds, and of those whose line ends."""
+    for n in range(10):
+        many(db, item(db, f"h{n}", stock=100, hold_seconds=10), [f"c{c}" for c in range(100)])
+        reserve(db, item(db, f"i{n}", stock=0, closes_at=clock.at(10)), "ann")
+    shoe = item(db)
+    ann, _bob = many(db, shoe, ["ann", "bob"])
+    clock.advance(10)
+    call(db, "cancel", ann.order_id)
+    for _ in range(5):
+        due = rows(db, "select item_id from flashsale.begin_sweep('runner')")
+        assert len(due) == 21
+        assert shoe in [d.item_id for d in due[:5]]
+
+
 def test_an_item_with_many_overdue_holds_has_them_expired_bit_by_bit(
     db: Connection, clock: Clock
 ) -> None:
     shoe = item(db, stock=30, hold_seconds=10)
     many(db, shoe, [f"c{n}" for n in range(30)])
     clock.advance(10)
+    expired = "select expired from flashsale.sweep_status where runner = 'runner'"
     assert [s.more for s in sweep_as_runner(db, limit=20)] == [True]
+    assert value(db, expired) == 20
     assert [s.more for s in sweep_as_runner(db, limit=20)] == [False]
-    assert value(db, "select expired from flashsale.sweep_status where runner = 'runner'") == 30
+    assert value(db, expired) == 30
+
+
+def test_many_overdue_holds_of_one_item_do_not_hide_those_of_another(
+    db: Connection, clock: Clock
+) -> None:
+    big, small = item(db, stock=11_000, hold_seconds=5), item(db, "hat", hold_seconds=10)
+    for batch in range(11):
+        many(db, big, [f"c{batch} {n}" for n in range(1000)])
+    reserve(db, small, "ann")
+    clock.advance(10)
+    due = rows(db, "select * from flashsale.begin_sweep('runner', %s)", run.SWEEP_HOLDS)
+    assert {d.item_id for d in due if d.overdue_ids} == {big, small}
 
 
 # An error at one item
@@ -442,7 +475,8 @@ def test_failures_of_one_item_do_not_wait_for_each_other(db: Connection, databas
             call(one, "sweep_failed", "runner", shoe, "too slow")
             call(two, "sweep_failed", "runner", shoe, "too slow")
         one.commit()
-        call(one, "sweep_failed", "runner", shoe, "too slow")
+        for session in (one, two):
+            call(session, "sweep_failed", "runner", shoe, "too slow")
         call(two, "sweep_item", "runner", shoe, None, 10)
         one.commit()
 

@@ -10,11 +10,13 @@ import asyncpg
 import pytest
 
 from flashsale.database.calls import Database
+from flashsale.database.jobs import Jobs
+from flashsale.database.sqlstates import is_passing
 from flashsale.database.turns import Turns
 from flashsale.models import PaymentEvent
 from flashsale.refusals import Overloaded, Unavailable
 from http_support import LocalApi, problem, serving, settings
-from support import Connection, connect, eventually, item, reserve, sweep, value
+from support import Connection, call, connect, eventually, item, reserve, sweep, value
 
 
 class Locked:
@@ -116,7 +118,8 @@ async def test_locked_orders_with_impatient_customers_delay_nobody_else(
     db: Connection, database_url: str
 ) -> None:
     shoe = item(db, stock=9)
-    async with serving(settings(database_url, pay_wait_ms=60_000)) as api:
+    patient = {"pay_wait_ms": 60_000, "pay_deadline_ms": 120_000, "readiness_timeout_seconds": 30}
+    async with serving(settings(database_url, **patient)) as api:
         held = [await ordered(api, shoe, f"held{n}") for n in range(6)]
         other = await ordered(api, shoe, "other")
         with connect(database_url, autocommit=False) as tool:
@@ -165,7 +168,8 @@ async def test_a_customer_whose_order_stays_locked_is_asked_to_come_again(
 
 async def test_changes_of_a_locked_item_delay_no_reads(db: Connection, database_url: str) -> None:
     shoe = item(db, stock=9)
-    async with serving(settings(database_url, pay_wait_ms=60_000)) as api:
+    patient = {"pay_wait_ms": 60_000, "pay_deadline_ms": 120_000, "read_connections": 1}
+    async with serving(settings(database_url, **patient)) as api:
         with connect(database_url, autocommit=False) as tool:
             tool.execute("select from flashsale_data.items for update")
             patched = [
@@ -228,6 +232,24 @@ async def test_a_storm_of_reads_leaves_webhooks_their_connections(
 async def keep(pool: Any, free: asyncio.Event) -> None:
     async with pool.connection():
         await free.wait()
+
+
+async def test_a_worker_waits_for_nobody_who_has_locked_a_payment_whose_job_failed(
+    db: Connection, database_url: str
+) -> None:
+    order = reserve(db, item(db), "ann")
+    async with Jobs(settings(database_url, lock_ms=20)) as jobs:
+        db.execute("update pgmq.q_payments set read_ct = 9")
+        (last_try,) = await jobs.take_payment_jobs(1, 30)
+        with connect(database_url, autocommit=False) as tool:
+            tool.execute("select from flashsale_data.payments for update")
+            with pytest.raises(asyncpg.LockNotAvailableError) as held:
+                await jobs.retry("payments", last_try, "no answer")
+            assert is_passing(held.value)  # so it is told again, on whatever connection is free
+            tool.rollback()
+        assert await jobs.retry("payments", last_try, "no answer") == "dead"
+    assert value(db, "select status from flashsale_data.payments") == "failed"
+    call(db, "cancel", order.order_id)
 
 
 async def test_a_connection_whose_call_timed_out_is_not_used_again(database_url: str) -> None:

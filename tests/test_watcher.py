@@ -55,7 +55,7 @@ async def begun(database: ScriptedDatabase, watcher: Watcher, order: Order) -> A
 
 
 async def event_of(stream: AsyncIterator[bytes]) -> Order:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             chunk = await anext(stream)
             if b"data: " in chunk:

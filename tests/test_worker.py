@@ -540,13 +540,17 @@ async def test_a_provider_that_is_down_is_probed_and_its_return_noticed(
     monkeypatch.setattr(worker_queue, "PROBE_SECONDS", 0.05)
     orders = many(db, item(db, stock=100), [f"c{n}" for n in range(100)])
     provider = FakeProvider()
+    at_once = []
 
     async def down(_: str) -> None:
+        at_once.append(provider.under_way)
+        await asyncio.sleep(0.001)
         raise ProviderUnavailable("connection refused")
 
     provider.fault = down
     async with working(database_url, provider, job_concurrency=20):
         await until(lambda: len(provider.calls) >= 25)  # after the first burst one at a time
+        assert max(at_once) == 20 and max(at_once[20:]) == 1
         assert value(db, "select max(read_ct) from pgmq.q_payments") <= 2
         assert value(db, "select count(*) from pgmq.q_payments where read_ct = 0") > 50
         provider.fault = nothing
@@ -701,6 +705,19 @@ async def test_many_lines_end_while_another_item_is_served(
         await until(lambda: status(db, bob.order_id).status == "reserved")
         await until(lambda: not rows(db, "select from flashsale.waiting_line limit 1"))
     assert rows(db, "select * from flashsale.sweep_failure") == []
+
+
+async def test_an_item_with_more_to_do_comes_again_in_the_same_sweep(
+    database_url: str, db: Connection, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, set_to in {"SWEEP_SECONDS": 60.0, "SWEEP_LIMIT": 10, "ITEM_LIMIT": 10}.items():
+        monkeypatch.setattr(worker, name, set_to)
+    many(db, item(db, stock=35, hold_seconds=10), [f"c{n}" for n in range(35)])
+    db.execute("delete from pgmq.q_payments")  # a sweep leaves out orders whose jobs are being done
+    clock.advance(10)
+    async with working(database_url, sweep_interval_seconds=60.0):
+        await until(lambda: value(db, "select sum(expired) from flashsale.sweep_status") == 35)
+        assert value(db, "select sweeps from flashsale.sweep_status") == 1
 
 
 async def test_no_connection_is_held_while_the_provider_is_called(

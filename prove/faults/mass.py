@@ -25,7 +25,7 @@ BATCH = 1000
 PROGRESS_SECONDS = 10.0
 """As long as something is due, something happens within this; two worker's time-outs."""
 LOOK_SECONDS = 0.3
-MEANWHILE_SECONDS, MEANWHILE_SHARE = 5.0, 0.5
+MEANWHILE_SECONDS, MEANWHILE_SHARE = 5.0, 0.1
 """Within which a freed unit of another item goes to the next customer. On a slow machine: in less
 than this share of the time that all of it takes."""
 LEAST_HANDOVERS = 3

@@ -26,9 +26,9 @@ from prove.stage.fleet import THIS, Fleet, MigrateFailed
 from prove.stage.releases import Release, of_commit, with_a_comment
 
 BEFORE = os.environ.get("PROVE_BEFORE", "4f4eec2")
-"""The version before this one, as a commit; empty: that part is left out. Its replicas say that
-they are not ready as soon as the database is newer, although they serve; a gateway that has no
-others uses them."""
+"""The version before this one, as a commit; empty: that part is left out. It has no number for what
+it needs of SQL. Its replicas stay ready because the version that they look for is left as it was.
+"""
 REPLICAS = ("one", "two")
 PAUSE_SECONDS, FULL_PAUSE_SECONDS = 0.7, 15.0
 """Between two steps."""
@@ -53,13 +53,11 @@ def proof(full: bool) -> list[Row]:
             rows = []
         commented = with_a_comment(THIS, trees)
         name = "one more comment in sql/: every replica stays ready"
-        return [*rows, upgrade(name, THIS, commented, pause, compatible=True)]
+        return [*rows, upgrade(name, THIS, commented, pause, and_back=False)]
 
 
-def upgrade(
-    name: str, old: Release, new: Release, pause: float, *, compatible: bool = False
-) -> Row:
-    """One sale. compatible: replicas of both say that they are ready, and nobody goes back."""
+def upgrade(name: str, old: Release, new: Release, pause: float, *, and_back: bool = True) -> Row:
+    """One sale. All replicas say that they are ready. and_back: to the old version at the end."""
     with Fleet() as fleet:
         fleet.migrate(old)
         fleet.add_provider()
@@ -70,7 +68,7 @@ def upgrade(
         fleet.unready.clear()
         gateway = Gateway(fleet.urls)
         sale = HttpSale(gateway, fleet.provider_url, LOAD, SEED)
-        steps = list(_steps(fleet, old, new, and_back=not compatible))
+        steps = list(_steps(fleet, old, new, and_back=and_back))
         tool, problems = asyncio.run(_sell(fleet, sale, steps, pause))
         problems += _older_refuses(fleet, old, new)
         run = evidence(fleet, sale)
@@ -84,8 +82,7 @@ def upgrade(
     problems += [f"without a retry: {it}" for it in tool.errors]
     if tool.slowest > BOUND_SECONDS:
         problems.append(f"a call of SQL took {tool.slowest:.2f} s")
-    if compatible:
-        problems += incompatible(fleet)
+    problems += incompatible(fleet)
     asked = ", ".join(f"{count} for {why}" for why, count in gateway.repeated.items())
     note = f"asked another replica: {asked or 'never'}; {tool.calls:,} calls of SQL without a retry"
     note += f", the slowest {tool.slowest:.2f} s"
@@ -93,7 +90,7 @@ def upgrade(
 
 
 def incompatible(fleet: Fleet) -> list[str]:
-    """Replicas that reached the database and would not serve it."""
+    """Replicas that reached the database and said that they are not ready."""
     return [
         f"{replica} was not ready {count} times: {lacking}"
         for (replica, lacking), count in fleet.unready.items()

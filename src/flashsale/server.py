@@ -21,6 +21,9 @@ log = logging.getLogger("flashsale")
 
 _OTHER_FILES = 64
 """Open files that a process needs beside its connections: libraries, pipes, the event loop."""
+_BUFFER_BYTES = 32_768
+"""What a connection may keep in memory: longer headers get 431. granian's default is 13 times as
+much, which max_connections clients that never end their headers would make 7 GB."""
 
 
 def run_granian(
@@ -52,7 +55,8 @@ def run_granian(
         interface=Interfaces.ASGI,
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(
-            header_read_timeout=math.ceil(settings.idle_connection_seconds * 1000)
+            header_read_timeout=math.ceil(settings.idle_connection_seconds * 1000),
+            max_buffer_size=_BUFFER_BYTES,
         ),
         websockets=False,
         loop=Loops.uvloop,

@@ -68,8 +68,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A batch that meets a lock for so long is taken apart, so that only the request that is held
     waits."""
     lock_ms: int = 100
-    """A payment, cancellation or change of terms that meets a lock for so long gives its connection
-    back, and is tried again until its wait is over."""
+    """A payment, cancellation, change of terms or result of a job that meets a lock for so long
+    gives its connection back, and is tried again until its wait is over."""
     batch_size: int = 256
     """Requests for units that travel to the database together; at most 1000."""
     request_deadline_seconds: float = 10.0

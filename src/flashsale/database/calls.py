@@ -175,9 +175,10 @@ class Database:
     async def find_held(self, requests: Sequence[UnitRequest], deadline: float) -> list[bool]:
         """Which of several requests would have to wait for a lock. deadline: as of reserve()."""
         row = await self._reserve.one(
-            "select flashsale.find_held($1, $2) as held",
+            "select flashsale.find_held($1, $2, $3) as held",
             [request.item_id for request in requests],
             [request.customer_id for request in requests],
+            [request.idempotency_key for request in requests],
             deadline=deadline,
         )
         return list(row["held"])

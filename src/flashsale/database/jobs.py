@@ -6,7 +6,7 @@ sqlstates.is_passing() tells which are worth another try.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -61,7 +61,8 @@ class Jobs:
 
     def __init__(self, settings: Settings) -> None:
         """Connects only when it is entered and used. Errors: SettingsError."""
-        self._arguments = _arguments(settings)
+        # Whoever has locked what a job is about may keep the lock, but not a connection of ours.
+        self._arguments = _arguments(settings, {"lock_timeout": f"{settings.lock_ms}"})
         self._pool: Any = None
 
     async def __aenter__(self) -> Self:
@@ -209,7 +210,7 @@ class Sweeps:
         return not self._connection.is_closed()
 
     async def begin(self, limit: int) -> list[DueItem]:
-        """The items that have something to do, in random order.
+        """The items that have something to do, in the order of their visits.
 
         limit: at most so many overdue holds over all items; if there are so many, begin again.
         """
@@ -224,7 +225,7 @@ class Sweeps:
             "select more, error from flashsale.sweep_item($1, $2, $3, $4)",
             self._runner,
             item.item_id,
-            item.overdue_ids,
+            item.overdue_ids[: limit + 1],  # by the last one it knows that there is more
             limit,
         )
         return Swept(row["more"], row["error"])
@@ -257,9 +258,9 @@ async def has_swept(settings: Settings, runners: str) -> bool:
         await connection.close(timeout=_CLOSE_SECONDS)
 
 
-def _arguments(settings: Settings) -> dict[str, Any]:
+def _arguments(settings: Settings, bounds: Mapping[str, str] | None = None) -> dict[str, Any]:
     arguments = connection_arguments(
-        settings, own_role=WORKER_ROLE, application_name="flashsale-worker"
+        settings, own_role=WORKER_ROLE, application_name="flashsale-worker", bounds=bounds
     )
     return arguments | {"command_timeout": settings.statement_timeout_seconds}
 

@@ -46,8 +46,28 @@ _TRIES = 32
 _LOCK_SECONDS = 0.2  # below Postgres's deadlock_timeout of 1 s: no caller is a deadlock's victim
 # An autovacuum gives way to a session that has waited for deadlock_timeout.
 _LONG_LOCK_SECONDS = 1.5
-_LONG_EVERY = 4
+_LONG_EVERY = 8
 _PAUSE_SECONDS = 0.5
+
+# A reader locks a view and then its tables, and so do we if there are new migrations. In the other
+# order a reader that comes while we have a table locks a view that sql/ is to replace, and waits
+# for the table: a deadlock. (LOCK TABLE would lock the tables of a view in the same statement. To
+# set the owner changes nothing, and locks the view only. A view that reads another one is younger.)
+_LOCK_VIEWS = """
+do $$
+declare
+  v_view regclass;
+begin
+  for v_view in
+    select c.oid from pg_class c
+    where c.relnamespace = to_regnamespace('flashsale') and c.relkind = 'v'
+    order by c.oid desc
+  loop
+    execute format('alter view %s owner to current_user', v_view);
+  end loop;
+end
+$$
+"""
 
 # These files are replayed each time, and change nothing if there is nothing to change. What they
 # make belongs to the cluster, or holds for one cluster only, so it is not in a dump.
@@ -146,6 +166,10 @@ def migrate(database_url: str, *, force: bool = False) -> MigrateReport:
             f"{error.diag.message_primary}: migrate as the owner of the database, a role with "
             "CREATEROLE"
         ) from error
+    except psycopg.errors.ReadOnlySqlTransaction:
+        raise MigrateError(
+            f"the database {without_password(database_url)} is read-only: migrate on the primary"
+        ) from None
     except (
         psycopg.errors.DependentObjectsStillExist,
         psycopg.errors.DependentPrivilegeDescriptorsStillExist,
@@ -236,9 +260,10 @@ def _apply_migrations(conn: psycopg.Connection[Any], before: str | None = None) 
     backend = _Backend(conn)
     backend.prepare()
     found = yoyo.read_migrations(str(migrations_folder()))
-    backend.apply_migrations(
-        backend.to_apply(found.filter(lambda m: before is None or m.id < before))
-    )
+    new = backend.to_apply(found.filter(lambda m: before is None or m.id < before))
+    if new:
+        conn.execute(_LOCK_VIEWS)
+    backend.apply_migrations(new)
     conn.execute("set local search_path to default")
 
 

@@ -29,8 +29,7 @@ order by i.item_id
 """
 
 _IDENTITIES = """
-select n.nspname, c.relname, a.attname, s.seqrelid::regclass::text,
-  coalesce(pg_sequence_last_value(s.seqrelid), s.seqstart - 1) as last
+select n.nspname, c.relname, a.attname, s.seqrelid::regclass::text
 from pg_attribute a
 join pg_class c on c.oid = a.attrelid
 join pg_namespace n on n.oid = c.relnamespace
@@ -41,16 +40,25 @@ where a.attidentity <> '' and not a.attisdropped
 order by 1, 2
 """
 
-_HIGHEST = "select coalesce(max({}), 0) from {}.{}"
+# In one statement, so that the rows are not younger than the sequence's last number.
+_IS_BEHIND = """
+select t.highest, t.highest > coalesce(pg_sequence_last_value(s.seqrelid), s.seqstart - 1)
+from pg_sequence s cross join (select max({column}) as highest from {table}) t
+where s.seqrelid = {sequence}::regclass
+"""
 
 
 def advance(conn: psycopg.Connection[Any]) -> list[str]:
     """Sets sequences that are behind to the last number of their rows. Returns their names."""
     behind = _lines(conn)
-    for schema, table, column, sequence, last in conn.execute(_IDENTITIES).fetchall():
-        names = (sql.Identifier(name) for name in (column, schema, table))
-        ((highest,),) = conn.execute(sql.SQL(_HIGHEST).format(*names)).fetchall()
-        if highest > last:
+    for schema, table, column, sequence in conn.execute(_IDENTITIES).fetchall():
+        query = sql.SQL(_IS_BEHIND).format(
+            column=sql.Identifier(column),
+            table=sql.Identifier(schema, table),
+            sequence=sql.Literal(sequence),
+        )
+        ((highest, is_behind),) = conn.execute(query).fetchall()
+        if is_behind:
             behind.append((sequence, highest))
     for sequence, highest in behind:
         advance_to(conn, sequence, highest)

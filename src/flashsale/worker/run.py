@@ -7,12 +7,13 @@ import logging
 import os
 import signal
 import socket
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 import asyncpg
 
-from flashsale.database.jobs import Jobs, Sweeps, has_swept, worker_role
+from flashsale.database.jobs import DueItem, Jobs, Sweeps, has_swept, worker_role
 from flashsale.settings import Settings
 from flashsale.worker.mail import LogSender, Sender
 from flashsale.worker.notifications import NotificationQueue
@@ -23,8 +24,8 @@ from flashsale.worker.trouble import Trouble, in_short, pause
 
 log = logging.getLogger("flashsale.worker")
 
-SWEEP_SECONDS = 1.0  # a sweep that takes longer begins anew, with what is due by then
-SWEEP_HOLDS = 10_000  # overdue holds that a sweep lists
+SWEEP_SECONDS = 0.5  # a sweep that takes longer begins anew, with what is due by then
+SWEEP_HOLDS = 100_000  # overdue holds that a sweep lists, so that one item's can't hide another's
 SWEEP_LIMIT = 1000  # orders per step and sweep, which the items share ...
 ITEM_LIMIT = 100  # ... but at least so many per item: far inside the statement timeout
 ALIVE_SECONDS = 60.0  # between log lines that say that the worker is alive
@@ -106,16 +107,17 @@ async def _sweep(settings: Settings, stop: asyncio.Event) -> None:
 async def _sweep_once(sweeps: Sweeps, items: _ItemTroubles, stop: asyncio.Event) -> bool:
     """Sweeps the items that are due, each in a transaction of its own, until the time is over.
 
-    Returns whether there is more to do at once. An error at one item is logged and recorded, and
-    the next item has its turn; only an error of the connection is raised. In pg_cron,
-    flashsale.sweep_round does the same.
+    An item that has more to do comes again after the others. Returns whether there is more to do at
+    once. An error at one item is logged and recorded, and the next item has its turn; only an error
+    of the connection is raised. In pg_cron, flashsale.sweep_round does the same.
     """
-    loop = asyncio.get_running_loop()
-    end = loop.time() + SWEEP_SECONDS
-    due = await sweeps.begin(SWEEP_HOLDS)
+    due = deque(await sweeps.begin(SWEEP_HOLDS))
     limit = max(ITEM_LIMIT, SWEEP_LIMIT // max(1, len(due)))
     more = sum(len(item.overdue_ids) for item in due) >= SWEEP_HOLDS
-    for item in due:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + SWEEP_SECONDS
+    while due and loop.time() < end and not stop.is_set():
+        item = due.popleft()
         try:
             swept = await sweeps.sweep(item, limit)
         except (asyncpg.PostgresError, TimeoutError) as error:
@@ -123,15 +125,14 @@ async def _sweep_once(sweeps: Sweeps, items: _ItemTroubles, stop: asyncio.Event)
                 raise
             await sweeps.failed(item, in_short(error))
             items.failed(item.item_id, in_short(error))
+            continue
+        if swept.error is None:
+            items.swept(item.item_id)
         else:
-            more |= swept.more
-            if swept.error is None:
-                items.swept(item.item_id)
-            else:
-                items.failed(item.item_id, swept.error)
-        if stop.is_set() or loop.time() >= end:
-            return True
-    return more
+            items.failed(item.item_id, swept.error)
+        if swept.more:
+            due.append(DueItem(item.item_id, item.overdue_ids[limit:]))
+    return more or bool(due)
 
 
 class _ItemTroubles:
