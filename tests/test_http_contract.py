@@ -309,3 +309,11 @@ async def test_a_customer_may_have_128_characters_and_a_key_255(api: Api) -> Non
     item = await api.item()
     key = {"Idempotency-Key": "k" * 255}
     assert (await api.order(item, "x" * 128, headers=key)).status_code == 201
+
+
+async def test_an_event_without_a_usable_id_or_time_counts_once(api: Api) -> None:
+    item = await api.item()
+    order = (await api.order(item, "ann")).json()
+    event = success(order) | {"event_id": "x" * 256, "occurred_at": "2030-01-01T00:00:00"}
+    outcomes = [(await api.event(event)).json()["outcome"] for _ in range(2)]
+    assert outcomes == ["paid", "duplicate"]

@@ -298,7 +298,9 @@ def _number(order_id: str) -> int:
 def _about(event: PaymentEvent) -> int | str:
     """The order of an event, which the payment is named after unless it is a later attempt."""
     payment_id = event.payment_id or ""
-    return int(payment_id) if payment_id.isascii() and payment_id.isdecimal() else event.event_id
+    if payment_id.isascii() and payment_id.isdecimal():
+        return int(payment_id)
+    return event.event_id or ""
 
 
 def _milliseconds(seconds: float) -> int:
