@@ -218,6 +218,8 @@ async def test_money_is_refunded_once(provider: PaymentProvider, fake: FakeStrip
         refunded = await provider.refund_session(session.session_id, 4900, "EUR", key)
         assert refunded == SessionRefunded()
     assert [refund["amount"] for refund in fake.refunds] == [4900]
+    calls = [key for call, _, key in fake.calls if call == "POST /v1/refunds"]
+    assert calls == ["payment-7-refund", "another"]  # the repeated call got its first answer
 
 
 async def test_the_rest_is_refunded_if_somebody_at_stripe_refunded_a_part(
