@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -21,7 +21,17 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from flashsale.database.jobs import Jobs, LeasedJob
 from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.providers.interface import (
+    CheckoutSession,
+    PaymentEvent,
+    ProviderRefused,
+    ProviderUnavailable,
+    SessionCaptured,
+    SessionRefunded,
+    SessionVoided,
+)
 from flashsale.settings import Settings
 from flashsale.testing.clock import Clock
 from flashsale.testing.processes import environment
@@ -29,14 +39,7 @@ from flashsale.worker import queue as worker_queue
 from flashsale.worker import run as worker
 from flashsale.worker import trouble
 from flashsale.worker.mail import Mail
-from flashsale.worker.provider import (
-    CheckoutSession,
-    ProviderRefused,
-    ProviderUnavailable,
-    SessionCaptured,
-    SessionRefunded,
-    SessionVoided,
-)
+from flashsale.worker.payments import PaymentQueue
 from simulator_support import staged
 from support import Connection, call, connect, item, many, pay, reserve, rows, status, value
 
@@ -62,6 +65,7 @@ class FakeProvider:
         amount: int,
         currency: str,
         expires_at: datetime,
+        description: str | None,
         idempotency_key: str,
     ) -> CheckoutSession:
         def effect() -> CheckoutSession:
@@ -84,6 +88,9 @@ class FakeProvider:
         self, session_id: str, amount: int, currency: str, idempotency_key: str
     ) -> SessionRefunded:
         return await self._serve(idempotency_key, SessionRefunded)
+
+    async def read_event(self, headers: Mapping[str, str], body: bytes) -> PaymentEvent:
+        raise NotImplementedError("a worker reads no events")
 
     async def _serve(self, key: str, effect: Callable[[], T]) -> T:
         self.calls.append(key)
@@ -188,6 +195,26 @@ def payment(db: Connection, order: Any) -> str:
 
 
 # The life of an order
+
+
+async def test_the_provider_is_told_what_is_paid_for() -> None:
+    """A database of an older release does not tell the item's name."""
+    provider: Any = FakeProvider()
+    told: list[tuple[Any, ...]] = []
+
+    async def open_session(*given: Any) -> CheckoutSession:
+        told.append(given)
+        return CheckoutSession("s1", "http://pay/s1")
+
+    provider.open_session = open_session
+    nowhere = settings("postgresql://nowhere")
+    queue = PaymentQueue(nowhere, Jobs(nowhere), asyncio.Event(), provider)
+    at = datetime(2030, 1, 1, tzinfo=UTC)
+    columns = {"kind": "open", "payment_id": 7, "order_id": 8, "amount": 1000, "currency": "EUR"}
+    columns |= {"expires_at": at, "session_id": None}
+    await queue.perform(LeasedJob(1, 1, columns | {"item_name": "Shoe"}))
+    await queue.perform(LeasedJob(1, 1, columns))
+    assert told == [("7", "8", 1000, "EUR", at, name, "payment-7-open") for name in ("Shoe", None)]
 
 
 async def test_orders_that_a_tool_has_locked_keep_no_other_customer_from_a_checkout(

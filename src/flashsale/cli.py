@@ -157,11 +157,13 @@ def _demo(**options: Any) -> int:
 
 
 def _serve(**flags: Any) -> int:
+    from flashsale.plugins import make
     from flashsale.server import run_granian
 
     settings = Settings.from_env(**flags)
     settings.need_database_url()
     settings.need_webhook_secret()
+    make(settings, "provider")  # or granian would start a process that ends at once, for ever
     return run_granian("flashsale.server:api", settings.host, settings.port, settings, flags)
 
 

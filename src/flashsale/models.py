@@ -92,15 +92,21 @@ class UnitRequest(NamedTuple):
 
 
 class PaymentEvent(Struct, frozen=True):
-    """An event of the payment provider. Unknown fields are ignored, so that no money is refused."""
+    """An event of the payment provider. Unknown fields are ignored, so that no money is refused.
 
-    event_id: Short
-    type: Short
-    session_id: Short
-    occurred_at: Time
+    None stands for what the provider did not tell, or told in a form that can't be used.
+    occurred_at: by the provider's clock. payable: of a failed payment, that the customer may still
+    pay in the same session.
+    """
+
+    event_id: Short | None = None
+    type: Short | None = None
+    session_id: Short | None = None
     payment_id: Short | None = None
     amount: Money | None = None
     currency: Currency | None = None
+    occurred_at: Time | None = None
+    payable: bool = False
 
     def __post_init__(self) -> None:
         _check_years(self.occurred_at)

@@ -28,7 +28,7 @@ CODES: dict[str, Code] = {
     "customer_required": Code(
         401, "X-Customer-Id is missing, or not 1 to 128 printable characters"
     ),
-    "bad_signature": Code(401, "Flashsale-Signature is missing, wrong or too old"),
+    "bad_signature": Code(401, "The signature of the event is missing, wrong or too old"),
     "not_found": Code(404, "There is nothing at this address"),
     "method_not_allowed": Code(405, "This address does not know this method"),
     "body_timeout": Code(408, "The body did not arrive in time"),
@@ -59,6 +59,9 @@ CODES: dict[str, Code] = {
     "internal_error": Code(500, "Something unexpected; it is in the log"),
     "overloaded": Code(503, "Not served inside the time bound; nothing was written"),
     "database_unavailable": Code(503, "The database does not answer; asking again is safe"),
+    "provider_unavailable": Code(
+        503, "The payment provider, which has to be asked about its event, does not answer"
+    ),
     "not_ready": Code(503, "The service is up, but not ready to serve"),
 }
 """Every code that the service answers with. The SQL functions may raise further ones: those get

@@ -26,7 +26,7 @@ from flashsale.api.parameters import (
     OrderId,
 )
 from flashsale.api.parts import Service
-from flashsale.api.requests import signed
+from flashsale.api.requests import JsonRequest, as_text, from_provider
 from flashsale.api.unit_answers import granted
 from flashsale.models import (
     Item,
@@ -244,21 +244,22 @@ async def watch_order(
 @post(
     "/webhooks/payments",
     status_code=200,
-    guards=[signed],
+    guards=[from_provider],
     tags=["payments"],
     responses=answers(
         {200: (Receipt, Receipt("paid"), "The event is durable")},
         *_BODY,
         "bad_payment",
         "bad_signature",
+        "provider_unavailable",
         *_BUSY,
     ),
 )
 async def record_payment_event(
-    data: Annotated[PaymentEvent, _body(examples.EVENT)], service: Service
+    data: Annotated[PaymentEvent, _body(examples.EVENT)], request: JsonRequest, service: Service
 ) -> Receipt:
-    """Takes an event of the payment provider, signed with Flashsale-Signature."""
-    outcome = await service.database.record_payment_event(data)
+    """Takes an event of the payment provider, signed by it: by default with Flashsale-Signature."""
+    outcome = await service.database.record_payment_event(data, as_text(await request.body()))
     service.metrics.event_recorded(outcome)
     return Receipt(outcome)
 

@@ -265,11 +265,14 @@ class Database:
         )
         return int(row["extended"])
 
-    async def record_payment_event(self, event: PaymentEvent) -> str:
-        """Stores an event of the payment provider, and returns what it led to."""
+    async def record_payment_event(self, event: PaymentEvent, payload: str | None = None) -> str:
+        """Stores an event of the payment provider, and returns what it led to.
+
+        payload: the event as it came, which is kept if it can't be used.
+        """
         row = await self._pay.one_about(
             _about(event),
-            "select flashsale.record_payment_event($1, $2, $3, $4, $5, $6, $7) as outcome",
+            "select flashsale.record_payment_event($1, $2, $3, $4, $5, $6, $7, $8, $9) as outcome",
             event.event_id,
             event.type,
             event.session_id,
@@ -277,6 +280,8 @@ class Database:
             event.amount,
             event.currency,
             event.occurred_at,
+            payload,
+            event.payable,
         )
         return str(row["outcome"])
 
@@ -334,7 +339,9 @@ def _number(order_id: str) -> int:
 def _about(event: PaymentEvent) -> int | str:
     """The order of an event, which the payment is named after unless it is a later attempt."""
     payment_id = event.payment_id or ""
-    return int(payment_id) if payment_id.isascii() and payment_id.isdecimal() else event.event_id
+    if payment_id.isascii() and payment_id.isdecimal():
+        return int(payment_id)
+    return event.event_id or ""
 
 
 def _milliseconds(seconds: float) -> int:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 import re
 from datetime import UTC, datetime
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 import msgspec
+
+from flashsale.settings import Settings
 
 log = logging.getLogger("flashsale.mail")
 
@@ -91,11 +94,20 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+class MailRefused(Exception):  # noqa: N818 - an answer, not a fault
+    """The mail server works, but does not take this mail. The message must not name anybody."""
+
+
 class Sender(Protocol):
-    """The interface to a mail server. A real one is plugged in here."""
+    """The interface to a mail server."""
 
     async def send(self, mail: Mail) -> None:
-        """Hands a mail over to the mail server. After any error it is tried again later."""
+        """Hands a mail over to the mail server. After any error it is tried again later.
+
+        Errors: MailRefused, which says nothing about other mails. After ten other errors in a row
+        the mail server counts as down, and mails are tried one at a time.
+        """
+        ...
 
 
 class LogSender:
@@ -103,6 +115,20 @@ class LogSender:
 
     Whoever has the link of a checkout may pay or end it, so it belongs to the customer alone.
     """
+
+    def __init__(self, settings: Settings) -> None:
+        """settings: as every factory of a sender gets them; it needs none."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Has nothing to close."""
 
     async def send(self, mail: Mail) -> None:
         """Writes the mail into the log."""

@@ -11,13 +11,16 @@ from typing import TypeVar
 import msgspec
 
 from flashsale.database.jobs import Jobs, LeasedJob
+from flashsale.providers.interface import (
+    KEY_REUSED,
+    PaymentProvider,
+    ProviderRefused,
+    SessionCaptured,
+)
 from flashsale.settings import Settings
-from flashsale.worker.provider import PaymentProvider, ProviderRefused, SessionCaptured
 from flashsale.worker.queue import Acknowledge, Queue
 
 T = TypeVar("T")
-KEY_REUSED = "idempotency_key_reused"
-"""The code of a refusal: the key was used for another call."""
 
 
 class _PaymentJob(msgspec.Struct, frozen=True, tag_field="kind"):
@@ -31,6 +34,7 @@ class OpenJob(_PaymentJob, frozen=True, tag="open"):
 
     order_id: int
     expires_at: datetime
+    item_name: str | None = None  # not known from a database of an older release
 
 
 class VoidJob(_PaymentJob, frozen=True, tag="void"):
@@ -69,9 +73,15 @@ class PaymentQueue(Queue):
         wanted: PaymentJob = msgspec.convert(job.columns, PaymentJob)
         name = str(wanted.payment_id)
         match wanted:
-            case OpenJob(payment_id, amount, currency, order_id, expires_at):
+            case OpenJob(payment_id, amount, currency, order_id, expires_at, item_name):
                 open_session = partial(
-                    self._provider.open_session, name, str(order_id), amount, currency, expires_at
+                    self._provider.open_session,
+                    name,
+                    str(order_id),
+                    amount,
+                    currency,
+                    expires_at,
+                    item_name,
                 )
                 deadline = f"{expires_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}"
                 session = await _once(open_session, f"payment-{name}-open", deadline)
@@ -93,6 +103,7 @@ class PaymentQueue(Queue):
                         session_id,
                         answer.amount,
                         answer.currency,
+                        answer.captured_at,
                     )
                 return partial(self.jobs.payment_voided, job, payment_id)
             case RefundJob(payment_id, amount, currency, session_id):

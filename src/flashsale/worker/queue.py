@@ -12,8 +12,9 @@ import msgspec
 
 from flashsale.database.jobs import Jobs, LeasedJob
 from flashsale.database.sqlstates import is_passing
+from flashsale.providers.interface import ProviderRefused
 from flashsale.settings import Settings
-from flashsale.worker.provider import ProviderRefused
+from flashsale.worker.mail import MailRefused
 from flashsale.worker.trouble import RETRY_MAX_SECONDS, Trouble, in_short, pause, unless_expected
 
 log = logging.getLogger("flashsale.worker")
@@ -124,7 +125,8 @@ class Queue(ABC):
 
     def _note(self, error: Exception | None) -> None:
         """Counts failures of the other side in a row. A refusal is an answer and no failure."""
-        if error is not None and not isinstance(error, ProviderRefused | msgspec.MsgspecError):
+        refusals = ProviderRefused | MailRefused | msgspec.MsgspecError
+        if error is not None and not isinstance(error, refusals):
             self._failed_in_a_row += 1
             if self._failed_in_a_row == DOWN_AFTER_FAILURES:
                 log.warning("%s: %d failures in a row, probing", self.name, DOWN_AFTER_FAILURES)

@@ -10,15 +10,17 @@ import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from typing import Any
 
 import asyncpg
 
 from flashsale.database.jobs import DueItem, Jobs, Sweeps, has_swept, worker_role
+from flashsale.plugins import plugged
+from flashsale.providers.interface import PaymentProvider
 from flashsale.settings import Settings
-from flashsale.worker.mail import LogSender, Sender
+from flashsale.worker.mail import Sender
 from flashsale.worker.notifications import NotificationQueue
 from flashsale.worker.payments import PaymentQueue
-from flashsale.worker.provider import HttpProvider, PaymentProvider
 from flashsale.worker.queue import Queue
 from flashsale.worker.trouble import Trouble, in_short, pause
 
@@ -41,24 +43,18 @@ async def run(
 
     Then it takes no more jobs, and has worker_stop_seconds to finish those under way. Those that it
     can't finish are done by another worker when their leases are over. It starts without the
-    database.
+    database. provider, sender: None takes those of the settings. Errors: SettingsError.
     """
     async with AsyncExitStack() as stack:
         if stop is None:
             stop = asyncio.Event()
             stack.enter_context(_set_by_signals(stop))
-        if provider is None:
-            provider = await stack.enter_async_context(
-                HttpProvider(
-                    settings.provider_url,
-                    timeout_seconds=settings.provider_timeout_seconds,
-                    connections=settings.job_concurrency,
-                )
-            )
+        paying = provider or await _plug_in(stack, settings, "provider", PaymentProvider)
+        mailing = sender or await _plug_in(stack, settings, "sender", Sender)
         jobs = await stack.enter_async_context(Jobs(settings))
         queues: list[Queue] = [
-            PaymentQueue(settings, jobs, stop, provider),
-            NotificationQueue(settings, jobs, stop, sender or LogSender()),
+            PaymentQueue(settings, jobs, stop, paying),
+            NotificationQueue(settings, jobs, stop, mailing),
         ]
         log.info("working: runner=%s database_role=%s", runner(), worker_role(settings))
         async with asyncio.TaskGroup() as group:
@@ -74,6 +70,10 @@ async def run(
                 log.warning("stopping: gave up on %s", task.get_name())
                 task.cancel()
     log.info("stopped")
+
+
+async def _plug_in(stack: AsyncExitStack, settings: Settings, name: str, interface: Any) -> Any:
+    return await stack.enter_async_context(plugged(settings, name, interface))
 
 
 def runner() -> str:
