@@ -21,16 +21,19 @@ check: lint format-check types $(TESTS) ## Run all checks of a change: style, fo
 test: $(VENV)/.installed ## Run the tests (TEST=tests/test_pay.py: some of them)
 	$(PYTEST) $(TEST)
 
-test-all: test storms ## Run the tests and the long storms
+test-all: slow storms ## Run all tests, the slow ones and the long storms too
+
+slow: $(VENV)/.installed
+	$(PYTEST) -m 'not storm and not proof'
 
 storms: $(VENV)/.installed ## Run the long storms
 	$(BIN)/pytest -n 2 -m 'storm and not alone'
 	$(BIN)/pytest -m alone
 
-coverage: $(VENV)/.installed ## Run the tests, and fail if their coverage is below its floor
-	$(PYTEST) --cov --cov-report=term:skip-covered
+coverage: $(VENV)/.installed ## Run the tests, the slow ones too, and fail if their coverage is below its floor
+	$(PYTEST) -m 'not storm and not proof' --cov --cov-report=term:skip-covered
 
-prove: $(VENV)/.installed ## Try to break it: crashes, faults, interleavings, mutants (15 minutes)
+prove: $(VENV)/.installed ## Try to break it: crashes, faults, upgrades, mutants (20 minutes)
 	$(BIN)/python -m prove $(PROVE)
 
 prove-full: $(VENV)/.installed ## The same before a release (hours)
@@ -68,6 +71,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # Prerequisites run one after the other, as listed, even with -j, so that the quick checks come
 # first.
 .NOTPARALLEL:
-.PHONY: help run demo psql check test test-all storms coverage prove prove-full bench
+.PHONY: help run demo psql check test test-all slow storms coverage prove prove-full bench
 .PHONY: lint format-check types generate format clean
 .DEFAULT_GOAL := help

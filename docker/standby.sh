@@ -5,7 +5,7 @@ set -eu
 if [ ! -e "$PGDATA/copied" ]; then
   find "$PGDATA" -mindepth 1 -delete
   pg_basebackup --pgdata="$PGDATA" --checkpoint=fast --write-recovery-conf \
-    --dbname="host=${PRIMARY_HOST:-db} user=replicator password=$DATABASE_PASSWORD application_name=standby"
+    --dbname="host=${PRIMARY_HOST:-db} user=replicator password=$REPLICATION_PASSWORD application_name=standby"
   touch "$PGDATA/copied"
 fi
 exec docker-entrypoint.sh "$@"

@@ -12,7 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from prove import suites
-from prove.faults import every_commit, failover, kills, network, server
+from prove.faults import (
+    every_commit,
+    failover,
+    kills,
+    mass,
+    neighbours,
+    network,
+    restore,
+    server,
+    upgrade,
+)
 from prove.report import Proof, Row, table
 
 SIDE_BY_SIDE: list[dict[str, Proof]] = [
@@ -23,6 +33,10 @@ SIDE_BY_SIDE: list[dict[str, Proof]] = [
     {"worker_kills": network.worker_kills, "disks": server.disks},
     {"clock": server.clock},  # by environment variables of this process
     {"every_commit": every_commit.proof, "failover": failover.proof},
+    {"upgrade": upgrade.proof},
+    {"restore": restore.proof},
+    {"neighbours": neighbours.proof},
+    {"mass": mass.proof},
     {"model": suites.model},
     {"permutations": suites.permutations},
     {"mutants": suites.mutants},

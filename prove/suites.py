@@ -69,7 +69,7 @@ def mutants(full: bool) -> list[Row]:
             "mutants: the code with one rule taken out",
             injected=len(fates),
             violations=[*unfit, *survivors],
-            note=f"{len(fates) - len(survivors)} killed by the fast tests",
+            note=f"{len(fates) - len(survivors)} killed, each by the test that it names",
         )
     ]
 

@@ -6,6 +6,10 @@ declare
   v_item flashsale_data.items;
   v_unknown text;
 begin
+  if jsonb_typeof(p_changes) is distinct from 'object' then
+    raise exception 'The changes must be an object.' using
+      errcode = 'RV302', constraint = 'bad_value', hint = 'For example {"add_stock": 10}.';
+  end if;
   select string_agg(k.key, ', ') into v_unknown
   from jsonb_object_keys(p_changes) k (key)
   where k.key not in (
@@ -20,7 +24,7 @@ begin
   v_item := flashsale.lock_item(p_item_id);
   perform flashsale.check_terms(
     jsonb_build_object('opens_at', v_item.opens_at, 'closes_at', v_item.closes_at)
-    || (p_changes - 'add_stock' - 'withdraw_stock' - 'paused'));
+    || p_changes);
   update flashsale_data.items i
   set
     opens_at = case when p_changes ? 'opens_at'
@@ -28,15 +32,15 @@ begin
     closes_at = case when p_changes ? 'closes_at'
       then (p_changes ->> 'closes_at')::timestamptz else i.closes_at end,
     max_waiting = case when p_changes ? 'max_waiting'
-      then (p_changes ->> 'max_waiting')::integer else i.max_waiting end,
-    hold_seconds = coalesce((p_changes ->> 'hold_seconds')::integer, i.hold_seconds),
+      then (p_changes ->> 'max_waiting')::numeric else i.max_waiting end,
+    hold_seconds = coalesce((p_changes ->> 'hold_seconds')::numeric, i.hold_seconds),
     paused = coalesce((p_changes ->> 'paused')::boolean, i.paused)
   where i.item_id = p_item_id;
   if p_changes ? 'add_stock' then
-    perform flashsale.restock(p_item_id, (p_changes ->> 'add_stock')::integer);
+    perform flashsale.restock(p_item_id, (p_changes ->> 'add_stock')::numeric::integer);
   end if;
   if p_changes ? 'withdraw_stock' then
-    perform flashsale.withdraw(p_item_id, (p_changes ->> 'withdraw_stock')::integer);
+    perform flashsale.withdraw(p_item_id, (p_changes ->> 'withdraw_stock')::numeric::integer);
   end if;
   return flashsale.item_status(p_item_id);
 end

@@ -17,6 +17,11 @@ as $$
 declare
   v_item_id integer := nextval(pg_get_serial_sequence('flashsale_data.items', 'item_id'));
 begin
+  if v_item_id >= 134217728 then -- ids of orders must stay below those of payments
+    raise exception 'There is no room for another item.' using
+      errcode = 'RV205', constraint = 'too_many_items', detail = format('item_id %s', v_item_id),
+      hint = 'All 134217727 item_ids have been given out: use another database.';
+  end if;
   perform flashsale.check_terms(jsonb_build_object(
     'sku', p_sku, 'name', p_name, 'price', p_price, 'currency', p_currency, 'stock', p_stock,
     'hold_seconds', p_hold_seconds, 'max_waiting', p_max_waiting,
@@ -51,4 +56,5 @@ units. p_hold_seconds: how long a reservation may be paid, 1 second to 7 days. p
 p_closes_at: when the sale begins and ends; null for no limit. p_max_waiting: length of the line, 0
 to 10,000,000; null for no limit. p_late_payment: what happens to money that comes too late; refund,
 or keep_if_free (it buys a unit that is free while nobody waits).
-Errors: RV201 the sku is taken, RV302 a value is out of range.$$;
+p_opens_at and p_closes_at are in the years 2000 to 2999.
+Errors: RV201 the sku is taken, RV205 all item_ids are used up, RV302 a value is out of range.$$;

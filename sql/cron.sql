@@ -16,8 +16,7 @@ begin
   -- A procedure with settings can't commit, so there is no search_path here, and all names are
   -- qualified.
   loop
-    select s.more into v_more from flashsale.sweep('pg_cron') s;
-    commit;
+    call flashsale.sweep_round(v_more);
     exit when clock_timestamp() >= v_end;
     perform pg_catalog.pg_sleep(case when v_more then 0 else 0.25 end);
   end loop;
@@ -26,28 +25,43 @@ $$;
 
 comment on procedure flashsale.sweep_for_a_minute() is
 $$Sweeps four times per second until the next minute; for pg_cron
-It commits after each sweep, so it must be the whole command.$$;
+It commits after each item, so it must be the whole command.$$;
 
-do $$
+-- The worker does the same in src/flashsale/worker/run.py.
+create or replace procedure flashsale.sweep_round(inout p_more boolean)
+language plpgsql
+as $$
 declare
-  v_version text := (select e.extversion from pg_extension e where e.extname = 'pg_cron');
+  v_holds constant integer := 100000;
+  v_end timestamptz;
+  v_due flashsale_data.due_item[];
+  v_limit integer;
+  v_item flashsale_data.due_item;
+  v_done record;
 begin
-  if v_version is null then
-    return;
-  end if;
-  if not has_schema_privilege('cron', 'usage') then
-    raise notice 'pg_cron is here, but % may not use it: grant usage on schema cron', current_user;
-    return;
-  end if;
-  perform cron.schedule(
-    'flashsale sweep',
-    case when regexp_match(v_version, '^(\d+)\.(\d+)')::integer[] >= '{1,5}' then '1 second'
-      else '* * * * *' end,
-    'call flashsale.sweep_for_a_minute()');
-  perform cron.schedule(
-    'flashsale purge', '7 * * * *',
-    $job$
-    delete from cron.job_run_details where end_time < clock_timestamp() - interval '1 day'
-    $job$);
+  v_due := array(
+    select (b.item_id, null, b.overdue_ids)::flashsale_data.due_item
+    from flashsale.begin_sweep('pg_cron', v_holds) b);
+  commit;
+  v_limit := greatest(100, 1000 / greatest(1, cardinality(v_due)));
+  p_more := v_holds <= (
+    select coalesce(sum(cardinality(d.overdue_ids)), 0) from unnest(v_due) d);
+  v_end := clock_timestamp() + interval '0.5 seconds';
+  while cardinality(v_due) > 0 and clock_timestamp() < v_end loop
+    v_item := v_due[1];
+    v_due := v_due[2:];
+    v_done := flashsale.sweep_item(
+      'pg_cron', v_item.item_id, v_item.overdue_ids[1:v_limit + 1], v_limit);
+    commit;
+    if v_done.more then -- again, after the others
+      v_item.overdue_ids := v_item.overdue_ids[v_limit + 1:];
+      v_due := v_due || v_item;
+    end if;
+  end loop;
+  p_more := p_more or cardinality(v_due) > 0;
 end
 $$;
+
+comment on procedure flashsale.sweep_round(boolean) is
+$$Sweeps once, for pg_cron: one item per transaction, for half a second
+p_more: there is more to do, call again at once.$$;

@@ -11,3 +11,7 @@
 -- There is no `cascade` here. If somebody else's object depends on ours, the replay stops with a
 -- message that names it, and nothing is changed. The row types of the API are dropped by
 -- migrations.
+drop function if exists flashsale.fold_tallies(); -- 0.2: folds one item
+drop function if exists flashsale.fill_next_items(text, integer); -- 0.2: is now items_to_fill
+drop function if exists flashsale.note_sweep(text, integer, integer, integer); -- 0.2: more counts
+drop function if exists flashsale.items_to_serve(); -- 0.2: is now lines_to_serve

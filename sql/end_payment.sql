@@ -4,6 +4,12 @@ returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
+  -- The order is locked before its payment, as everywhere.
+  perform from flashsale_data.orders o
+  where o.order_id = coalesce(
+    (select p.order_id from flashsale_data.payments p where p.payment_id = p_payment_id),
+    p_payment_id)
+  for update;
   perform flashsale.first_payments(array[p_payment_id]);
   update flashsale_data.payments p
   set

@@ -54,5 +54,7 @@ $$;
 
 comment on function flashsale.void_payments_of(bigint[]) is
 $$Enqueues the void of the payment attempts that ended orders leave behind
-An attempt stays open until the provider confirms the void, because money may be on its way.
+An attempt stays open until the provider confirms the void, because money may be on its way. A
+first attempt without a row has none to void: its open job will find that the hold is over. Whether
+there is anything to void is found out when the job is taken.
 Returns the number of jobs.$$;

@@ -55,3 +55,27 @@ comment on function flashsale.expire(integer) is
 $$Expires holds whose deadline has passed; returns how many
 p_limit: at most so many, the oldest deadlines first. Never waits: an order that another transaction
 is paying or cancelling at this moment is left out.$$;
+
+create or replace function flashsale.expire_holds(p_order_ids bigint[]) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+declare
+  v_due bigint[];
+begin
+  select array_agg(d.order_id) into v_due
+  from (
+    select o.order_id
+    from flashsale_data.orders o
+    where o.order_id = any (p_order_ids) and o.status = 'reserved'
+    for update skip locked
+  ) d;
+  if v_due is null then
+    return 0;
+  end if;
+  return flashsale.expire_orders(v_due, flashsale.clock());
+end
+$$;
+
+comment on function flashsale.expire_holds(bigint[]) is
+$$Expires those of the given orders that are due; returns how many
+Never waits: an order that another transaction is paying or cancelling is left out.$$;

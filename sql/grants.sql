@@ -15,7 +15,7 @@ grant usage on schema flashsale
 
 -- Views call these functions with the rights of the view's reader.
 grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
-    flashsale.order_id_of(integer, integer),
+    flashsale.order_id_of(integer, integer), flashsale.running_transactions(),
     flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
 
@@ -23,6 +23,7 @@ grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
 grant execute on function
     flashsale.reserve_many(integer[], text[], text[], boolean[]),
     flashsale.reserve(integer, text, text, boolean),
+    flashsale.find_held(integer[], text[], text[]),
     flashsale.cancel(bigint, text),
     flashsale.request_payment(bigint, text),
     flashsale.order_status(bigint, text),
@@ -54,6 +55,9 @@ grant execute on function
   to flashsale_worker, flashsale_operator;
 
 grant execute on function
+    flashsale.begin_sweep(text, integer),
+    flashsale.sweep_item(text, integer, bigint[], integer),
+    flashsale.sweep_failed(text, integer, text),
     flashsale.take_payment_jobs(integer, integer),
     flashsale.take_notifications(integer, integer),
     flashsale.finish_notifications(bigint[], integer[]),
@@ -84,11 +88,12 @@ grant execute on function flashsale.explain_order(bigint) to flashsale_tool;
 grant select on flashsale.item_status, flashsale.sweep_status, flashsale.queue_status,
     flashsale.status_totals
   to flashsale_api, flashsale_worker;
+grant select on flashsale.sweep_failure, flashsale.filling_blocker to flashsale_api;
 grant select on flashsale.item_status, flashsale.order_status to flashsale_tool;
 grant select on all tables in schema flashsale to flashsale_operator;
 
 -- By default PUBLIC may create temporary tables. This right belongs to the database and not to the
--- schema, so a clone of the database has it again until the next migrate.
+-- schema, so a clone or a restored dump of the database has it again until the next migrate.
 do $$
 begin
   execute format('revoke temporary on database %I from public', current_database());

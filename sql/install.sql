@@ -13,8 +13,8 @@
 --              attempt's job.
 --   There are also order_keys (which order answered an Idempotency-Key), payment_events (what the
 --   payment provider told us), tallies (changes of counters on their way to items), dead_letters
---   (jobs that were given up) and sweepers (who swept when). The jobs themselves are in pgmq's
---   queues.
+--   (jobs that were given up), sweepers (who swept when) and sweep_failures (items whose sweep
+--   fails). The jobs themselves are in pgmq's queues.
 --
 -- THE LINE
 --   Each item has a sequence. An order takes the sequence's next number: its ticket. The order is
@@ -33,7 +33,7 @@
 --   promote                  waiting -> reserved; waiting -> unserved after the sale has closed
 --   fill                     (a hole in the line) -> void
 --   sweep does expire, fill and promote for everything that is due. It may run at any time and any
---   number of times at once.
+--   number of times at once. Runners do the same one item per transaction: begin_sweep, sweep_item.
 --
 -- LOCK ORDER
 --   order_keys, then orders, then payments. Only reserve_many waits for several keys or orders: it
@@ -57,10 +57,14 @@
 --   partial indexes name columns that only the queries for that index name.
 --
 -- HOW THIS IS DEPLOYED
---   Each migrate replays these files whole, in this order and in one transaction, if they differ
---   from what the database has. Functions and views are replaced and never dropped, so that objects
---   of other people that depend on them stay. What we no longer have is dropped by name in
---   dropped.sql. Tables, and the row types of the API, are in migrations/.
+--   Each migrate applies the new migrations and replays, in this order, the files whose text is not
+--   what the database has; all of that is one transaction. It replays all files if the functions,
+--   views and rights are not those that the last migrate left, and roles.sql and schedule.sql each
+--   time: these make what is not in a dump. Functions and views are replaced and never dropped, so
+--   that objects of other people that depend on them stay. What we no longer have is dropped by
+--   name in dropped.sql. Tables, and the row types of the API, are in migrations/.
+--   A value that a migration adds to an enum can't be used by the sql/ of the same release, because
+--   Postgres wants it to be committed first.
 
 -- Foundations: dropped objects, roles, the clock, row types, and functions that several verbs call
 \ir dropped.sql
@@ -79,6 +83,7 @@
 \ir orders_by_id.sql
 \ir reserve.sql
 \ir reserve_many.sql
+\ir find_held.sql
 \ir cancel.sql
 
 -- Items: the terms of sale, and the verbs of operators
@@ -108,7 +113,11 @@
 \ir promote.sql
 \ir fill.sql
 \ir sweep.sql
+\ir begin_sweep.sql
+\ir sweep_item.sql
+\ir sweep_failed.sql
 \ir cron.sql
+\ir schedule.sql
 
 -- The worker's jobs: calls to the payment provider, and e-mails
 \ir lease.sql

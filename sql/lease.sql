@@ -22,6 +22,50 @@ $$;
 comment on function flashsale.id_in(jsonb, text) is
 $$The id that a job's message has under a name; null if that is no id$$;
 
+-- A transaction of somebody else may have locked an order for as long as it likes. The worker has
+-- few connections, and a batch of jobs is one transaction: if it waited for one order, nobody would
+-- get a checkout. So it never waits. The job is put off, and found again when its time has come.
+create or replace function flashsale.is_busy(p_payment_id bigint) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_order_id constant bigint := coalesce(
+    (select p.order_id from flashsale_data.payments p where p.payment_id = p_payment_id),
+    p_payment_id); -- a first attempt, which has no row yet
+begin
+  perform from flashsale_data.orders o where o.order_id = v_order_id for update skip locked;
+  if not found
+    and exists (select from flashsale_data.orders o where o.order_id = v_order_id)
+  then
+    return true;
+  end if;
+  perform from flashsale_data.payments p
+  where p.payment_id = p_payment_id
+  for update skip locked;
+  return not found
+    and exists (select from flashsale_data.payments p where p.payment_id = p_payment_id);
+end
+$$;
+
+comment on function flashsale.is_busy(bigint) is
+$$Whether another transaction has locked a payment or its order
+If not, both are locked for the caller's transaction.$$;
+
+create or replace function flashsale.put_off(p_job_id bigint, p_tries integer) returns text
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update pgmq.q_payments q
+  set vt = clock_timestamp() + interval '0.5 seconds'
+  where q.msg_id = p_job_id and q.read_ct = p_tries;
+  return case when found then 'busy' else 'lost_lease' end;
+end
+$$;
+
+comment on function flashsale.put_off(bigint, integer) is
+$$Puts a payment job off for half a second, because its order is locked
+Outcomes: busy; lost_lease (the lease has gone to somebody else).$$;
+
 create or replace function flashsale.finish_job(
   p_job_id bigint, p_tries integer, p_outcome text)
 returns text

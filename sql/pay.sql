@@ -29,7 +29,7 @@ declare
   v_row flashsale.order_row;
 begin
   if coalesce(length(p_session_id) not between 1 and 255, true)
-    or coalesce(p_amount < 0, true)
+    or coalesce(p_amount not between 1 and 1000000000000000, true)
     or coalesce(p_currency !~ '^[A-Z]{3}$', true)
   then
     perform flashsale.raise_bad_payment(p_session_id, p_amount, p_currency);
@@ -80,8 +80,8 @@ comment on function flashsale.pay(bigint, text, bigint, text) is
 $$Records money for a payment: it buys the order, or it is refunded
 The order is paid if it is reserved and its deadline has not come, by the database's clock once the
 order is locked. p_payment_id: as in the payment job. p_session_id: the provider's name for this
-piece of money, 1 to 255 characters. p_amount: minor units of p_currency. Safe to call again: the
-same money has its effect once.
+piece of money, 1 to 255 characters. p_amount: 1 to 10^15 minor units of p_currency. Safe to
+call again: the same money has its effect once.
 Outcomes: paid; already_paid; refund_due (the money came late, was superseded by a newer attempt, or
 is not the requested amount); stray (it names no payment of ours: it is kept as a payment
 without an order, and refunded).
@@ -96,7 +96,8 @@ begin
   raise exception 'This is not a payment.' using
     errcode = 'RV303', constraint = 'bad_payment',
     detail = format('session %L, %s %s', p_session_id, p_amount, p_currency),
-    hint = 'Pass the session (1 to 255 characters), the amount in minor units and the currency.';
+    hint = 'Pass the session (1 to 255 characters), the amount (1 to 1000000000000000 minor units) '
+      'and the currency.';
 end
 $$;
 

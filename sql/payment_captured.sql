@@ -8,6 +8,9 @@ as $$
 declare
   v_outcome text;
 begin
+  if flashsale.is_busy(p_payment_id) then
+    return flashsale.put_off(p_job_id, p_tries);
+  end if;
   v_outcome := (flashsale.pay(p_payment_id, p_session_id, p_amount, p_currency)).outcome;
   return flashsale.finish_job(p_job_id, p_tries, v_outcome);
 end
@@ -16,5 +19,5 @@ $$;
 comment on function flashsale.payment_captured(bigint, integer, bigint, text, bigint, text) is
 $$Records money that came before its session could be voided, like pay
 p_job_id and p_tries: the lease. p_session_id, p_amount and p_currency: the money, as for pay.
-Outcomes: those of pay; lost_lease (it was decided, but the lease is not the caller's any more).
+Outcomes: those of pay; busy and lost_lease, as of payment_opened.
 Errors: RV303 not a session, amount and currency.$$;

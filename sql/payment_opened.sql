@@ -8,13 +8,14 @@ declare
   v_order flashsale_data.orders;
   v_outcome text := 'ignored';
 begin
-  -- The order is locked before its payment, as everywhere. So the hold ends either before this or
-  -- after it.
+  if flashsale.is_busy(p_payment_id) then
+    return flashsale.put_off(p_job_id, p_tries);
+  end if;
+  -- Both are locked now. So the hold ends either before this or after it.
   select o.* into v_order
   from flashsale_data.orders o
   where o.order_id = (
-    select p.order_id from flashsale_data.payments p where p.payment_id = p_payment_id)
-  for update;
+    select p.order_id from flashsale_data.payments p where p.payment_id = p_payment_id);
   update flashsale_data.payments p
   set
     status = 'open', session_id = p_session_id, checkout_url = p_checkout_url,
@@ -38,5 +39,6 @@ $$Records that the provider has opened a session to pay in
 p_job_id and p_tries: the lease. p_session_id: the provider's name for the attempt. p_checkout_url:
 where the customer pays.
 Outcomes: opened (the customer gets an e-mail); superseded (the hold is over: the session is
-voided); ignored (it was known already); lost_lease (it was recorded, but the lease is not the
-caller's any more).$$;
+voided); ignored (it was known already); busy (another transaction has locked the order: nothing was
+recorded, and the job is put off); lost_lease (the lease is not the caller's any more; what it knows
+is recorded, unless the order is locked).$$;

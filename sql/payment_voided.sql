@@ -7,6 +7,9 @@ as $$
 declare
   v_outcome text;
 begin
+  if flashsale.is_busy(p_payment_id) then
+    return flashsale.put_off(p_job_id, p_tries);
+  end if;
   v_outcome := flashsale.end_payment(
     p_payment_id,
     (select p.session_id from flashsale_data.payments p where p.payment_id = p_payment_id),
@@ -17,5 +20,5 @@ $$;
 
 comment on function flashsale.payment_voided(bigint, integer, bigint) is
 $$Records that the provider has voided a session: no money will come
-p_job_id and p_tries: the lease. Outcomes: voided; ignored (it was known already); lost_lease (it
-was recorded, but the lease is not the caller's any more).$$;
+p_job_id and p_tries: the lease. Outcomes: voided; ignored (it was known already); busy and
+lost_lease, as of payment_opened.$$;

@@ -15,6 +15,16 @@ declare
     case when p_payment_id ~ '^[1-9][0-9]{0,17}$' then p_payment_id::bigint end;
   v_outcome text;
 begin
+  if (length(p_event_id) between 1 and 255 and length(p_type) between 1 and 255
+      and length(p_session_id) between 1 and 255
+      and coalesce(length(p_payment_id) <= 255, true)) is not true
+  then
+    raise exception 'This is not an event of a payment provider.' using
+      errcode = 'RV303', constraint = 'bad_payment',
+      detail = format('event %L, type %L, session %L', left(p_event_id, 255), left(p_type, 255),
+        left(p_session_id, 255)),
+      hint = 'Pass the event, its type, the session and the payment: at most 255 characters each.';
+  end if;
   insert into flashsale_data.payment_events (
     event_id, type, session_id, payment_id, amount, currency, occurred_at, received_at)
   values (
@@ -47,4 +57,5 @@ payment.succeeded, payment.failed, payment.voided or payment.refunded; others ar
 ignored. p_payment_id: as the provider sent it; money for a payment that we do not know is a stray.
 p_amount: minor units of p_currency. p_occurred_at: by the provider's clock.
 Outcomes: paid, already_paid, refund_due or stray (see pay); failed, voided or refunded; ignored;
-duplicate. Errors: RV303 a success without session, amount or currency.$$;
+duplicate. Errors: RV303 an event without event_id, type or session (each 1 to 255 characters), or
+a success without amount or currency.$$;

@@ -14,15 +14,16 @@ returns integer
 language sql immutable parallel safe
 as $$
   select case
-    when p_wait is false then p_now_serving
-    when p_max_waiting is null then 2147483647
-    else p_now_serving + p_gaps + p_max_waiting
-  end
+    when p_wait is false then p_now_serving::bigint
+    when p_max_waiting is null then 2000000000
+    else least(2000000000, p_now_serving::bigint + p_gaps + p_max_waiting)
+  end::integer
 $$;
 
 comment on function flashsale.ticket_limit_for(boolean, integer, integer, integer) is
 $$The last ticket of an item that may be given out to a request
-A request that does not want to wait (p_wait false) gets none beyond now_serving.$$;
+A request that does not want to wait (p_wait false) gets none beyond now_serving. After 2 * 10^9
+tickets the line is full: far below the last number of its sequence, which would be an error.$$;
 
 create or replace function flashsale.is_request(p_customer_id text, p_idempotency_key text)
 returns boolean
@@ -133,6 +134,32 @@ comment on function flashsale.new_order(integer, integer, text, timestamptz, tim
 $$The row of a new order: reserved until p_expires_at, or waiting
 p_expires_at null: it is waiting.$$;
 
+-- The insert of an order may wait for a duplicate of the request in another transaction. If that
+-- rolls back, the insert goes on, with a deadline that was computed before the wait. Such holds
+-- begin anew, by the clock after the wait. All others are spared the update, so a hold may be a
+-- fifth of a second shorter than hold_seconds.
+create or replace function flashsale.is_late(p_then timestamptz, p_now timestamptz) returns boolean
+language sql immutable parallel safe
+as $$ select p_now - p_then > interval '0.2 seconds' $$;
+
+comment on function flashsale.is_late(timestamptz, timestamptz) is
+$$Whether so much time has passed that a new hold has to begin anew$$;
+
+create or replace function flashsale.restart_holds(p_order_ids bigint[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now constant timestamptz := flashsale.clock();
+begin
+  update flashsale_data.orders o
+  set created_at = v_now, reserved_at = v_now, expires_at = v_now + (o.expires_at - o.reserved_at)
+  where o.order_id = any (p_order_ids) and o.status = 'reserved';
+end
+$$;
+
+comment on function flashsale.restart_holds(bigint[]) is
+$$Gives holds that were just inserted their full window from now on$$;
+
 -- The answers of reserve alone: rows that are made without reading anything again. These functions
 -- are plain SQL without settings too.
 create or replace function flashsale.refused(
@@ -212,17 +239,15 @@ declare
   v_opens_at timestamptz;
   v_ticket integer;
   v_order_id bigint;
-  v_expires_at timestamptz;
+  v_expires_at timestamptz; -- of the new order, if it is a hold that begins now
 begin
   if p_idempotency_key is not null then
     select k.order_id into v_order_id
     from flashsale.order_of_key(p_item_id, p_customer_id, p_idempotency_key) k;
   end if;
-  select l.* into
-    v_outcome, v_order_id, v_line, v_now_serving, v_ticket_limit, v_hold_seconds, v_price,
-    v_currency, v_opens_at
-  from flashsale.look_up(
-    p_item_id, p_customer_id, p_idempotency_key, v_order_id, p_wait, v_now) l;
+  select l.* into v_outcome, v_order_id, v_line, v_now_serving, v_ticket_limit, v_hold_seconds,
+    v_price, v_currency, v_opens_at
+  from flashsale.look_up(p_item_id, p_customer_id, p_idempotency_key, v_order_id, p_wait, v_now) l;
 
   if v_outcome is null and v_order_id is null then
     -- The transaction gets its id before it takes a ticket. fill relies on that.
@@ -245,19 +270,22 @@ begin
     end if;
     insert into flashsale_data.orders as o (
       order_id, item_id, ticket, customer_id, status, created_at, reserved_at, expires_at)
-    select n.*
-    from flashsale.new_order(
+    select n.* from flashsale.new_order(
       p_item_id, v_ticket, p_customer_id, v_now,
       case when v_ticket <= v_now_serving then v_now + v_hold_seconds * interval '1 second' end) n
     on conflict (item_id, customer_id) where ended_at is null do nothing
-    returning o.order_id, o.expires_at into v_order_id, v_expires_at;
+    returning o.order_id,
+      case when not flashsale.is_late(v_now, flashsale.clock()) then o.expires_at end
+    into v_order_id, v_expires_at;
     if v_expires_at is not null then
       insert into pgmq.q_payments (vt, message) -- as enqueue_payment_jobs does
       values (clock_timestamp(), jsonb_build_object('kind', 'open', 'payment_id', v_order_id));
       return flashsale.reserved(
         v_order_id, p_item_id, p_customer_id, v_now, v_expires_at, v_price, v_currency);
-    elsif v_order_id is not null then
+    elsif v_order_id is not null and v_ticket > v_now_serving then
       return flashsale.waiting(v_order_id, p_item_id, p_customer_id, v_now, v_now_serving);
+    elsif v_order_id is not null then -- it has waited for a duplicate, which rolled back
+      return flashsale.reserved_after_a_wait(v_order_id);
     end if;
   end if;
   return flashsale.reserve_in_batch(p_item_id, p_customer_id, p_idempotency_key, p_wait);
@@ -272,6 +300,20 @@ Outcomes: reserved; waiting; existing (the order that the customer already has);
 says when it opens), closed, paused, sold_out (or the line is full), which take no ticket and write
 nothing. Errors: RV101 unknown item, RV301 a customer or key that is too short or too long, 40001
 too many requests of this customer met: call again.$$;
+
+create or replace function flashsale.reserved_after_a_wait(p_order_id bigint)
+returns flashsale.order_row
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform flashsale.restart_holds(array[p_order_id]);
+  perform flashsale.enqueue_payment_jobs('open', array[p_order_id]);
+  return flashsale.answer(p_order_id, 'reserved');
+end
+$$;
+
+comment on function flashsale.reserved_after_a_wait(bigint) is
+$$The rest of reserve: a hold whose insert has waited for a duplicate$$;
 
 create or replace function flashsale.reserve_in_batch(
   p_item_id integer, p_customer_id text, p_idempotency_key text, p_wait boolean)

@@ -22,7 +22,8 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_now timestamptz := flashsale.clock();
+  v_began_at constant timestamptz := flashsale.clock();
+  v_now timestamptz := v_began_at;
   v_outcomes text[];
   v_order_ids bigint[];         -- the orders that the customers have
   v_new_ids bigint[];           -- the orders that the tickets of this round bring
@@ -50,11 +51,17 @@ begin
       v_order_ids) p;
     exit when array_position(v_outcomes, null) is null;
     perform flashsale.release_keys(p_item_ids, p_customer_ids, p_idempotency_keys, v_outcomes);
+    v_now := flashsale.clock(); -- place_orders may have waited for a duplicate
   end loop;
 
   if array_position(v_outcomes, null) is not null then
     raise exception 'Too many requests of these customers met; nothing was done.' using
       errcode = '40001', hint = 'Call again.';
+  elsif flashsale.is_late(v_began_at, flashsale.clock()) then -- it has waited for somebody
+    perform flashsale.restart_holds(array(
+      select r.order_id from unnest(v_outcomes, v_order_ids) r (outcome, order_id)
+      where r.outcome = 'reserved'));
+    v_placed_at := null;
   end if;
   return query
   select a.*

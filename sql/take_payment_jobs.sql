@@ -8,6 +8,8 @@
 -- * An open whose hold ended before anybody called the provider is dropped too, and its payment is
 --   voided here: there is no session that could be voided at the provider.
 --
+-- A job whose order or payment is locked by another transaction is put off, and that is not a try.
+--
 -- A payment is marked as tried when its job is given to a worker, because the provider may have
 -- been called from then on. A job that opens such a payment is not dropped when its hold ends:
 -- there may be a session, and only the provider can void it.
@@ -27,6 +29,8 @@ begin
     select array_agg(r order by r.msg_id) into v_read
     from pgmq.read('payments', p_lease_seconds, p_limit) r;
     exit when v_read is null;
+    v_read := flashsale.without_busy(v_read);
+    continue when v_read is null;
     perform flashsale.first_payments(array(
       select flashsale.id_in(r.message, 'payment_id')
       from unnest(v_read) r
@@ -76,6 +80,37 @@ comment on function flashsale.take_payment_jobs(integer, integer) is
 $$Leases payment jobs to the caller, oldest first
 p_limit: at most so many. p_lease_seconds: no other worker gets them for so long. Jobs that are not
 needed any more are dropped, and those that were tried too often go to the dead letters.$$;
+
+create or replace function flashsale.without_busy(p_read pgmq.message_record[])
+returns pgmq.message_record[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_free pgmq.message_record[];
+  v_busy bigint[];
+begin
+  with job as materialized (
+    select
+      r as message, r.msg_id,
+      flashsale.is_busy(flashsale.id_in(r.message, 'payment_id')) as busy
+    from unnest(p_read) r
+    order by flashsale.id_in(r.message, 'payment_id')
+  )
+  select
+    array_agg(j.message order by j.msg_id) filter (where not j.busy),
+    array_agg(j.msg_id) filter (where j.busy)
+  into v_free, v_busy
+  from job j;
+  update pgmq.q_payments q
+  set vt = clock_timestamp() + interval '0.5 seconds', read_ct = q.read_ct - 1
+  where q.msg_id = any (v_busy);
+  return v_free;
+end
+$$;
+
+comment on function flashsale.without_busy(pgmq.message_record[]) is
+$$Those of the read jobs whose orders and payments are not locked
+These are locked for the caller's transaction. The other jobs are put off; null: all of them.$$;
 
 -- This has no settings, so that it is inlined. The lookups are lateral with a limit, so that they
 -- stay index probes whatever the planner believes about tables that were empty a moment ago.

@@ -173,11 +173,13 @@ comment on column flashsale.dead_letter.died_at is 'When it was given up.';
 
 create or replace view flashsale.sweep_status as
 select
-  s.runner, s.swept_at,
-  abs(extract(epoch from flashsale.clock() - s.swept_at))::double precision as lag_seconds,
-  s.sweeps, s.expired, s.promoted
+  s.runner, max(s.swept_at) as swept_at,
+  abs(extract(epoch from flashsale.clock() - max(s.swept_at)))::double precision as lag_seconds,
+  sum(s.sweeps)::bigint as sweeps, sum(s.expired)::bigint as expired,
+  sum(s.promoted)::bigint as promoted, sum(s.failures)::bigint as failures
 from flashsale_data.sweepers s
-order by s.swept_at desc;
+group by s.runner
+order by max(s.swept_at) desc;
 
 comment on view flashsale.sweep_status is
 $$Every runner: when it swept last and what it did so far; newest first
@@ -192,6 +194,103 @@ comment on column flashsale.sweep_status.lag_seconds is
 comment on column flashsale.sweep_status.sweeps is 'How many sweeps.';
 comment on column flashsale.sweep_status.expired is 'How many holds it expired.';
 comment on column flashsale.sweep_status.promoted is 'How many orders it promoted.';
+comment on column flashsale.sweep_status.failures is
+  'How many of its visits to an item ended with an error: see sweep_failure.';
+
+create or replace view flashsale.sweep_failure as
+select f.item_id, i.sku, f.runner, f.failures, f.error, f.since, f.failed_at, f.retry_at
+from flashsale_data.sweep_failures f
+left join flashsale_data.items i on i.item_id = f.item_id;
+
+comment on view flashsale.sweep_failure is
+$$Items whose sweep fails now: their lines stand still, all others go on
+A row goes away by itself when the item's sweep succeeds, or ten minutes after the last failure.$$;
+
+comment on column flashsale.sweep_failure.item_id is 'The item.';
+comment on column flashsale.sweep_failure.sku is 'The seller''s name of the item.';
+comment on column flashsale.sweep_failure.runner is 'The process that met the error.';
+comment on column flashsale.sweep_failure.failures is 'How often in a row.';
+comment on column flashsale.sweep_failure.error is 'The last error, with its SQLSTATE.';
+comment on column flashsale.sweep_failure.since is 'When the item''s sweep failed first.';
+comment on column flashsale.sweep_failure.failed_at is 'When it failed last.';
+comment on column flashsale.sweep_failure.retry_at is 'When it is tried again.';
+
+-- Filling waits for the oldest transactions of the whole cluster that have an id. The statistics
+-- of a session belong to its user: the owner of flashsale sees states and times of others only as
+-- a member of pg_read_all_stats. Queries are shown to nobody here.
+create or replace function flashsale.running_transactions(
+  out xid xid8,
+  out pid integer,
+  out gid text,
+  out database_name text,
+  out user_name text,
+  out application_name text,
+  out state text,
+  out since timestamptz)
+returns setof record
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  with next as (
+    select pg_snapshot_xmax(pg_current_snapshot())::text::numeric as xid
+  ), running as (
+    select
+      a.backend_xid as xid, a.pid, null::text as gid, a.datname::text as database_name,
+      a.usename::text as user_name, a.application_name, a.state, a.xact_start as since
+    from pg_stat_activity a
+    where a.backend_xid is not null
+    union all
+    select
+      p.transaction, null, p.gid, p.database::text, p.owner::text, null, 'prepared', p.prepared
+    from pg_prepared_xacts p
+  )
+  -- These ids have 32 bits. The full id is the one that is nearest to the next id.
+  select
+    (n.xid + mod(mod(r.xid::text::numeric - n.xid, 4294967296) + 6442450944, 4294967296)
+      - 2147483648)::text::xid8,
+    r.pid, r.gid, r.database_name, r.user_name, r.application_name, r.state, r.since
+  from running r cross join next n
+$$;
+
+comment on function flashsale.running_transactions() is
+$$Transactions of the cluster that have an id and have not ended$$;
+
+create or replace view flashsale.filling_blocker as
+select
+  r.pid, r.gid, r.database_name, r.user_name, r.application_name, r.state, r.since,
+  count(*)::integer as items, sum(w.tickets)::bigint as tickets,
+  extract(epoch from clock_timestamp() - min(w.noted_at))::double precision as waiting_seconds
+from (
+  select
+    i.noted_xid, i.noted_at, flashsale.issued_tickets(i.item_id) - i.settled as tickets
+  from flashsale_data.items i
+  where i.settled < i.noted_ticket
+    and i.noted_xid > pg_snapshot_xmin(pg_current_snapshot())
+    and i.noted_xid < pg_snapshot_xmax(pg_current_snapshot())
+) w
+join flashsale.running_transactions() r on r.xid < w.noted_xid
+group by
+  r.pid, r.gid, r.database_name, r.user_name, r.application_name, r.state, r.since;
+
+comment on view flashsale.filling_blocker is
+$$Who keeps holes from being filled: open and prepared transactions
+A transaction of any database of the cluster that has written something and has not ended. End it:
+commit or roll back, pg_terminate_backend(pid), or rollback prepared. Empty when nothing waits.$$;
+
+comment on column flashsale.filling_blocker.pid is 'The session''s process; null: prepared.';
+comment on column flashsale.filling_blocker.gid is 'The name of a prepared transaction.';
+comment on column flashsale.filling_blocker.database_name is 'Its database.';
+comment on column flashsale.filling_blocker.user_name is 'Its user.';
+comment on column flashsale.filling_blocker.application_name is
+  'What the session calls itself.';
+comment on column flashsale.filling_blocker.state is
+  'The session''s state, or prepared; null if the owner may not see it (pg_read_all_stats).';
+comment on column flashsale.filling_blocker.since is
+  'When the transaction began or was prepared; null if the owner may not see it.';
+comment on column flashsale.filling_blocker.items is 'How many items'' lines wait for it.';
+comment on column flashsale.filling_blocker.tickets is
+  'How many of their tickets wait, with and without orders.';
+comment on column flashsale.filling_blocker.waiting_seconds is
+  'How long the first of them has waited.';
 
 create or replace view flashsale.queue_status as
 select

@@ -17,6 +17,14 @@ with counted as (
   select t.item_id, sum(t.paid) as paid, sum(t.gaps_in_line) as gaps_in_line
   from flashsale_data.tallies t
   group by t.item_id
+), withdrawn as (
+  select
+    w.item_id,
+    sum(w.last_ticket - w.first_ticket + 1) as tickets,
+    sum(greatest(0, least(w.last_ticket, i.settled) - w.first_ticket + 1)) as settled
+  from flashsale_data.withdrawn_tickets w
+  join flashsale_data.items i on i.item_id = w.item_id
+  group by w.item_id
 )
 select 'oversold' as promise, i.item_id, null::bigint as order_id,
   format('%s units are reserved or paid, the stock is %s', c.units, i.stock) as detail
@@ -29,14 +37,38 @@ from flashsale_data.orders o join flashsale_data.items i on i.item_id = o.item_i
 where (o.status in ('reserved', 'paid') or o.recycled) and o.ticket > i.now_serving
 union all
 select 'forfeits are counted once', i.item_id, null,
-  format('%s orders are recycled, forfeited is %s', coalesce(c.recycled, 0), i.forfeited)
-from flashsale_data.items i left join counted c on c.item_id = i.item_id
-where coalesce(c.recycled, 0) <> i.forfeited
+  format('%s orders are recycled, %s tickets withdrawn, forfeited is %s',
+    coalesce(c.recycled, 0), coalesce(w.tickets, 0), i.forfeited)
+from flashsale_data.items i
+left join counted c on c.item_id = i.item_id
+left join withdrawn w on w.item_id = i.item_id
+where coalesce(c.recycled, 0) + coalesce(w.tickets, 0) <> i.forfeited
 union all
 select 'every settled ticket has its order', i.item_id, null,
-  format('tickets 1 to %s have %s orders', i.settled, coalesce(c.settled, 0))
-from flashsale_data.items i left join counted c on c.item_id = i.item_id
-where coalesce(c.settled, 0) <> i.settled
+  format('tickets 1 to %s have %s orders, %s are withdrawn', i.settled, coalesce(c.settled, 0),
+    coalesce(w.settled, 0))
+from flashsale_data.items i
+left join counted c on c.item_id = i.item_id
+left join withdrawn w on w.item_id = i.item_id
+where coalesce(c.settled, 0) + coalesce(w.settled, 0) <> i.settled
+union all
+select 'what is noted is of this cluster', i.item_id, null,
+  format('noted_xid is %s, the next id is %s', i.noted_xid,
+    pg_snapshot_xmax(pg_current_snapshot()))
+from flashsale_data.items i
+where i.noted_xid >= pg_snapshot_xmax(pg_current_snapshot())
+  and i.noted_xid is distinct from pg_current_xact_id_if_assigned()
+  and i.settled < flashsale.issued_tickets(i.item_id)
+union all
+select 'filling keeps up', i.item_id, null,
+  format('ticket %s was noted at %s, and filling is at %s: see filling_blocker', i.noted_ticket,
+    i.noted_at, i.settled)
+from flashsale_data.items i
+where i.settled < i.noted_ticket
+  and i.noted_at < clock_timestamp() - interval '10 minutes'
+  and exists (
+    select from flashsale_data.sweepers s
+    where s.swept_at > flashsale.clock() - interval '1 minute') -- else nobody tries
 union all
 select 'counters add up', i.item_id, null,
   format('counted %s paid and %s gaps, there are %s and %s', i.paid + coalesce(t.paid, 0),
@@ -59,6 +91,7 @@ from flashsale_data.orders o
 where o.order_id <> flashsale.order_id_of(o.item_id, o.ticket)
   or o.ticket < 1
   or (o.customer_id is null) <> (o.status = 'void')
+  or length(o.customer_id) not between 1 and 128
   or (o.reserved_at is null) <> (o.expires_at is null)
   or o.expires_at <= o.reserved_at
   or o.expires_at is null and o.status in ('reserved', 'paid', 'expired')
@@ -77,6 +110,11 @@ select 'money buys an order or goes back', o.item_id, o.order_id,
 from flashsale_data.payments p join flashsale_data.orders o on o.order_id = p.order_id
 where p.status = 'succeeded' and o.status <> 'paid'
 union all
+select 'a success has its session', o.item_id, o.order_id,
+  format('payment %s succeeded without a session of the provider', p.payment_id)
+from flashsale_data.payments p left join flashsale_data.orders o on o.order_id = p.order_id
+where p.status = 'succeeded' and p.session_id is null
+union all
 select 'a payment has its order', null, p.order_id, format('payment %s', p.payment_id)
 from flashsale_data.payments p
 where p.order_id is not null
@@ -93,6 +131,10 @@ from (
   from flashsale_data.orders o
   where o.status = 'reserved'
     and not exists (select from flashsale_data.payments a where a.order_id = o.order_id)
+  union all
+  select a.payment_id, a.order_id, a.status -- its void
+  from flashsale_data.payments a join flashsale_data.orders o on o.order_id = a.order_id
+  where a.status = 'open' and o.ended_at is not null
 ) p
 left join (
   select q.message ->> 'kind' as kind, q.message ->> 'payment_id' as payment_id
@@ -103,7 +145,7 @@ left join (
   where d.queue = 'payments'
 ) j
   on j.payment_id = p.payment_id::text
-  and j.kind = case p.status when 'requested' then 'open' else 'refund' end
+  and j.kind = case p.status when 'requested' then 'open' when 'open' then 'void' else 'refund' end
 where j.kind is null
 union all
 select 'a key leads to its order', k.item_id, k.order_id,

@@ -2,7 +2,8 @@
 
     make generate
 
-These are docs/sql-api.md, tests/schema_snapshot.txt, and the checksums of new migrations.
+These are docs/sql-api.md, tests/schema_snapshot.txt, the statements of the current API number in
+tests/api/, and the checksums of new migrations.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def recorded() -> dict[str, str]:
 
 
 def main() -> None:
+    import api_numbers
     import schema_snapshot
     import sql_api
     from flashsale.database.migrate import migrate
@@ -42,6 +44,7 @@ def main() -> None:
         with connect(server.url()) as db:
             SQL_API.write_text(sql_api.text(db))
             SNAPSHOT.write_text(schema_snapshot.text(db))
+            api_numbers.file().write_text(api_numbers.text(db))
     known = checksums() | recorded()  # what is recorded stays: a migration never changes
     CHECKSUMS.write_text("".join(f"{known[name]}  {name}\n" for name in sorted(known)))
 

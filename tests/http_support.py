@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import httpx
 import msgspec
@@ -130,3 +131,58 @@ async def serving(configured: Settings) -> AsyncIterator[LocalApi]:
 async def api_fixture(database_url: str) -> AsyncIterator[LocalApi]:
     async with serving(settings(database_url)) as api:
         yield api
+
+
+class Answer(NamedTuple):
+    """What came of a request that no HTTP client would send."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+
+
+async def told_to(
+    app: Litestar,
+    path: bytes,
+    messages: Sequence[dict[str, Any]] = (),
+    *headers: tuple[bytes, bytes],
+    method: str = "POST",
+    version: str = "1.1",
+    host: bytes | None = b"x",
+) -> Answer:
+    """Sends ann's request as a server hands it to the app: the path and the headers as they are."""
+    start: dict[str, Any] = {}
+    body: list[bytes] = []
+    coming = iter(messages)
+
+    async def receive() -> Any:
+        return next(coming, {"type": "http.request", "body": b"", "more_body": False})
+
+    async def send(message: Any) -> None:
+        start.update(message if "status" in message else {})
+        body.append(message.get("body", b""))
+
+    scope = {
+        "type": "http",
+        "http_version": version,
+        "method": method,
+        "scheme": "http",
+        "path": unquote(path.decode()),
+        "raw_path": path,
+        "query_string": b"",
+        "root_path": "",
+        "headers": [
+            *([] if host is None else [(b"host", host)]),
+            (b"x-customer-id", b"ann"),
+            *headers,
+        ],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+    }
+    await app(scope, receive, send)  # type: ignore[arg-type]
+    return Answer(start["status"], dict(start["headers"]), b"".join(body))
+
+
+def part(body: bytes, *, more: bool) -> dict[str, Any]:
+    """A part of a body, as a server hands it to the app."""
+    return {"type": "http.request", "body": body, "more_body": more}

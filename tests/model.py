@@ -71,6 +71,7 @@ class ModelItem:
     gaps: int = 0
     tallied_gaps: int = 0
     orders: dict[int, ModelOrder] = field(default_factory=dict)
+    withdrawn: set[int] = field(default_factory=set)
     keys: dict[tuple[str, str], ModelOrder] = field(default_factory=dict)
     jobs: list[tuple[str, ModelPayment]] = field(default_factory=list)
 
@@ -325,7 +326,7 @@ class ModelItem:
         self.gaps += self.tallied_gaps
         self.tallied_gaps = 0
         for ticket in range(1, self.issued + 1):
-            if ticket not in self.orders:
+            if ticket not in self.orders and ticket not in self.withdrawn:
                 self.orders[ticket] = ModelOrder(ticket, None, "void", ended_at=self.now)
                 self.gaps += 1
         self.promote()
@@ -343,9 +344,7 @@ class ModelItem:
         free = max(0, min(units, self.now_serving - self.issued))
         for _ in range(free):
             self.issued += 1
-            self.orders[self.issued] = ModelOrder(
-                self.issued, None, "void", ended_at=self.now, recycled=True
-            )
+            self.withdrawn.add(self.issued)
         self.stock -= free
         self.forfeited += free
         self.withdrawing += units - free

@@ -70,8 +70,8 @@ def sweep(conn: Connection) -> Any:
 
 
 def settle(conn: Connection) -> None:
-    """Sweeps four times: an item's third visit fills holes, and the fourth gives their units."""
-    for _ in range(4):
+    """Sweeps three times: an item's second visit fills holes and gives their units."""
+    for _ in range(3):
         while sweep(conn).more:
             pass
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from flashsale.database.admission import Gate, Lag
 
 
@@ -25,6 +27,33 @@ def test_the_next_call_is_admitted_however_slow_the_last_ones_were() -> None:
         gate.called(60)
     assert gate.retry_after(calls_ahead=0) is None
     assert gate.retry_after(calls_ahead=1) is not None
+
+
+def test_the_gate_forgets_what_it_knew_while_nobody_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock made calls slow; it has ended, and half a minute later there is a burst."""
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    gate = Gate(wait_ms=2_000, lanes=2)
+    for _ in range(50):
+        gate.called(2)
+    assert gate.retry_after(calls_ahead=3) is not None
+    now += 1  # no longer than a call takes: it is still the best that is known
+    assert gate.retry_after(calls_ahead=3) is not None
+    now += 29
+    assert gate.retry_after(calls_ahead=60) is None
+
+
+def test_one_slow_call_after_a_pause_is_not_mixed_with_what_was_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    gate = Gate(wait_ms=100, lanes=1)
+    for _ in range(50):
+        gate.called(4)
+    now += 60
+    gate.called(0.001)
+    assert gate.retry_after(calls_ahead=60) is None
 
 
 async def test_time_in_the_event_loop_counts_as_waiting() -> None:

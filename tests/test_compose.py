@@ -16,7 +16,7 @@ import yaml
 from flashsale.api import app
 from flashsale.cli import build_parser
 from flashsale.database.migrate import migrate
-from flashsale.dev.postgres import RESERVED, SETTINGS
+from flashsale.dev.postgres import OWNER_LIMITS, RESERVED, SETTINGS
 from flashsale.settings import Settings
 from flashsale.simulator import app as provider
 from support import connect, postgres_server, rows, value
@@ -42,6 +42,12 @@ def settings_of(service: str) -> Settings:
 
 def test_compose_has_exactly_these_services() -> None:
     assert sorted(SERVICES) == sorted({*OURS, *RUNNING})
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_log_of_a_container_does_not_grow_for_ever(service: str) -> None:
+    """Docker rotates what it writes with the driver `local`, and not with its usual one."""
+    assert SERVICES[service]["logging"] == {"driver": "local"}
 
 
 @pytest.mark.parametrize("service", OURS)
@@ -176,15 +182,20 @@ def test_the_standby_is_optional_and_runs_with_the_settings_of_its_primary() -> 
         "depends_on": {"db": {"condition": "service_healthy"}},
     }
     script = (ROOT / "docker" / "standby.sh").read_text()
-    assert "user=replicator password=$DATABASE_PASSWORD application_name=standby" in script
-    assert "create role replicator login replication password :'password';" in (
-        (ROOT / "docker" / "init.sql").read_text()
-    )
+    assert "user=replicator password=$REPLICATION_PASSWORD application_name=standby" in script
+    init = (ROOT / "docker" / "init.sql").read_text()
+    assert "\\getenv replication_password REPLICATION_PASSWORD" in init
+    assert re.search(r"create role replicator .* password :'replication_password';", init)
+    for part in OURS:
+        assert not {"POSTGRES_PASSWORD", "REPLICATION_PASSWORD"} & set(
+            re.findall(r"\$\{(\w+)", str(SERVICES[part]["environment"]))
+        )
 
 
 def test_no_secret_has_a_default() -> None:
     example = (ROOT / ".env.example").read_text()
-    expected = {"POSTGRES_PASSWORD", "DATABASE_PASSWORD", "FLASHSALE_WEBHOOK_SECRET"}
+    expected = {"POSTGRES_PASSWORD", "DATABASE_PASSWORD", "REPLICATION_PASSWORD"}
+    expected |= {"FLASHSALE_WEBHOOK_SECRET"}
     assert set(re.findall(r"^(\w+)=$", example, re.M)) == expected
     assert len(re.findall(r"^[^#\n]", example, re.M)) == len(expected)  # and nothing has a value
     assert set(re.findall(r"\$\{(\w+):\?see \.env\.example\}", TEXT)) == expected
@@ -228,6 +239,8 @@ def test_the_owner_migrates_a_database_that_was_prepared_like_this() -> None:
     before, prepared = script.split("\\connect flashsale\n")
     assert "create role flashsale login createrole password :'password';" in before
     assert "\\getenv password DATABASE_PASSWORD" in before
+    for limit in filter(str.strip, OWNER_LIMITS.split(";")):
+        assert f"{limit.strip()};" in before
     assert (
         "create database flashsale owner flashsale template template0 encoding 'UTF8' locale 'C';"
         in before

@@ -61,6 +61,7 @@ def sweep_until_the_crash(url: str) -> None:
 
 
 @pytest.mark.parametrize("victim", ["postmaster", "backend"])
+@pytest.mark.slow
 def test_a_crash_in_a_storm_loses_nothing(victim: str) -> None:
     with cluster_folder() as folder:
         server = EmbeddedPostgres(folder).start()

@@ -20,7 +20,7 @@ from psycopg.errors import InsufficientPrivilege
 
 from flashsale.dev import binaries, postgres
 from flashsale.dev.binaries import EmbeddedError, wheel_binaries
-from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.dev.postgres import OWNER_FILE, SETTINGS, SUPERUSER_FILE, EmbeddedPostgres
 from support import (
     Connection,
     cluster_folder,
@@ -123,12 +123,67 @@ def test_a_long_path_is_no_problem() -> None:
             assert server.is_running()
 
 
-def test_only_the_owner_can_read_the_password() -> None:
+def password_of(url: str) -> str:
+    return str(psycopg.conninfo.conninfo_to_dict(url)["password"])
+
+
+def test_only_the_owner_can_read_the_passwords_and_the_log() -> None:
     with server_folder() as folder, EmbeddedPostgres(folder) as server:
-        assert (folder / "postgres.password").stat().st_mode & 0o077 == 0
+        secret = [folder / name for name in (SUPERUSER_FILE, OWNER_FILE, "postgres.log")]
+        secret += [folder / "postgres" / "pgpass"]
+        assert [path.stat().st_mode & 0o077 for path in secret] == [0] * 4
         host = server.url().split("@")[1]
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             psycopg.connect(f"postgresql://flashsale:guess@{host}")
+
+
+def test_with_the_password_of_the_service_nobody_becomes_the_server() -> None:
+    with cluster_folder() as folder, EmbeddedPostgres(folder) as server:
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(server.url(), user="postgres")
+        for attempt in (
+            "copy (select 1) to program 'true'",
+            "copy (select 1) to '/tmp/mine'",
+            "grant pg_execute_server_program to flashsale",
+            "alter role flashsale superuser",
+            "alter role postgres password 'mine'",
+            "set role postgres",
+        ):
+            with psycopg.connect(server.url()) as conn, pytest.raises(InsufficientPrivilege):
+                conn.execute(attempt)
+
+
+@pytest.mark.slow
+def test_data_of_an_earlier_version_gets_separate_passwords() -> None:
+    with cluster_folder() as folder:
+        with EmbeddedPostgres(folder) as server, connect(server.url(user="postgres")) as conn:
+            conn.execute("create table kept as select 42 as n")
+            for role in ("postgres", "flashsale"):
+                conn.execute(f"alter role {role} password 'shared'")
+        for name in (SUPERUSER_FILE, OWNER_FILE):
+            (folder / name).unlink()
+        (folder / "postgres.password").write_text("shared\n")
+        for _ in range(2):
+            with EmbeddedPostgres(folder) as server:
+                with connect(server.url(user="postgres")) as conn:
+                    assert value(conn, "select n from kept") == 42
+                assert not (folder / "postgres.password").exists()
+                with connect(server.url()):
+                    pass
+                owner, superuser = server.url(), server.url(user="postgres")
+                assert len({password_of(owner), password_of(superuser), "shared"}) == 3
+                for role in ("postgres", "flashsale"):
+                    with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+                        psycopg.connect(server.url(), user=role, password="shared")
+
+
+def test_the_service_s_login_leaves_connections_to_others() -> None:
+    with cluster_folder() as folder, EmbeddedPostgres(folder) as server:
+        with connect(server.url(user="postgres")) as conn:
+            limit = value(conn, "select rolconnlimit from pg_roles where rolname = 'flashsale'")
+            assert 0 < limit < int(SETTINGS["max_connections"])
+        with connect(server.url()) as conn:
+            assert value(conn, "show idle_in_transaction_session_timeout") == "5min"
 
 
 def test_bad_settings_are_reported_in_postgres_words() -> None:
@@ -204,6 +259,7 @@ def test_another_process_is_refused_as_long_as_the_first_lives() -> None:
         assert is_gone(pid)
 
 
+@pytest.mark.slow
 def test_a_kill_while_initdb_runs_is_harmless() -> None:
     with server_folder() as folder:
         owner = subprocess.Popen([sys.executable, "-c", RUN_AND_HANG, str(folder)])
@@ -270,6 +326,7 @@ def test_as_root_postgres_runs_as_another_user_without_groups() -> None:
         assert process.split("Groups:")[1].split("\n")[0].strip() == ""
 
 
+@pytest.mark.slow
 def test_a_closed_home_stays_closed_and_keeps_its_data(closed_home: Path) -> None:
     data = closed_home / "data"
     strict = os.umask(0o077)
@@ -284,6 +341,7 @@ def test_a_closed_home_stays_closed_and_keeps_its_data(closed_home: Path) -> Non
         os.umask(strict)
 
 
+@pytest.mark.slow
 def test_removed_data_of_a_closed_home_does_not_come_back(closed_home: Path) -> None:
     data = closed_home / "data"
     for _ in range(2):
@@ -293,6 +351,7 @@ def test_removed_data_of_a_closed_home_does_not_come_back(closed_home: Path) -> 
         shutil.rmtree(data)
 
 
+@pytest.mark.slow
 def test_binaries_in_a_closed_home_are_copied_once(
     closed_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,6 +211,7 @@ def test_the_webhook_receiver_refuses_what_the_provider_did_not_sign(
 @pytest.mark.skipif(
     importlib.util.find_spec("locust") is None, reason="locust is missing: it is in the extra dev"
 )
+@pytest.mark.slow
 def test_the_locust_file_runs_a_small_sale(dev: Dev) -> None:
     # locust counts its own start into the run time: a busy machine may need more of it.
     for seconds in (3, 15, 40):

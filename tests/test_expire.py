@@ -88,6 +88,19 @@ def test_everything_due_is_done_in_steps_of_the_limit(db: Connection, clock: Clo
     assert value(db, "select count(*) from flashsale.open_reservation") == 25
 
 
+def test_a_call_ends_no_more_holds_than_its_limit_the_oldest_first(
+    db: Connection, clock: Clock
+) -> None:
+    shoe = item(db, stock=3, hold_seconds=10)
+    for customer in ("ann", "bob", "cid"):
+        reserve(db, shoe, customer)
+        clock.advance(1)
+    clock.advance(10)
+    assert call(db, "expire", 2)[0] == 2
+    open_holds = "status = 'reserved' and ended_at is null"
+    assert value(db, f"select customer_id from flashsale_data.orders where {open_holds}") == "cid"
+
+
 def test_the_customer_gets_an_e_mail(db: Connection, clock: Clock) -> None:
     shoe = item(db, hold_seconds=10)
     many(db, shoe, ["ann", "bob"])

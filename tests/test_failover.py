@@ -116,7 +116,7 @@ def test_the_script_of_the_container_copies_once_and_goes_on_afterwards(pair: Pa
             "PGDATA": str(data),
             "PGPORT": str(pair.primary.port),
             "PRIMARY_HOST": "127.0.0.1",
-            "DATABASE_PASSWORD": "secret",
+            "REPLICATION_PASSWORD": "secret",
         }
         for copied in (True, False):
             ran = subprocess.run(

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from flashsale.api import express
-from http_support import Api, LocalApi, api_fixture, problem, serving, settings  # noqa: F401 - fixtures
+from http_support import (
+    LocalApi,
+    api_fixture,  # noqa: F401 - fixtures
+    part,
+    problem,
+    serving,
+    settings,
+    told_to,
+)
 
 JSON = {"Content-Type": "application/json"}
 OPEN: dict[str, Any] = {}
@@ -28,6 +38,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "null": {"content": "null", "headers": JSON},
     "no line": {"json": {"wait": False}},
     "a line": {"json": {"wait": True}},
+    "chunks": {"chunks": [b'{"wait":', b" false}"]},
+    "a bad chunk": {"chunks": [b"{", b"no JSON"]},
+    "no chunk": {"chunks": []},
     "a bad wish": {"json": {"wait": 1}},
     "an unknown field": {"json": {"x": 1}},
     "half a body": {"content": "{", "headers": JSON},
@@ -45,14 +58,41 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "customer": None,
         "headers": [("X-Customer-Id", "a"), ("X-Customer-Id", "b")],
     },
+    "two keys": {
+        "customer": None,
+        "headers": [("X-Customer-Id", "a"), ("Idempotency-Key", "k"), ("Idempotency-Key", "l")],
+    },
+    "two kinds": {
+        "customer": None,
+        "content": "{}",
+        "headers": [("X-Customer-Id", "b"), *(2 * [("Content-Type", "application/json")])],
+    },
+    "two ordinary headers": {
+        "customer": None,
+        "headers": [("X-Customer-Id", "c"), ("Via", "1.1 a"), ("Via", "1.1 b")],
+    },
+    "no host": {"headers": {"Host": ""}},
+    "gzip": {"content": gzip.compress(b"{}"), "headers": JSON | {"Content-Encoding": "gzip"}},
+    "not encoded": {"content": "{}", "headers": JSON | {"Content-Encoding": "identity"}},
     "another method": {"method": "PUT"},
 }
 PATHS = [
+    "/items/01/orders",
+    "//items/1/orders",
+    "/items/1/orders/",
+    "/items/1%2Forders",
+    "/items/%31/orders",
     "/items/2147483647/orders",
     "/items/0/orders",
     "/items/x/orders",
     "/items/9999999999/orders",
 ]
+
+
+async def chunks(parts: list[bytes]) -> AsyncIterator[bytes]:
+    """A body of unknown length: httpx sends it with Transfer-Encoding: chunked."""
+    for chunk in parts:
+        yield chunk
 
 
 def told(response: Any) -> Any:
@@ -70,36 +110,6 @@ def told(response: Any) -> Any:
     return response.status_code, headers, body
 
 
-@pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
-async def test_both_ways_give_the_same_answer(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, terms: dict[str, Any]
-) -> None:
-    answers: list[dict[str, Any]] = []
-    express_way = express.unit_request
-    for way in (express_way, lambda *_: (None, False)):
-        monkeypatch.setattr(express, "unit_request", way)
-        async with serving(settings(database_url)) as api:
-            item = await api.item(sku=f"shoe {len(answers)}", **{"stock": 5, **terms})
-            answers.append(seen := {})
-            for name, request in REQUESTS.items():
-                given = {"method": "POST", "customer": f"c {name}"} | request
-                method, customer = given.pop("method"), given.pop("customer")
-                if isinstance(given.get("headers"), list) or customer is None:
-                    response = await api.client.request(
-                        method, f"/items/{item['item_id']}/orders", **given
-                    )
-                else:
-                    response = await api(
-                        method, f"/items/{item['item_id']}/orders", customer, **given
-                    )
-                seen[name] = told(response)
-            for path in PATHS:
-                seen[path] = told(await api("POST", path, "ann"))
-            seen["again"] = told(await api.order(item, "c plain"))
-    for name, answer in answers[0].items():
-        assert answer == answers[1][name], name
-
-
 @pytest.mark.parametrize(
     "headers",
     [
@@ -109,8 +119,52 @@ async def test_both_ways_give_the_same_answer(
     ],
 )
 def test_a_well_formed_request_takes_the_express_way(headers: list[tuple[bytes, bytes]]) -> None:
-    request, _ = express.unit_request(7, [(b"x-customer-id", b"ann"), *headers])
+    request, _ = express.unit_request(7, [(b"host", b"x"), (b"x-customer-id", b"ann"), *headers])
     assert request is not None and request[:2] == (7, "ann")
+
+
+async def test_a_key_that_comes_twice_belongs_to_no_order(api: LocalApi) -> None:
+    """Whichever of the two the service believed, a proxy might believe the other."""
+    item = await api.item(stock=5)
+    path = f"/items/{item['item_id']}/orders"
+    for header in ("Idempotency-Key", "X-Customer-Id", "X-Staff-Id", "Content-Type"):
+        headers = [("Idempotency-Key", "k"), ("X-Customer-Id", "ann"), ("X-Staff-Id", "s")]
+        headers += [("Content-Type", "application/json"), (header, "application/json")]
+        response = await api.client.post(path, headers=headers, content="{}")
+        assert header.lower() in problem(response, 400, "bad_request")["detail"]
+    assert (await api("GET", "/orders", "ann")).json() == []
+
+
+async def test_a_body_in_chunks_is_read(api: LocalApi) -> None:
+    item = await api.item(stock=0)
+    refused = await api.order(item, "ann", content=chunks([b'{"wait": false}']), headers=JSON)
+    problem(refused, 409, "sold_out")
+    refused = await api.order(item, "ann", content=chunks([b"no JSON"]), headers=JSON)
+    problem(refused, 400, "malformed_body")
+    assert (await api("GET", "/orders", "ann")).json() == []
+
+
+async def test_over_http_2_a_body_needs_no_header_that_announces_it(api: LocalApi) -> None:
+    """`flashsale serve` does not speak HTTP/2, but other servers for ASGI applications do."""
+    item = await api.item(stock=0)
+    path = f"/items/{item['item_id']}/orders".encode()
+    for body, status in ((b'{"wait": false}', 409), (b"no JSON", 400), (b"", 202)):
+        answer = await told_to(api.app, path, [part(body, more=False)], version="2")
+        assert answer.status == status
+
+
+@pytest.mark.parametrize("announced", [(b"content-length", b"15"), (b"transfer-encoding", b"x")])
+async def test_a_client_that_goes_away_within_its_body_has_asked_for_nothing(
+    api: LocalApi, announced: tuple[bytes, bytes]
+) -> None:
+    """What has come so far may be complete by chance, and mean something else than the whole."""
+    item = await api.item()
+    path = f"/items/{item['item_id']}/orders".encode()
+    gone = {"type": "http.disconnect"}
+    for begun in (b"{}", b"null", b""):
+        answer = await told_to(api.app, path, [part(begun, more=True), gone], announced)
+        assert answer.status == 400
+    assert (await api("GET", "/orders", "ann")).json() == []
 
 
 async def test_overload_is_refused_before_anything_else_and_says_when_to_ask_again(
@@ -140,3 +194,35 @@ async def test_a_body_that_never_comes_is_given_up(database_url: str) -> None:
             item, "ann", content=slow(), headers=JSON | {"Content-Length": "2"}
         )
         problem(response, 408, "body_timeout")
+
+
+@pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
+async def test_both_ways_give_the_same_answer(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, terms: dict[str, Any]
+) -> None:
+    answers: list[dict[str, Any]] = []
+    express_way = express.unit_request
+    for way in (express_way, lambda *_: (None, False)):
+        monkeypatch.setattr(express, "unit_request", way)
+        async with serving(settings(database_url)) as api:
+            item = await api.item(sku=f"shoe {len(answers)}", **{"stock": 5, **terms})
+            answers.append(seen := {})
+            for name, request in REQUESTS.items():
+                given = {"method": "POST", "customer": f"c {name}"} | request
+                method, customer = given.pop("method"), given.pop("customer")
+                if "chunks" in given:
+                    given |= {"content": chunks(given.pop("chunks")), "headers": JSON}
+                if isinstance(given.get("headers"), list) or customer is None:
+                    response = await api.client.request(
+                        method, f"/items/{item['item_id']}/orders", **given
+                    )
+                else:
+                    response = await api(
+                        method, f"/items/{item['item_id']}/orders", customer, **given
+                    )
+                seen[name] = told(response)
+            for path in PATHS:
+                seen[path] = told(await api("POST", path, "ann"))
+            seen["again"] = told(await api.order(item, "c plain"))
+    for name, answer in answers[0].items():
+        assert answer == answers[1][name], name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -18,7 +19,9 @@ from support import (
     item_status,
     many,
     pay,
+    reserve,
     rows,
+    sessions,
     settle,
     statuses,
     sweep,
@@ -59,7 +62,8 @@ def test_an_item_shows_its_terms_and_where_its_units_are(db: Connection) -> None
         ({"max_waiting": -1}, "max_waiting"),
         ({"late_payment": "maybe"}, "late_payment"),
         ({"opens_at": "2030-01-02Z", "closes_at": "2030-01-01Z"}, "opens_at must be before"),
-        ({"opens_at": "infinity"}, "finite"),
+        ({"opens_at": "infinity"}, "2000 to 2999"),
+        ({"closes_at": "20026-01-01Z"}, "2000 to 2999"),
     ],
 )
 def test_impossible_terms_are_refused_with_a_clear_message(
@@ -156,6 +160,75 @@ def test_paid_units_can_not_be_withdrawn(db: Connection) -> None:
     with pytest.raises(psycopg.Error):
         call(db, "withdraw", shoe, 1)
     assert units(db, shoe) == (2, 0, 1, 1, 0, 1)
+
+
+def test_no_units_can_be_withdrawn_when_those_to_be_withdrawn_are_paid(db: Connection) -> None:
+    shoe = item(db)
+    (ann,) = many(db, shoe, ["ann"])
+    call(db, "withdraw", shoe, 1)
+    pay(db, ann)
+    with pytest.raises(psycopg.Error, match="Only 0 of the units") as error:
+        call(db, "withdraw", shoe, 1)
+    assert error.value.sqlstate == "RV204"
+
+
+def test_a_million_units_are_withdrawn_in_one_statement(db: Connection) -> None:
+    """However many they are, they are a few rows, and the line behind them goes on."""
+    shoe = item(db, stock=1_000_000)
+    (ann,) = many(db, shoe, ["ann"])
+    with db.transaction(force_rollback=True):
+        reserve(db, shoe, "bob")  # a hole
+    call(db, "withdraw", shoe, 989_998)
+    assert units(db, shoe) == (10_002, 10_000, 2, 0, 0, 0)
+    assert value(db, "select count(*) from flashsale_data.withdrawn_tickets") == 1
+    assert value(db, "select count(*) from flashsale_data.orders") == 1
+    (bob,) = many(db, shoe, ["bob"])
+    assert (bob.outcome, bob.ticket) == ("reserved", 989_998 + 3)
+    with db.transaction(force_rollback=True):
+        reserve(db, shoe, "cid")  # another hole, behind the withdrawn ones
+    for _ in range(3):
+        sweep(db)  # a visit looks at 100,000 tickets, and the withdrawn ones are as one
+    assert value(db, "select settled from flashsale_data.items") == bob.ticket + 1
+    assert units(db, shoe) == (10_002, 10_000, 2, 0, 0, 0)
+    call(db, "cancel", ann.order_id)
+    assert units(db, shoe) == (10_002, 10_001, 1, 0, 0, 0)
+
+
+def test_requests_during_a_withdrawal_keep_their_tickets(db: Connection, database_url: str) -> None:
+    shoe = item(db, stock=100_000)
+    with sessions(database_url, 4) as conns:
+        operator, *rest = conns
+
+        def storm(conn: Connection, n: int) -> list[Any]:
+            return [reserve(conn, shoe, f"{n} {i}") for i in range(100)]
+
+        storms = [Call(partial(storm, conn, n)) for n, conn in enumerate(rest)]
+        call(operator, "withdraw", shoe, 20_000)
+        orders = [order for running in storms for order in running.result()]
+    assert {o.outcome for o in orders} == {"reserved"}
+    settle(db)
+    assert units(db, shoe) == (80_000, 79_700, 300, 0, 0, 0)
+
+
+def test_tickets_between_those_of_a_withdrawal_are_not_withdrawn(db: Connection) -> None:
+    """As if another customer took every second ticket, and rolled back."""
+    shoe = item(db, stock=10)
+    db.execute(f"alter sequence flashsale_data.line_{shoe} increment by 2")
+    call(db, "withdraw", shoe, 10)
+    assert value(db, "select count(*) from flashsale_data.withdrawn_tickets") == 5
+    assert value(db, "select count(*) from flashsale_data.orders where status = 'void'") == 5
+    assert units(db, shoe)[0] == 5 and item_status(db, shoe).withdrawing == 5
+    settle(db)
+    assert units(db, shoe) == (0, 0, 0, 0, 0, 0)
+
+
+def test_a_withdrawal_that_rolls_back_withdraws_nothing(db: Connection) -> None:
+    shoe = item(db, stock=1_000)
+    with db.transaction(force_rollback=True):
+        call(db, "withdraw", shoe, 990)
+    assert value(db, "select count(*) from flashsale_data.withdrawn_tickets") == 0
+    settle(db)
+    assert units(db, shoe) == (1_000, 1_000, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("verb", ["restock", "withdraw"])

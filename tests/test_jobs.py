@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -10,7 +11,19 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from flashsale.testing.clock import Clock
-from support import Connection, call, item, pay, reserve, rows, status, sweep, value
+from support import (
+    Connection,
+    call,
+    connect,
+    item,
+    many,
+    pay,
+    reserve,
+    rows,
+    status,
+    sweep,
+    value,
+)
 
 
 def take(db: Connection, lease: int = 30) -> list[Any]:
@@ -68,6 +81,81 @@ def test_a_late_worker_can_not_acknowledge_another_workers_lease(db: Connection)
     assert value(db, "select depth from flashsale.queue_status where queue = 'payments'") == 1
     assert open_session(db, current) == "ignored"
     assert value(db, "select depth from flashsale.queue_status where queue = 'payments'") == 0
+
+
+HOLDERS: dict[str, Callable[[Connection, Any], Any]] = {
+    "pay": pay,
+    "cancel": lambda conn, order: call(conn, "cancel", order.order_id),
+    "request_payment": lambda conn, order: call(conn, "request_payment", order.order_id),
+    "a failed payment": lambda conn, order: value(
+        conn,
+        "select flashsale.record_payment_event('e', 'payment.failed', 'x', %s, 1, 'EUR', now())",
+        str(order.payment_id),
+    ),
+}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
+def test_an_open_transaction_delays_the_jobs_of_its_own_order_only(
+    db: Connection, database_url: str, holder: Callable[[Connection, Any], Any], begun: bool
+) -> None:
+    ann, bob = many(db, item(db, stock=2), ["ann", "bob"])
+    if begun:  # both payments have their rows
+        take(db, 0)
+    db.execute("set lock_timeout = '2s'")
+    with connect(database_url, autocommit=False) as tool:
+        holder(tool, ann)
+        for _ in range(12):  # more often than a job is tried
+            make_due(db)
+            assert {job.order_id for job in take(db)} <= {bob.order_id}
+        tool.rollback()
+    make_due(db)
+    jobs = {job.order_id: job.tries for job in take(db)}
+    assert jobs[ann.order_id] == 1 + begun, "to wait for a lock is not a try"
+
+
+def make_due(db: Connection) -> None:
+    db.execute("update pgmq.q_payments set vt = clock_timestamp()")
+
+
+OPENED = "select flashsale.payment_opened(%s, %s, %s, 's1', 'u')"
+VOIDED = "select flashsale.payment_voided(%s, %s, %s)"
+CAPTURED = "select flashsale.payment_captured(%s, %s, %s, 's1', 1000, 'EUR')"
+REFUNDED = "select flashsale.payment_refunded(%s, %s, %s)"
+
+
+@pytest.mark.parametrize(
+    ("state", "report", "outcome"),
+    [
+        ("requested", OPENED, "opened"),
+        ("open", VOIDED, "voided"),
+        ("open", CAPTURED, "refund_due"),
+        ("refund_due", REFUNDED, "refunded"),
+    ],
+)
+def test_the_result_of_a_job_waits_for_nobody_who_has_locked_its_order(
+    db: Connection, database_url: str, clock: Clock, state: str, report: str, outcome: str
+) -> None:
+    order = reserve(db, item(db), "ann")
+    if state != "requested":
+        open_session(db, take(db)[0])
+        clock.advance(60)
+        sweep(db)
+    if state == "refund_due":
+        pay(db, order, "s1")
+        db.execute("delete from pgmq.q_payments where message ->> 'kind' = 'void'")
+    (job,) = take(db)
+    db.execute("set lock_timeout = '2s'")
+    with connect(database_url, autocommit=False) as tool:
+        for table in ("orders", "payments"):
+            tool.execute(f"select from flashsale_data.{table} for update")
+            assert value(db, report, job.job_id, job.tries, job.payment_id) == "busy"
+            assert value(db, report, job.job_id, job.tries - 1, job.payment_id) == "lost_lease"
+            tool.rollback()
+    make_due(db)
+    (again,) = take(db)
+    assert value(db, report, again.job_id, again.tries, again.payment_id) == outcome
 
 
 def test_a_job_that_is_not_needed_any_more_is_dropped(db: Connection, clock: Clock) -> None:

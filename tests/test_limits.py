@@ -15,7 +15,8 @@ import pytest
 
 from flashsale import models
 from flashsale.api import parameters
-from support import Connection, call, item, value
+from flashsale.simulator import messages as simulated
+from support import Connection, call, item, rows, value
 
 TERMS: dict[str, Any] = {
     "sku": "s",
@@ -28,6 +29,10 @@ TERMS: dict[str, Any] = {
     "late_payment": "refund",
 }
 
+
+STOCKS = {"withdraw_stock": 1_000_000}
+"""So many units there must be, so that the limit of the change itself is tried."""
+VERBS = {"add_stock": "restock", "withdraw_stock": "withdraw"}
 
 BAD_TERMS, BAD_REQUEST, BAD_PAYMENT = ("RV302",), ("RV301",), ("RV303",)
 BY_THE_TABLE = ("23514", "22P02")
@@ -111,18 +116,140 @@ def test_a_sale_opens_before_it_closes(
     assert allows(BY_THE_TABLE, in_the_table, db, terms) is inside
 
 
+@pytest.mark.parametrize(
+    ("time", "inside"),
+    [
+        ("1999-12-31T23:59:59.999999Z", False),
+        ("2000-01-01T00:00:00Z", True),
+        ("2000-01-01T00:30:00+01:00", False),
+        ("2999-12-31T23:59:59.999999Z", True),
+        ("2999-12-31T23:30:00-01:00", False),
+        ("3000-01-01T00:00:00Z", False),
+        ("20026-01-01T00:00:00Z", False),
+        ("infinity", False),
+        ("-infinity", False),
+        ("0044-03-15T00:00:00Z BC", False),
+    ],
+)
+@pytest.mark.parametrize("field", ["opens_at", "closes_at"])
+def test_times_of_a_sale_have_the_same_limits_everywhere(
+    db: Connection, field: str, time: str, inside: bool
+) -> None:
+    terms = TERMS | {field: time}
+    assert allows((), msgspec.convert, terms, models.NewItem) is inside
+    assert allows((), msgspec.convert, {field: time}, models.ItemChanges) is inside
+    assert allows(BAD_TERMS, by_function, db, terms) is inside
+    assert allows(BY_THE_TABLE, in_the_table, db, terms) is inside
+    change = "select flashsale.change_item(%s, %s)::text"
+    changes = msgspec.json.encode({field: time}).decode()
+    assert allows(BAD_TERMS, value, db, change, item(db), changes) is inside
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "null",
+        "[]",
+        "1",
+        '{"sku": "x"}',
+        '{"hold_seconds": "soon"}',
+        '{"hold_seconds": 1.5}',
+        '{"hold_seconds": null}',
+        '{"hold_seconds": 1e300}',
+        '{"max_waiting": []}',
+        '{"max_waiting": true}',
+        '{"max_waiting": "7"}',
+        '{"paused": "yes"}',
+        '{"paused": null}',
+        '{"opens_at": "soon"}',
+        '{"opens_at": "2026-13-45"}',
+        '{"opens_at": "400000-01-01"}',
+        '{"opens_at": "2026-01-01 Nowhere/Here"}',
+        '{"opens_at": 1}',
+        '{"closes_at": {}}',
+        '{"add_stock": 1.5}',
+        '{"add_stock": "1"}',
+        '{"add_stock": 1e300}',
+        '{"add_stock": null}',
+        '{"withdraw_stock": false}',
+        '{"withdraw_stock": 3000000000}',
+    ],
+)
+def test_changes_of_any_kind_are_refused_in_our_words(db: Connection, changes: str) -> None:
+    shoe = item(db)
+    before = call(db, "item_status", shoe)[:-1]  # without as_of
+    with pytest.raises(psycopg.Error) as error:
+        value(db, "select flashsale.change_item(%s, %s)::text", shoe, changes)
+    assert error.value.sqlstate == "RV302"
+    assert call(db, "item_status", shoe)[:-1] == before
+
+
+def test_a_whole_number_may_be_written_in_any_way(db: Connection) -> None:
+    shoe = item(db)
+    value(db, "select flashsale.change_item(%s, '{\"hold_seconds\": 5.0}')::text", shoe)
+    value(db, "select flashsale.change_item(%s, '{\"add_stock\": 1e1}')::text", shoe)
+    shown = call(db, "item_status", shoe)
+    assert (shown.hold_seconds, shown.stock) == (5, 11)
+
+
+def test_there_is_an_end_to_item_ids(db: Connection) -> None:
+    db.execute("alter table flashsale_data.items alter item_id restart with 134217727")
+    last = item(db, "last")
+    assert call(db, "reserve", last, "ann").outcome == "reserved"
+    with pytest.raises(psycopg.Error) as error:
+        item(db, "one too many")
+    assert (error.value.sqlstate, error.value.diag.constraint_name) == ("RV205", "too_many_items")
+    with pytest.raises(psycopg.Error, match="no such item"):
+        call(db, "reserve", 134217728, "ann")
+
+
+@pytest.mark.parametrize("max_waiting", [None, 10_000_000])
+def test_there_is_an_end_to_tickets(db: Connection, max_waiting: int | None) -> None:
+    """The others of the batch get theirs, and nobody hears of the end of a sequence."""
+    full, shoe = item(db, "full", max_waiting=max_waiting), item(db, stock=3)
+    before = 2_000_000_000 - 1
+    value(db, f"select setval('flashsale_data.line_{full}', {before})")
+    items, customers = [full, shoe, full, full, shoe], list("abcde")
+    told = rows(db, "select * from flashsale.reserve_many(%s, %s)", items, customers)
+    last = "waiting" if max_waiting is None else "sold_out"
+    assert [o.outcome for o in told] == [last, "reserved", "sold_out", "sold_out", "reserved"]
+    assert call(db, "reserve", full, "fay").outcome == "sold_out"
+    value(db, f"select setval('flashsale_data.line_{full}', 2147483647)")
+    assert call(db, "reserve", full, "gil").outcome == "sold_out"
+    if max_waiting is None:
+        assert told[0].ticket == 2_000_000_000
+    db.execute("delete from flashsale_data.orders")  # else violation misses what came before
+    db.execute("delete from pgmq.q_payments")
+
+
+def test_violation_shows_a_customer_that_no_verb_would_take(db: Connection) -> None:
+    shoe = item(db)
+    call(db, "reserve", shoe, "c" * 128)
+    for customer in ("", "c" * 129):
+        with db.transaction(force_rollback=True):
+            db.execute("update flashsale_data.orders set customer_id = %s", [customer])
+            shown = rows(db, "select promise from flashsale.violation")
+            assert [row.promise for row in shown] == ["an order makes sense"]
+
+
 def test_changes_of_terms_have_the_limits_of_new_items(db: Connection) -> None:
     shoe = item(db)
     for field in ("hold_seconds", "max_waiting"):
         assert bounds(models.ItemChanges, field) == bounds(models.NewItem, field)
-    for field in ("hold_seconds", "max_waiting", "add_stock"):
+    for field in ("hold_seconds", "max_waiting", "add_stock", "withdraw_stock"):
         for number, inside in around(models.ItemChanges, field):
-            if field == "add_stock" and inside:
-                number = min(number, 1_000)  # the new stock has its own limit
+            value(
+                db, "update flashsale_data.items set stock = %s returning 1", STOCKS.get(field, 0)
+            )
             changes = msgspec.json.encode({field: number}).decode()
             change = "select flashsale.change_item(%s, %s)::text"
-            allowed = allows(BAD_TERMS, value, db, change, shoe, changes)
+            with db.transaction(force_rollback=True):
+                allowed = allows(BAD_TERMS, value, db, change, shoe, changes)
             assert allowed is inside, f"{field} = {number}"
+            if field in VERBS:
+                with db.transaction(force_rollback=True):
+                    allowed = allows(BAD_TERMS, call, db, VERBS[field], shoe, number)
+                assert allowed is inside, f"{VERBS[field]} by {number}"
 
 
 def test_customers_and_keys_have_the_same_limits_everywhere(db: Connection) -> None:
@@ -146,10 +273,29 @@ def test_money_has_the_limits_of_the_provider_s_events(db: Connection) -> None:
     tried: list[tuple[str, Any, bool]] = [
         ("session_id", text, inside) for text, inside in around(models.PaymentEvent, "session_id")
     ]
-    tried += [("amount", -1, False), ("amount", 0, True), ("amount", 2**63 - 1, True)]
+    tried += [("amount", n, inside) for n, inside in around(models.PaymentEvent, "amount")]
+    tried += [("amount", -1, False), ("amount", 2**63 - 1, False)]
     tried += [("currency", "EUR", True), ("currency", "eur", False), ("currency", "EURO", False)]
     for field, found, inside in tried:
         told = money | {field: found}
         case = f"{field} = {str(found)[:20]!r}"
         assert allows((), msgspec.convert, event | told, models.PaymentEvent) is inside, case
         assert allows(BAD_PAYMENT, call, db, "pay", None, *told.values()) is inside, case
+    assert models.Money == simulated.Amount  # what the provider can send back
+
+
+def test_events_have_the_same_limits_everywhere(db: Connection) -> None:
+    """Those of money are above; these are of every event."""
+    event = {"event_id": "e", "type": "payment.failed", "session_id": "s", "payment_id": None}
+    record = "select flashsale.record_payment_event(%s, %s, %s, %s, null, null, null)"
+    for field in event:
+        for n in (0, 1, 255, 256):
+            told = event | {field: "x" * n}
+            inside = n != 256 and (n > 0 or field == "payment_id")
+            assert allows(BAD_PAYMENT, value, db, record, *told.values()) is inside, (field, n)
+            at = {"occurred_at": "2030-01-01T00:00:00Z"}
+            if n:  # HTTP wants a payment_id to have a character, if there is one
+                assert allows((), msgspec.convert, told | at, models.PaymentEvent) is inside, field
+        if field != "payment_id":
+            told = event | {field: None}
+            assert not allows(BAD_PAYMENT, value, db, record, *told.values()), field

@@ -64,6 +64,18 @@ async def test_the_simulated_mail_is_one_line_of_the_log(caplog: pytest.LogCaptu
     assert line.startswith("mail: to='a\\nb' id=<notification-17@flashsale>")
 
 
+async def test_the_log_does_not_have_the_link_with_which_anybody_may_pay(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "flashsale.mail")
+    mail = compose(notification(checkout_url="https://pay.example/sessions/s1?key=secret"), 17)
+    assert "https://pay.example/sessions/s1?key=secret" in mail.text
+    await LogSender().send(mail)
+    (line,) = caplog.messages
+    assert "pay here: <link> (order 4294967297)" in line
+    assert "secret" not in line and "pay.example" not in line
+
+
 def test_every_kind_of_mail_that_the_database_enqueues_is_known(db: Connection) -> None:
     for kind in KINDS:
         order = reserve(db, item(db, sku=kind), "ann")

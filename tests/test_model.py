@@ -42,6 +42,7 @@ WAITS = st.sampled_from([True, True, True, False])
 REQUESTS = st.builds(model.Request, CUSTOMERS, KEYS, WAITS)
 ANY = st.integers(0, 999)  # which order, payment: the n-th, counted round
 TABLES = ["orders", "order_keys", "payments", "payment_events", "tallies", "sweepers", "items"]
+TABLES += ["withdrawn_tickets"]
 
 
 class Said(NamedTuple):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
+import pytest
+
 from flashsale.testing.clock import Clock
 from support import (
     Call,
@@ -126,8 +129,7 @@ def test_a_ticket_taken_after_the_visit_is_no_hole(db: Connection, database_url:
     shoe = item(db, stock=5)
     with db.transaction(force_rollback=True):
         reserve(db, shoe, "eve")
-    for _ in range(2):
-        call(db, "fill", shoe)
+    call(db, "fill", shoe)
     with connect(database_url, autocommit=False) as slow:
         reserve(slow, shoe, "ann")
         db.execute("set lock_timeout = '2s'")
@@ -232,6 +234,7 @@ def test_a_sweep_does_not_wait_for_an_operator_who_has_locked_the_item(
         call(operator, "pause_item", shoe)
         db.execute("set lock_timeout = '2s'")
         assert call(db, "sweep").recycled == 0
+        assert rows(db, "select * from flashsale.sweep_failure") == []
         operator.commit()
     settle(db)
     assert statuses(db, shoe)["bob"] == "waiting"
@@ -263,3 +266,221 @@ def test_batches_with_the_same_customers_in_reverse_order_do_not_deadlock(
         orders = {order.customer_id: order.order_id for order in forth.result()}
         assert {order.customer_id: order.order_id for order in back.result()} == orders
     settle(db)
+
+
+def keyed_batch(conn: Connection, shoe: int, customers: list[str]) -> list[Any]:
+    """A batch whose requests have the key k."""
+    return rows(
+        conn,
+        "select * from flashsale.reserve_many(array_fill(%s::int, array[%s::int]), %s, "
+        "array_fill('k'::text, array[%s::int]))",
+        shoe,
+        len(customers),
+        customers,
+        len(customers),
+    )
+
+
+def test_batches_with_the_same_keys_in_reverse_order_do_not_deadlock(
+    db: Connection, database_url: str
+) -> None:
+    shoe = item(db, stock=9)
+    with (
+        connect(database_url, autocommit=False) as other,
+        connect(database_url) as one,
+        connect(database_url) as two,
+    ):
+        reserve(other, shoe, "may", "k")
+        forth = Call(lambda: keyed_batch(one, shoe, ["ann", "may", "bob"]))
+        eventually(lambda: blocked(db, one))
+        back = Call(lambda: keyed_batch(two, shoe, ["bob", "may", "ann"]))
+        eventually(lambda: blocked(db, two))
+        other.rollback()
+        orders = {order.customer_id: order.order_id for order in forth.result()}
+        assert {order.customer_id: order.order_id for order in back.result()} == orders
+    settle(db)
+
+
+def test_a_key_whose_request_got_no_ticket_is_free_for_the_next_try(db: Connection) -> None:
+    shoe = item(db, stock=1, max_waiting=0)
+    batch = keyed_batch(db, shoe, ["ann", "bob"])
+    assert [o.outcome for o in batch] == ["reserved", "sold_out"]
+    assert value(db, "select count(*) from flashsale_data.order_keys") == 1
+    call(db, "restock", shoe, 2)
+    assert reserve(db, shoe, "bob", "k").outcome == "reserved"
+
+
+def test_a_batch_takes_as_many_rounds_as_it_needs(db: Connection, clock: Clock) -> None:
+    """Ann's own hold is over, bob asks twice: that takes three rounds."""
+    shoe = item(db, stock=5)
+    reserve(db, shoe, "ann")
+    clock.advance(60)
+    batch = many(db, shoe, ["ann", "bob", "bob"])
+    assert [o.outcome for o in batch] == ["reserved", "reserved", "existing"]
+
+
+def test_two_operators_withdraw_one_after_the_other(db: Connection, database_url: str) -> None:
+    shoe = item(db, stock=3)
+    with connect(database_url, autocommit=False) as first, connect(database_url) as second:
+        call(first, "withdraw", shoe, 2)
+        other = Call(lambda: call(second, "withdraw", shoe, 2))
+        eventually(lambda: blocked(db, second))
+        first.commit()
+        with pytest.raises(psycopg.Error, match="Only 1 of the units"):
+            other.result()
+    assert value(db, "select flashsale.issued_tickets(%s)", shoe) == 2
+
+
+def test_no_payment_is_requested_for_an_order_that_is_being_cancelled(
+    db: Connection, database_url: str
+) -> None:
+    order = reserve(db, item(db), "ann")
+    failed = "select flashsale.record_payment_event('e', 'payment.failed', 's', %s, 1, 'EUR', null)"
+    assert value(db, failed, str(order.payment_id)) == "failed"
+    with connect(database_url, autocommit=False) as first, connect(database_url) as second:
+        call(first, "cancel", order.order_id)
+        other = Call(lambda: call(second, "request_payment", order.order_id))
+        eventually(lambda: blocked(db, second))
+        first.commit()
+        with pytest.raises(psycopg.Error, match="Only a reserved order"):
+            other.result()
+
+
+def test_a_cancellation_that_waits_until_the_deadline_comes_too_late(
+    db: Connection, database_url: str, clock: Clock
+) -> None:
+    order = reserve(db, item(db), "ann")
+    with connect(database_url, autocommit=False) as first, connect(database_url) as second:
+        first.execute("select from flashsale_data.orders for update")
+        cancelled = Call(lambda: call(second, "cancel", order.order_id))
+        eventually(lambda: blocked(db, second))
+        clock.advance(60)
+        first.rollback()
+        assert cancelled.result().outcome == "already_ended"
+    assert status(db, order.order_id).status == "expired"
+
+
+def test_nobody_waits_for_the_order_of_somebody_else(db: Connection, database_url: str) -> None:
+    order = reserve(db, item(db), "ann")
+    db.execute("set lock_timeout = '2s'")
+    with connect(database_url, autocommit=False) as first:
+        first.execute("select from flashsale_data.orders for update")
+        for verb in ("cancel", "request_payment"):
+            with pytest.raises(psycopg.Error, match="no such order"):
+                call(db, verb, order.order_id, "bob")
+
+
+def test_late_money_buys_no_ticket_that_is_not_entitled_to_a_unit(
+    db: Connection, clock: Clock
+) -> None:
+    """As if other requests took four tickets after pay has seen that there are free units."""
+    shoe = item(db, stock=3, late_payment="keep_if_free")
+    ann = reserve(db, shoe, "ann")
+    clock.advance(60)
+    db.execute(f"alter sequence flashsale_data.line_{shoe} increment by 5")
+    assert pay(db, ann).outcome == "refund_due"
+    assert value(db, "select max(ticket) from flashsale_data.orders") == 1
+
+
+def test_a_payment_does_not_end_by_the_session_of_another_one(db: Connection) -> None:
+    ann, bob = many(db, item(db, stock=2), ["ann", "bob"])
+    (job, _) = rows(db, "select * from flashsale.take_payment_jobs(10, 30)")
+    call(db, "payment_opened", job.job_id, job.tries, job.payment_id, "s1", "http://pay")
+    event = "select flashsale.record_payment_event('e', 'payment.failed', 's1', %s, 1, 'EUR', null)"
+    assert value(db, event, str(bob.payment_id)) == "ignored"
+    assert status(db, bob.order_id).payment_status == "requested"
+    assert status(db, ann.order_id).payment_status == "open"
+
+
+def test_a_refund_is_settled_only_for_the_payment_that_is_named(
+    db: Connection, clock: Clock
+) -> None:
+    ann, bob = many(db, item(db, stock=2), ["ann", "bob"])
+    clock.advance(60)
+    assert pay(db, ann, "s1").outcome == "refund_due"
+    event = (
+        "select flashsale.record_payment_event(%s, 'payment.refunded', 's1', %s, 1, 'EUR', null)"
+    )
+    assert value(db, event, "e1", str(bob.payment_id)) == "ignored"
+    assert status(db, ann.order_id).payment_status == "refund_due"
+    assert value(db, event, "e2", str(ann.payment_id)) == "refunded"
+
+
+def test_a_late_worker_can_not_give_up_a_job_that_another_one_has(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    db.execute("update pgmq.q_payments set read_ct = 8")
+    late, current = (
+        rows(db, "select * from flashsale.take_payment_jobs(10, %s)", seconds)[0]
+        for seconds in (0, 30)
+    )
+    assert (late.tries, current.tries) == (9, 10)
+    given_up = "select flashsale.retry_job('payments', %s, 11, 'x')"
+    assert value(db, given_up, late.job_id) == "lost_lease"
+    assert value(db, "select count(*) from flashsale.dead_letter") == 0
+    assert status(db, order.order_id).payment_status == "requested"
+
+
+@pytest.mark.parametrize("given_up_by", ["take_payment_jobs", "retry_job"])
+def test_a_payment_that_could_not_be_opened_has_failed_and_can_be_requested_anew(
+    db: Connection, given_up_by: str
+) -> None:
+    order = reserve(db, item(db), "ann")
+    take = "select * from flashsale.take_payment_jobs(10, 0)"
+    if given_up_by == "retry_job":
+        db.execute("update pgmq.q_payments set read_ct = 9")
+        (job,) = rows(db, take)
+        assert call(db, "retry_job", "payments", job.job_id, job.tries, "x")[0] == "dead"
+    else:
+        rows(db, take)
+        db.execute("update pgmq.q_payments set read_ct = 10")
+        assert rows(db, take) == []
+    assert value(db, "select count(*) from flashsale.dead_letter") == 1
+    assert status(db, order.order_id).payment_status == "failed"
+    assert call(db, "request_payment", order.order_id).outcome == "requested"
+
+
+def test_a_sale_that_is_over_is_not_closed_later(db: Connection, clock: Clock) -> None:
+    shoe = item(db, closes_at=clock.at(10))
+    clock.advance(20)
+    assert call(db, "close_item", shoe).closes_at == clock.at(-10)
+
+
+def test_a_page_of_orders_begins_after_an_order_of_the_same_customer(db: Connection) -> None:
+    shoe = item(db, stock=5)
+    reserve(db, shoe, "ann")
+    bob = reserve(db, shoe, "bob")
+    assert rows(db, "select * from flashsale.orders_of('ann', 10, %s)", bob.order_id) == []
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ("expired", "The deadline passed without payment: the unit went to the line."),
+        ("cancelled", "It was cancelled."),
+        ("unserved", "The sale closed before it was their turn."),
+        ("paid", "The order was paid. It is final."),
+    ],
+)
+def test_an_order_s_history_tells_why_it_ended(
+    db: Connection, clock: Clock, end: str, reason: str
+) -> None:
+    shoe = item(db)
+    ann, bob = many(db, shoe, ["ann", "bob"])
+    match end:
+        case "expired":
+            clock.advance(60)
+        case "cancelled":
+            call(db, "cancel", ann.order_id)
+        case "unserved":
+            call(db, "close_item", shoe)
+        case "paid":
+            pay(db, ann)
+    settle(db)
+    order = bob if end == "unserved" else ann
+    told = [
+        row.what for row in rows(db, "select * from flashsale.explain_order(%s)", order.order_id)
+    ]
+    reasons = [
+        what for what in told if what.startswith(("The deadline", "It was ", "The sale", "The o"))
+    ]
+    assert reasons == [reason]

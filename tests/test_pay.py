@@ -347,3 +347,24 @@ def test_nonsense_is_refused(db: Connection) -> None:
         with pytest.raises(psycopg.Error) as error:
             call(db, "pay", order.payment_id, *args)
         assert error.value.sqlstate == "RV303"
+
+
+def test_late_money_that_no_worker_has_asked_for_buys_and_leaves_nothing_to_do(
+    db: Connection, clock: Clock
+) -> None:
+    """The void of the hold that ended names the payment that has bought by now: it is dropped.
+
+    Whatever ends a hold enqueues a void for each attempt that has a row, and the job finds out
+    whether there is anything to void. Here the row is there because pay has just inserted it.
+    """
+    shoe = item(db, stock=2, late_payment="keep_if_free")
+    (ann,) = many(db, shoe, ["ann"])
+    clock.advance(60)
+    bought = pay(db, ann)
+    assert (bought.outcome, bought.ticket) == ("paid", 2)
+    kinds = "select message ->> 'kind' as kind from pgmq.q_payments order by 1"
+    assert [job.kind for job in rows(db, kinds)] == ["open", "void"]
+    assert rows(db, "select * from flashsale.take_payment_jobs(10, 30)") == []
+    assert rows(db, kinds) == []
+    assert status(db, bought.order_id).payment_status == "succeeded"
+    assert status(db, ann.order_id).status == "expired"

@@ -197,6 +197,7 @@ def run_all(db: Connection, clock: Clock, url: str, chosen: Sequence[Case]) -> C
     return found
 
 
+@pytest.mark.slow
 def test_a_sample_of_all_interleavings_breaks_no_promise(
     db: Connection,
     database_url: str,

@@ -61,6 +61,22 @@ def test_the_sweep_is_scheduled_once_however_often_one_migrates(cron: Connection
     ]
 
 
+def test_a_job_of_another_server_is_scheduled_anew_and_a_deactivated_one_is_left_alone(
+    cron: Connection,
+) -> None:
+    """A restored dump has the jobs of the server that it was made from."""
+    jobs = "select jobname, nodeport, active from cron.job order by jobname"
+    before = rows(cron, jobs)
+    cron.execute("update cron.job set nodeport = 1 where jobname = 'flashsale sweep'")
+    cron.execute("update cron.job set active = false where jobname = 'flashsale purge'")
+    url = f"postgresql://postgres:{cron.info.password}@127.0.0.1:{cron.info.port}/flashsale"
+    migrate(url)
+    purge, sweep = rows(cron, jobs)
+    assert (purge.jobname, purge.active) == ("flashsale purge", False)
+    assert sweep == before[1]
+    cron.execute("update cron.job set active = true where jobname = 'flashsale purge'")
+
+
 def is_served(conn: Connection, order: Any) -> bool:
     return bool(status(conn, order.order_id).status != "waiting")
 

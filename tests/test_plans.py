@@ -72,6 +72,13 @@ def letter(conn: Connection, order: Any) -> Any:
     return call(conn, "retry_dead_letter", value(conn, added))
 
 
+def sweep_as_runner(conn: Connection) -> list[Any]:
+    return [
+        call(conn, "sweep_item", "runner", due.item_id, due.overdue_ids, 1000)
+        for due in rows(conn, "select * from flashsale.begin_sweep('runner')")
+    ]
+
+
 def of_order(verb: str, *args: Any) -> Callable[[Connection, Any], Any]:
     return lambda conn, order: rows(
         conn,
@@ -135,7 +142,14 @@ VERBS: dict[str, Callable[[Connection, Any], Any]] = {
     "promote": of_item("promote"),
     "fill": lambda conn, order: [call(conn, "fill", order.item_id) for _visit in range(3)],
     "expire": lambda conn, order: call(conn, "expire"),
-    "sweep": lambda conn, order: (call(conn, "cancel", order.order_id), sweep(conn)),
+    "sweep": lambda conn, order: (
+        call(conn, "cancel", order.order_id),
+        [sweep(conn) for _visit in range(3)],
+    ),
+    "begin_sweep, sweep_item": lambda conn, order: (
+        call(conn, "cancel", order.order_id),
+        [sweep_as_runner(conn) for _visit in range(3)],
+    ),
 }
 
 

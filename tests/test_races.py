@@ -106,6 +106,66 @@ def test_a_duplicate_of_a_request_that_rolls_back_gets_its_own_order(
     assert reserve(db, shoe, "ann", "k").order_id == order.order_id
 
 
+@pytest.mark.parametrize("key", [None, "k"])
+def test_a_hold_begins_after_the_wait_for_a_duplicate_that_rolls_back(
+    db: Connection, database_url: str, clock: Clock, key: str | None
+) -> None:
+    shoe = item(db, stock=5, hold_seconds=2)
+    with connect(database_url, autocommit=False) as first, connect(database_url) as second:
+        reserve(first, shoe, "ann", key)
+        duplicate = Call(lambda: reserve(second, shoe, "ann", key))
+        eventually(lambda: blocked(db, second))
+        clock.advance(3)
+        first.rollback()
+        order = duplicate.result()
+    assert (order.outcome, order.status, order.ticket) == ("reserved", "reserved", 2)
+    assert (order.created_at, order.reserved_at) == (clock.at(), clock.at())
+    assert order.expires_at == clock.at(2)
+    assert status(db, order.order_id).expires_at == clock.at(2)
+    assert pay(db, order).outcome == "paid"
+    assert value(db, "select count(*) from pgmq.q_payments where message ->> 'kind' = 'open'") == 1
+
+
+@pytest.mark.parametrize("end", ["rollback", "commit"])
+def test_all_holds_of_a_batch_begin_after_its_wait_for_a_duplicate(
+    db: Connection, database_url: str, clock: Clock, end: str
+) -> None:
+    shoe = item(db, stock=4, hold_seconds=10)
+    with connect(database_url, autocommit=False) as first, connect(database_url) as second:
+        reserve(first, shoe, "bob")
+        batch = Call(lambda: many(second, shoe, ["ann", "bob", "cid", "dan"]))
+        eventually(lambda: blocked(db, second))
+        clock.advance(3)
+        getattr(first, end)()
+        orders = batch.result()
+    ann, bob, cid, dan = orders
+    assert (ann.outcome, cid.outcome, dan.outcome) == ("reserved", "reserved", "waiting")
+    assert bob.outcome == ("existing" if end == "commit" else "reserved")
+    for order in (ann, cid):
+        assert (order.created_at, order.reserved_at) == (clock.at(), clock.at())
+        assert (order.status, order.expires_at) == ("reserved", clock.at(10))
+        assert status(db, order.order_id).expires_at == clock.at(10)
+    opens = "select count(*) from pgmq.q_payments where message ->> 'kind' = 'open'"
+    assert value(db, opens) == 3
+
+
+def test_a_batch_that_has_waited_ends_a_hold_that_is_over_by_now(
+    db: Connection, database_url: str, clock: Clock
+) -> None:
+    shoe = item(db, stock=5, hold_seconds=2)
+    with connect(database_url, autocommit=False) as first, connect(database_url) as second:
+        old = reserve(first, shoe, "ann")
+        batch = Call(lambda: many(second, shoe, ["ann", "bob"]))
+        eventually(lambda: blocked(db, second))
+        clock.advance(3)
+        first.commit()
+        ann, bob = batch.result()
+    assert [o.outcome for o in (ann, bob)] == ["reserved", "reserved"]
+    assert ann.order_id != old.order_id
+    assert status(db, old.order_id).status == "expired"
+    assert {ann.expires_at, bob.expires_at} == {clock.at(2)}
+
+
 def test_an_open_transaction_around_reserve_delays_nobody_else(
     db: Connection, database_url: str
 ) -> None:
@@ -185,10 +245,9 @@ def test_a_session_opened_while_the_hold_expires_is_voided_either_way(
             opened = [job.job_id, job.tries, job.payment_id, f"s{order.item_id}", "http://pay"]
             if first_is_expiry:
                 call(one, "expire")
-                opening = Call(partial(call, two, "payment_opened", *opened))
-                eventually(lambda: blocked(db, two))
+                assert call(two, "payment_opened", *opened)[0] == "busy"
                 one.commit()
-                opening.result()
+                assert call(two, "payment_opened", *opened)[0] == "superseded"
             else:
                 call(one, "payment_opened", *opened)
                 # expire skips the locked order and does not wait for it.

@@ -113,6 +113,7 @@ def test_the_walk_through_prints_what_the_readme_shows_also_the_second_time() ->
                 assert_as_shown(page, typed(page, dev, folder))
 
 
+@pytest.mark.slow
 def test_the_tutorial_prints_what_it_shows() -> None:
     assert len(steps(TUTORIAL)) == 8
     with server_folder() as folder:
@@ -149,6 +150,7 @@ def test_an_answer_that_differs_from_what_is_shown_is_noticed(
     assert is_as_shown(shown, printed) is same
 
 
+@pytest.mark.slow
 def test_the_command_for_psql_that_dev_prints_works_as_printed() -> None:
     with server_folder() as folder:
         put_cluster(folder / "data")

@@ -108,3 +108,91 @@ def test_a_login_of_one_role_can_become_no_other(
         for other in {"flashsale", "postgres", *(f"flashsale_{a}" for a in AUDIENCES)}:
             if other != f"flashsale_{audience}":
                 assert _refused(conn, f"set role {other}"), other
+
+
+@pytest.mark.parametrize("audience", AUDIENCES)
+def test_each_role_has_its_limits(
+    postgres: EmbeddedPostgres, db: Connection, audience: str
+) -> None:
+    """Of a login that is this role: what it leaves open holds nobody up for long."""
+    role = f"flashsale_{audience}"
+    with connect(postgres.url("postgres", "postgres")) as admin:
+        admin.execute(f"alter role {role} login password 'x'")
+        try:
+            with connect(postgres.url(db.info.dbname), user=role, password="x") as conn:
+                assert value(conn, "show statement_timeout") in ("10s", "5min")
+                assert value(conn, "show idle_in_transaction_session_timeout") in ("10s", "1min")
+            assert value(admin, "select rolconnlimit from pg_roles where rolname = %s", role) > 0
+        finally:
+            admin.execute(f"alter role {role} nologin password null")
+
+
+def test_limits_that_somebody_has_set_survive_migrate(
+    postgres: EmbeddedPostgres, database_url: str
+) -> None:
+    with connect(postgres.url("postgres", "postgres")) as admin:
+        admin.execute("alter role flashsale_tool connection limit 7")
+        try:
+            migrate(database_url, force=True)
+            assert (
+                value(admin, "select rolconnlimit from pg_roles where rolname = 'flashsale_tool'")
+                == 7
+            )
+        finally:
+            admin.execute("alter role flashsale_tool connection limit 50")
+
+
+# Types that sql/ names without a schema, and that are not words of SQL's grammar: those are looked
+# up by the search_path.
+LOOKED_UP = ("text", "timestamptz", "jsonb", "regclass", "xid8", "uuid", "pg_snapshot")
+
+
+def test_a_caller_with_temporary_objects_gets_none_of_their_code_run(
+    database_url: str, postgres: EmbeddedPostgres, db: Connection
+) -> None:
+    """Domains in pg_temp with the names of built-in types, whose CHECK says who runs it."""
+    shoe = item(db, stock=2)
+    order, other = many(db, shoe, ["ann", "bob"])
+    name = value(db, "select current_database()")
+    db.execute(f"grant temporary on database {name} to flashsale_tool")
+    with connect(database_url, "flashsale_tool") as tool:
+        tool.execute("create temporary table caught (who text)")
+        tool.execute(
+            "create function pg_temp.trap(anyelement) returns boolean language plpgsql as "
+            "$$ begin raise exception 'the trap was run by %', current_user; end $$"
+        )
+        for type_ in LOOKED_UP:
+            tool.execute(
+                f"create domain pg_temp.{type_} as pg_catalog.{type_} check (pg_temp.trap(value))"
+            )
+        with pytest.raises(psycopg.errors.RaiseException, match="run by flashsale_tool"):
+            tool.execute("set search_path = pg_temp, pg_catalog; select '2026-01-01'::timestamptz")
+        calls = [
+            f"reserve_many(array[{shoe}], array['cat'])",
+            f"reserve({shoe}, 'dan')",
+            f"find_held(array[{shoe}], array['eve'], array['key'])",
+            f"order_status({order.order_id}, 'ann')",
+            "orders_of('ann')",
+            f"orders_by_id(array[{order.order_id}::int8])",
+            f"item_status({shoe})",
+            "items()",
+            f"request_payment({order.order_id}, 'ann')",
+            f"pay({order.order_id}, 's1', 1000, 'EUR')",
+            f"cancel({other.order_id}, 'bob')",
+            f"explain_order({order.order_id})",
+            "running_transactions()",
+        ]
+        assert {call.split("(")[0] for call in calls} == {
+            row.proname
+            for row in rows(
+                db,
+                "select proname from pg_proc where pronamespace = 'flashsale'::regnamespace "
+                "and prosecdef and has_function_privilege('flashsale_tool', oid, 'execute') "
+                "and proname not in ('clock', 'issued_tickets')",
+            )
+        }
+        for search_path in ("pg_temp, pg_catalog", "public"):
+            tool.execute(f"set search_path = {search_path}")
+            with tool.transaction(force_rollback=True):
+                for call in calls:
+                    rows(tool, f"select * from flashsale.{call}")

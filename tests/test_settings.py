@@ -49,6 +49,55 @@ def test_variables_that_are_for_tests_are_skipped_and_not_known_one_by_one() -> 
     assert set(re.findall(r"FLASHSALE_TEST_\w*", source)) == {"FLASHSALE_TEST_"}
 
 
+KUBERNETES = {
+    # a Service named flashsale, with a named port
+    "FLASHSALE_SERVICE_HOST": "10.96.0.17",
+    "FLASHSALE_SERVICE_PORT": "80",
+    "FLASHSALE_SERVICE_PORT_HTTP": "80",
+    "FLASHSALE_PORT": "tcp://10.96.0.17:80",
+    "FLASHSALE_PORT_80_TCP": "tcp://10.96.0.17:80",
+    "FLASHSALE_PORT_80_TCP_PROTO": "tcp",
+    "FLASHSALE_PORT_80_TCP_PORT": "80",
+    "FLASHSALE_PORT_80_TCP_ADDR": "10.96.0.17",
+    # others beside it: flashsale-provider, of which one variable is named like a setting, and IPv6
+    "FLASHSALE_PROVIDER_SERVICE_HOST": "fd00::11",
+    "FLASHSALE_PROVIDER_SERVICE_PORT": "8001",
+    "FLASHSALE_PROVIDER_PORT": "tcp://[fd00::11]:8001",
+    "FLASHSALE_PROVIDER_PORT_8001_TCP_ADDR": "fd00::11",
+    "FLASHSALE_STATS_2_PORT_8125_UDP": "udp://10.96.0.18:8125",
+}
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_the_variables_of_a_kubernetes_service_are_no_settings(name: str) -> None:
+    assert Settings.from_env({name: KUBERNETES[name]}) == Settings()
+
+
+def test_the_variables_of_kubernetes_do_not_hide_a_setting() -> None:
+    assert Settings.from_env({**KUBERNETES, "FLASHSALE_HOST": "::"}, port=81).port == 81
+    assert Settings.from_env({"FLASHSALE_PORT": "8002"}).port == 8002
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("FLASHSALE_SERVICE_HOST", "my host"),
+        ("FLASHSALE_SERVICE_PORT", "tcp"),
+        ("FLASHSALE_SERVICE_PORTS", "80"),
+        ("FLASHSALE_PORT", "tcp://"),
+        ("FLASHSALE_PORT", "http://10.96.0.17:80"),
+        ("FLASHSALE_PORTS", "tcp://10.96.0.17:80"),
+        ("FLASHSALE_PORT_TCP", "tcp://10.96.0.17:80"),
+        ("FLASHSALE_PORT_80_TCP", "80"),
+        ("FLASHSALE_PORT_80_TCP_PROTO", "http"),
+        ("FLASHSALE_PORT_80_TCP_ADR", "10.96.0.17"),
+    ],
+)
+def test_what_only_resembles_a_variable_of_kubernetes_is_told(name: str, given: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_env({name: given})
+
+
 def test_secrets_are_not_shown() -> None:
     settings = Settings(database_url="postgresql://me:geheim@db/x", webhook_secret="geheim")
     assert "geheim" not in repr(settings)

@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -272,6 +273,29 @@ async def test_a_damaged_ledger_is_an_error(stage: Stage) -> None:
 async def test_ledger_has_one_provider_at_a_time(provider: Stage) -> None:
     with pytest.raises(LedgerError, match="another provider is using this ledger"):
         SimulatedProvider(provider.settings(), FaultDice(Faults(), seed=0))
+
+
+async def test_no_one_is_told_before_the_ledger_is_on_disk(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.start()
+    session = await stage.open()
+    may_sync = threading.Event()
+    on_disk: list[int] = []
+
+    def sync(fd: int) -> None:
+        may_sync.wait(20)
+        on_disk.append(os.fstat(fd).st_size)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    told = asyncio.create_task(stage.complete(session))
+    await until(lambda: "captured" in stage.ledger.read_text())
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+    assert not told.done() and not stage.hook.deliveries
+    may_sync.set()
+    assert (await told).json()["status"] == "captured"
+    assert on_disk
 
 
 async def test_no_one_is_told_about_an_event_that_could_not_be_written(

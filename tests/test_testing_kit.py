@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 HOW_TO = ROOT / "docs" / "how-to" / "test-your-own-sql-tools.md"
 SPOILS = """
@@ -55,6 +57,7 @@ def pytest_in(folder: Path, files: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_how_to_works_as_it_stands_there(tmp_path: Path) -> None:
     files = how_to_files()
     assert set(files) == {"tools.sql", "conftest.py", "test_tools.py"}
@@ -62,6 +65,7 @@ def test_the_how_to_works_as_it_stands_there(tmp_path: Path) -> None:
     assert re.search(r"^3 passed in", said, re.M), said
 
 
+@pytest.mark.slow
 def test_a_test_that_leaves_a_promise_broken_gets_an_error_and_the_others_none(
     tmp_path: Path,
 ) -> None:

@@ -12,7 +12,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from psycopg.types.json import Jsonb
 
 from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.settings import Settings
+from flashsale.testing.clock import Clock
 from flashsale.testing.processes import environment
 from flashsale.worker import queue as worker_queue
 from flashsale.worker import run as worker
@@ -36,7 +38,7 @@ from flashsale.worker.provider import (
     SessionVoided,
 )
 from simulator_support import staged
-from support import Connection, call, item, many, pay, reserve, rows, status, value
+from support import Connection, call, connect, item, many, pay, reserve, rows, status, value
 
 T = TypeVar("T")
 
@@ -188,6 +190,39 @@ def payment(db: Connection, order: Any) -> str:
 # The life of an order
 
 
+async def test_orders_that_a_tool_has_locked_keep_no_other_customer_from_a_checkout(
+    db: Connection, database_url: str
+) -> None:
+    """The tool cancels more orders than the worker has connections, in an open transaction.
+
+    Their sessions are open at the provider by then, so the worker wants to record them.
+    """
+    shoe = item(db, stock=50)
+    provider, door = FakeProvider(), Door()
+    held = many(db, shoe, [f"held {n}" for n in range(8)])
+    with connect(database_url, autocommit=False) as tool:
+        provider.late = door
+        async with working(database_url, provider):
+            await until(lambda: door.waiting == 8)
+            for order in held:
+                call(tool, "cancel", order.order_id)
+            provider.late = nothing
+            door.opened.set()
+            for n in range(20):
+                order = reserve(db, shoe, f"free {n}")
+                await until(partial(is_open, db, order))
+            shown = [is_open(db, order) for order in held]
+            assert not any(shown)
+            tool.rollback()
+            for order in held:
+                await until(partial(is_open, db, order))
+    assert max(provider.done.values()) <= 3, "to put a job off is not to repeat it all the time"
+
+
+def is_open(db: Connection, order: Any) -> bool:
+    return bool(status(db, order.order_id).payment_status == "open")
+
+
 async def test_a_hold_gets_its_session_and_the_customer_an_e_mail(
     database_url: str, db: Connection
 ) -> None:
@@ -200,6 +235,32 @@ async def test_a_hold_gets_its_session_and_the_customer_an_e_mail(
     assert provider.calls == [f"payment-{order.payment_id}-open"]
     assert box.subjects == [("ann", "Shoe: reserved for you")]
     assert f"http://pay/s{order.payment_id}" in box.mails[0].text
+
+
+async def test_a_key_that_was_used_before_a_restore_is_no_dead_end(
+    database_url: str, db: Connection
+) -> None:
+    """Each first key of this payment was used for another call, which the database has lost."""
+    order = reserve(db, item(db), "ann")
+    first_keys = [f"payment-{order.payment_id}-{verb}" for verb in ("open", "void", "refund")]
+
+    async def used(key: str) -> None:
+        if key in first_keys:
+            raise ProviderRefused("idempotency_key_reused", "")
+
+    provider = FakeProvider()
+    provider.fault = used
+    async with working(database_url, provider):
+        await until(lambda: payment(db, order) == "open")
+        call(db, "cancel", order.order_id, "ann")
+        await until(lambda: payment(db, order) == "voided")
+        pay(db, order)
+        await until(lambda: payment(db, order) == "refunded")
+        await until(lambda: idle(db))
+    session = f"s{order.payment_id}"
+    keys = [f"{first_keys[0]}-{order.expires_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}"]
+    keys += [f"{key}-{session}" for key in first_keys[1:]]
+    assert provider.calls == [key for pair in zip(first_keys, keys, strict=True) for key in pair]
 
 
 async def test_a_cancelled_hold_is_voided_and_the_next_in_line_is_served(
@@ -477,19 +538,39 @@ async def test_a_provider_that_is_down_is_probed_and_its_return_noticed(
     monkeypatch.setattr(worker_queue, "PROBE_SECONDS", 0.05)
     orders = many(db, item(db, stock=100), [f"c{n}" for n in range(100)])
     provider = FakeProvider()
+    at_once = []
 
     async def down(_: str) -> None:
+        at_once.append(provider.under_way)
+        await asyncio.sleep(0.001)
         raise ProviderUnavailable("connection refused")
 
     provider.fault = down
     async with working(database_url, provider, job_concurrency=20):
         await until(lambda: len(provider.calls) >= 25)  # after the first burst one at a time
+        assert max(at_once) == 20 and max(at_once[20:]) == 1
         assert value(db, "select max(read_ct) from pgmq.q_payments") <= 2
         assert value(db, "select count(*) from pgmq.q_payments where read_ct = 0") > 50
         provider.fault = nothing
         await until(lambda: all(payment(db, o) == "open" for o in orders))
     assert len(provider.sessions) == 100
     assert caplog.text.count("failures in a row, probing") == 1
+
+
+async def test_a_provider_that_refuses_is_not_down(
+    database_url: str, db: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has answered; with probes, a few bad orders would hold all others up."""
+    many(db, item(db, stock=100), [f"c{n}" for n in range(40)])
+    provider = FakeProvider()
+
+    async def refuse(_: str) -> None:
+        raise ProviderRefused("bad_currency", "no")
+
+    provider.fault = refuse
+    async with working(database_url, provider, job_concurrency=20):
+        await until(lambda: len(provider.calls) >= 40)
+    assert "failures in a row" not in caplog.text
 
 
 async def test_mail_that_could_not_be_sent_is_sent_later(database_url: str, db: Connection) -> None:
@@ -564,6 +645,77 @@ async def test_an_outage_of_the_database_is_logged_once_and_survived(
                 await until(lambda: "sweep works again" in caplog.text)
         finally:
             admin.execute(f"alter database {name} allow_connections true")
+
+
+BROKEN = """
+create function flashsale_data.broken() returns trigger language plpgsql as $$
+begin
+  if new.item_id = %s and new.status = 'reserved' then
+    %s
+  end if;
+  return new;
+end $$;
+create trigger broken before update on flashsale_data.orders
+for each row execute function flashsale_data.broken();
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("raise exception 'broken';", "P0001: broken"),
+        ("perform pg_sleep(60);", "TimeoutError"),
+    ],
+)
+async def test_an_error_at_one_item_is_logged_once_and_the_others_go_on(
+    database_url: str, db: Connection, caplog: pytest.LogCaptureFixture, fault: str, error: str
+) -> None:
+    caplog.set_level(logging.INFO, "flashsale.worker")
+    shoe, hat = item(db, stock=0), item(db, "hat", stock=0)
+    ann, bob = reserve(db, shoe, "ann"), reserve(db, hat, "bob")
+    db.execute((BROKEN % (shoe, fault)).encode())
+    call(db, "restock", shoe, 1)
+    failures = "select max(failures) from flashsale.sweep_failure where item_id = %s"
+    async with working(database_url, statement_timeout_seconds=1.0):
+        await until(lambda: (value(db, failures, shoe) or 0) >= 2)
+        call(db, "restock", hat, 1)
+        await until(lambda: status(db, bob.order_id).status == "reserved")
+        assert value(db, "select error from flashsale.sweep_failure") == error
+        assert caplog.text.count(f"sweeping item {shoe} failed") == 1
+        assert "sweep failed" not in caplog.text
+        db.execute("drop trigger broken on flashsale_data.orders")
+        await until(lambda: status(db, ann.order_id).status == "reserved")
+        await until(lambda: f"sweeping item {shoe} works again" in caplog.text)
+    assert rows(db, "select * from flashsale.sweep_failure") == []
+    db.execute("drop function flashsale_data.broken()")
+
+
+async def test_many_lines_end_while_another_item_is_served(
+    database_url: str, db: Connection, clock: Clock
+) -> None:
+    """Each item in transactions of its own, each of them far inside the statement timeout."""
+    for n in range(30):
+        many(db, item(db, f"i{n}", stock=0, closes_at=clock.at(30)), [f"c{c}" for c in range(250)])
+    clock.advance(30)
+    async with working(database_url, statement_timeout_seconds=1.0):
+        ann, bob = many(db, item(db), ["ann", "bob"])
+        call(db, "cancel", ann.order_id)
+        await until(lambda: status(db, bob.order_id).status == "reserved")
+        await until(lambda: not rows(db, "select from flashsale.waiting_line limit 1"))
+    assert rows(db, "select * from flashsale.sweep_failure") == []
+
+
+async def test_an_item_with_more_to_do_comes_again_in_the_same_sweep(
+    database_url: str, db: Connection, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, set_to in {"SWEEP_SECONDS": 60.0, "SWEEP_LIMIT": 10, "ITEM_LIMIT": 10}.items():
+        monkeypatch.setattr(worker, name, set_to)
+    many(db, item(db, stock=35, hold_seconds=10), [f"c{n}" for n in range(35)])
+    db.execute("delete from pgmq.q_payments")  # a sweep leaves out orders whose jobs are being done
+    clock.advance(10)
+    async with working(database_url, sweep_interval_seconds=60.0):
+        await until(lambda: value(db, "select sum(expired) from flashsale.sweep_status") == 35)
+        assert value(db, "select sweeps from flashsale.sweep_status") == 1
 
 
 async def test_no_connection_is_held_while_the_provider_is_called(

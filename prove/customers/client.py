@@ -9,13 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 
 class Unanswered(Exception):  # noqa: N818 - what happened, not what failed
     """The connection broke, or time was up: the request may have had its effect."""
+
+
+class NotSent(Unanswered):
+    """The connection was refused: the request was never sent."""
 
 
 class SharedConnections:
@@ -44,7 +50,7 @@ class SharedConnections:
     ) -> tuple[int, dict[str, Any], Any]:
         """Status, headers (lower case) and decoded body. hang_up: disconnects without reading.
 
-        Errors: Unanswered.
+        Errors: Unanswered; NotSent, if it was not even sent.
         """
         data = b"" if body is None else json.dumps(body).encode()
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}:{self._port}"]
@@ -81,8 +87,78 @@ class SharedConnections:
             except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
                 if writer:
                     writer.close()
-                raise Unanswered(repr(error)) from error
+                kind = NotSent if isinstance(error, ConnectionRefusedError) else Unanswered
+                raise kind(repr(error)) from error
             except BaseException:
                 if writer:
                     writer.close()
                 raise
+
+
+UNREPEATED = {("restock", 503), ("withdraw", 503)}
+"""What a gateway may let through: the checker reckons with both, done or not."""
+
+
+class Gateway:
+    """What stands before the replicas: gives each request to one that is ready, in turn.
+
+    urls: tells the replicas that there are. When a replica refuses the connection, breaks it, or
+    answers 503, another one is asked. Only a PATCH may not be repeated, unless it was not let in.
+    repeated: why requests were repeated, and how often. unresolved: those that still had no answer
+    after PATIENCE_SECONDS.
+    """
+
+    PATIENCE_SECONDS = 30.0
+
+    def __init__(self, urls: Callable[[], Sequence[str]]) -> None:
+        self.repeated: Counter[str] = Counter()
+        self.unresolved: list[str] = []
+        self._urls = urls
+        self._turn = 0
+        self._replicas: dict[str, SharedConnections] = {}
+
+    def close(self) -> None:
+        for replica in self._replicas.values():
+            replica.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+        *,
+        hang_up: bool = False,
+    ) -> tuple[int, dict[str, Any], Any]:
+        """As of SharedConnections."""
+        deadline = time.monotonic() + self.PATIENCE_SECONDS
+        while True:
+            answer, gap = None, Unanswered("")
+            try:
+                answer = await self._next().request(method, path, headers, body, hang_up=hang_up)
+                if answer[0] != 503:
+                    return answer
+                why = f"503 {answer[2].get('code') if isinstance(answer[2], dict) else ''}".strip()
+            except Unanswered as error:
+                if hang_up:
+                    raise
+                gap, why = error, "refused" if isinstance(error, NotSent) else "broken off"
+            may_repeat = method != "PATCH" or why in ("refused", "503 overloaded")
+            if not may_repeat or time.monotonic() > deadline:
+                if may_repeat:
+                    self.unresolved.append(f"{method} {path}: {why}")
+                if answer:
+                    return answer
+                raise gap
+            self.repeated[why] += 1
+            await asyncio.sleep(0.05)
+
+    def _next(self) -> SharedConnections:
+        urls = self._urls()
+        if not urls:
+            raise NotSent("there is no replica")
+        self._turn += 1
+        url = urls[self._turn % len(urls)]
+        if url not in self._replicas:
+            self._replicas[url] = SharedConnections(url)
+        return self._replicas[url]

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from prove.customers.client import SharedConnections, Unanswered
+from prove.customers.client import Gateway, SharedConnections, Unanswered
 from prove.judge.history import History, Op
 
 HABITS = {
@@ -63,15 +63,17 @@ class Size:
 class HttpSale:
     """One run of the load against one service."""
 
-    def __init__(self, api_url: str, provider_url: str, size: Size, seed: int) -> None:
+    def __init__(self, api: str | Gateway, provider_url: str, size: Size, seed: int) -> None:
+        """api: the URL of the service, or a gateway before its replicas."""
         self.history = History()
         self.stock: dict[int, int] = {}
         self._size = size
         self._dice = random.Random(seed)
-        self._api = SharedConnections(api_url)
+        self._api = SharedConnections(api) if isinstance(api, str) else api
         self._provider = SharedConnections(provider_url, connections=64)
         self._tasks: set[asyncio.Task[None]] = set()
         self._over = asyncio.Event()
+        self._enough = False
 
     async def open(self) -> None:
         """Puts the items on sale."""
@@ -100,11 +102,17 @@ class HttpSale:
         operator = asyncio.create_task(self._operate())
         began = time.monotonic()
         for plan in self._plans():
+            if self._enough:
+                break
             delay = began + plan.at - time.monotonic()
             if delay > 0:
                 await asyncio.sleep(delay)
             self._go(self._shop(plan))
         operator.cancel()
+
+    def let_nobody_in(self) -> None:
+        """Ends `run` at the next arrival, for a sale that lasts as long as something else does."""
+        self._enough = True
 
     async def finish(
         self, unfinished: Callable[[], dict[str, int]], timeout_seconds: float = 120

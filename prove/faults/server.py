@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import psycopg
 
+from flashsale.dev.postgres import SUPERUSER_FILE
 from prove.customers.http_sale import Size
 from prove.faults.trial import Fault, trial
 from prove.judge.checker import equal_keys_get_equal_answers as same_answers
@@ -89,8 +90,14 @@ def clock(full: bool) -> list[Row]:
 
 
 def _superuser(service: Service) -> psycopg.Connection[tuple[object, ...]]:
-    url = service.database_url().replace("//flashsale:", "//postgres:")
-    return psycopg.connect(url, autocommit=True, connect_timeout=5)
+    password = (service.data_dir / SUPERUSER_FILE).read_text().strip()
+    return psycopg.connect(
+        service.database_url(),
+        user="postgres",
+        password=password,
+        autocommit=True,
+        connect_timeout=5,
+    )
 
 
 def _terminate(service: Service) -> int:
@@ -184,7 +191,7 @@ class SmallVolume(Service):
         super().__init__()
         self._volume = self.data_dir / "postgres" / folder
 
-    def __enter__(self) -> SmallVolume:
+    def __enter__(self) -> Self:
         aside = self.data_dir / "aside"
         self._volume.rename(aside)
         self._volume.mkdir()
@@ -232,7 +239,7 @@ class FakeTime(ServiceInParts):
             "DONT_FAKE_MONOTONIC": "1",
         }
 
-    def __enter__(self) -> FakeTime:
+    def __enter__(self) -> Self:
         self._set("+0")
         super().__enter__()
         return self

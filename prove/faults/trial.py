@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from prove.customers.http_sale import HttpSale, Size
@@ -67,33 +67,57 @@ def trial(
     only: Sequence[Invariant] = INVARIANTS,
 ) -> Row:
     """One storm and its verdict."""
-    began = time.time()
     with make() as service:
         sale = HttpSale(service.api_url, service.provider_url, size, SEED)
         problems = asyncio.run(struck(service, sale, fault, times))
-        run = Run(
-            sale.history,
-            FinalTables.read(service.database_url()),
-            read_ledger(service.ledger),
-            sale.stock,
-            BOUND_SECONDS,
-            [(begin, end + BOUND_SECONDS) for begin, end in service.outages],
-        )
-        down = max(0.0, time.time() - began - run.fair_seconds(began, time.time()))
-    outcomes = sale.history.outcomes()
+        run = evidence(service, sale)
     if fault is None:
-        problems += [
-            f"{op.kind} got {op.status}" for op in sale.history.ops if (op.status or 0) >= 500
-        ]
+        problems += server_errors(sale)
+    return verdict(name, run, problems, times if fault else 0, only)
+
+
+def evidence(service: Service, sale: HttpSale) -> Run:
+    """What a sale that is over left behind."""
+    return Run(
+        sale.history,
+        FinalTables.read(service.database_url()),
+        read_ledger(service.ledger),
+        sale.stock,
+        BOUND_SECONDS,
+        [(begin, end + BOUND_SECONDS) for begin, end in service.outages],
+    )
+
+
+def server_errors(sale: HttpSale, *, but: Collection[tuple[str, int]] = ()) -> list[str]:
+    """Answers with a 5xx, but for these kinds of operations and statuses."""
+    return [
+        f"{op.kind} got {op.status}"
+        for op in sale.history.ops
+        if (op.status or 0) >= 500 and (op.kind, op.status) not in but
+    ]
+
+
+def verdict(
+    name: str,
+    run: Run,
+    problems: Sequence[str],
+    injected: int,
+    only: Sequence[Invariant] = INVARIANTS,
+    note: str = "",
+) -> Row:
+    """The checker's verdict on a run, beside the problems that were found during it."""
+    outcomes = run.history.outcomes()
     count = exercised(run)
-    note = f"{count['reserved -> paid']} sold, {count['reserved -> expired']} expired, "
-    note += f"{count['void']} tickets burned, {down:.1f} s not ready"
+    began = run.history.ops[0].asked + run.history.epoch
+    down = max(0.0, run.database.now - began - run.fair_seconds(began, run.database.now))
+    told = f"{count['reserved -> paid']} sold, {count['reserved -> expired']} expired, "
+    told += f"{count['void']} tickets burned, {down:.1f} s not ready"
     return Row(
         name,
-        times if fault else 0,
+        injected,
         outcomes["ok"],
         outcomes["refused"],
         outcomes["unknown"],
-        problems + judge(run, EXERCISE, only),
-        note,
+        [*problems, *judge(run, EXERCISE, only)],
+        f"{told}; {note}" if note else told,
     )

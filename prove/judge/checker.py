@@ -120,7 +120,11 @@ class FinalTables:
                     for row in tables(
                         "select item_id, ticket, customer_id as customer, status::text, created_at,"
                         " reserved_at, expires_at, paid_at, ended_at, recycled"
-                        " from flashsale_data.orders order by item_id, ticket"
+                        " from flashsale_data.orders union all"
+                        " select w.item_id, t.ticket, null, 'void', w.withdrawn_at, null, null,"
+                        " null, w.withdrawn_at, true from flashsale_data.withdrawn_tickets w,"
+                        " generate_series(w.first_ticket, w.last_ticket) t (ticket)"
+                        " order by item_id, ticket"
                     )
                 ],
                 items={

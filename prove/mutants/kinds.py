@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,21 +14,20 @@ PYTHON = ROOT / "src" / "flashsale"
 
 @dataclass(frozen=True)
 class Mutant:
-    """In sql/`file`, `old` becomes `new`. The tests of `first` are most likely to notice."""
+    """In sql/`file`, `old` becomes `new`, and a test has to notice: one of tests/test_`test`.
+
+    test: a name such as "pay::test_any" in test_pay.py, or "pay" for all of that file. "found"
+    stands for test_mutants_found.py.
+    """
 
     name: str
     file: str
     old: str
     new: str
-    first: str
+    test: str
 
     folder: ClassVar[Path] = SQL
     suffix: ClassVar[str] = ".sql"
-    others: ClassVar[Sequence[str]] = (
-        *("found", "reserve", "cancel", "expire", "promote", "pay", "items", "jobs", "model"),
-        *("races", "permutations"),
-    )
-    """The tests that may notice if those of `first` don't."""
 
     @property
     def source(self) -> Path:
@@ -37,8 +35,7 @@ class Mutant:
 
 
 class PythonMutant(Mutant):
-    """The same in src/flashsale/`file`. Only the tests of `first` are run: there are no others."""
+    """The same in src/flashsale/`file`."""
 
     folder = PYTHON
     suffix = ".py"
-    others = ()

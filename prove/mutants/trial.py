@@ -1,10 +1,10 @@
-"""Breaks the code on purpose, one rule at a time, and shows which test notices.
+"""Breaks the code on purpose, one rule at a time, and shows that a test notices.
 
     python -m prove.mutants [part of a name ...]
 
-Each mutant is a copy of sql/ or of src/ with one rule removed. The tests run against it, those that
-are most likely to notice first, until one fails: the mutant is killed. The exit status is 1 if a
-mutant survives, or if the tests fail with the unchanged sql/.
+Each mutant is a copy of sql/ or of src/ with one rule removed. The test that it names runs against
+it: if that fails, the mutant is killed. The exit status is 1 if a mutant survives, or if one of
+these tests fails with the unchanged code.
 FLASHSALE_SQL_DIR names another sql/ to start from.
 """
 
@@ -21,17 +21,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
 from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing.servers import FAST, postgres_server
-from prove.mutants.kinds import ROOT, SQL, Mutant, PythonMutant
+from prove.mutants.kinds import ROOT, Mutant, PythonMutant
 from prove.mutants.python import PYTHON_MUTANTS
 from prove.mutants.sql import SQL_MUTANTS
 
 MUTANTS: Sequence[Mutant] = [*SQL_MUTANTS, *PYTHON_MUTANTS]
 AT_ONCE = 2
+PYTEST_ITSELF = "pytest itself: "
+"""Instead of a test: pytest could not run them, so nothing has noticed anything."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,22 @@ class Fate:
 
 
 def misfit(mutant: Mutant) -> str | None:
-    """Why the mutant can't be made from this code; None if it can."""
+    """Why the mutant can't be tried on this code; None if it can."""
     times = mutant.source.read_text().count(mutant.old)
-    return (
-        None
-        if times == 1
-        else f"{mutant.name}: {mutant.source.name} has it {times} times, not once"
-    )
+    if times != 1:
+        return f"{mutant.name}: {mutant.source.name} has it {times} times, not once"
+    file, _, test = place_of(mutant.test).partition("::")
+    source = ROOT / "tests" / file
+    if not source.exists() or (test and f"def {test}(" not in source.read_text()):
+        return f"{mutant.name}: there is no test {mutant.test}"
+    return None
+
+
+def place_of(name: str) -> str:
+    """What pytest calls it: found::test_x is tests/test_mutants_found.py::test_x."""
+    file, colons, test = name.partition("::")
+    file = "mutants_found" if file == "found" else file
+    return f"test_{file}.py{colons}{test}"
 
 
 def broken(mutant: Mutant, folder: Path) -> Mapping[str, str]:
@@ -73,29 +85,32 @@ def first_failure(
 ) -> str | None:
     """The first of these tests that fails with this code."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
+    command += ["-p", "pytest_asyncio.plugin", "-p", "pytest_timeout"]
+    command += ["-m", "not storm and not proof"]
     command += [f"--server={server.data_dir}:{server.port}", "--timeout=60"]
-    command += [*(f"tests/{file_of(name)}" for name in names)]
+    command += [*(f"tests/{place_of(name)}" for name in names)]
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | code, capture_output=True, text=True, check=False
+        command,
+        cwd=ROOT,
+        env=os.environ | code | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # half of its start
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode == 0:
         return None
     found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
-    return found[1] if found else f"pytest itself: {(done.stdout + done.stderr)[-300:]}"
-
-
-def file_of(name: str) -> str:
-    return "test_mutants_found.py" if name == "found" else f"test_{name}.py"
+    return found[1] if found else f"{PYTEST_ITSELF}{(done.stdout + done.stderr)[-300:]}"
 
 
 def fate_of(mutant: Mutant, server: EmbeddedPostgres) -> Fate:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="flashsale-mutant-") as folder:
         code = broken(mutant, Path(folder))
-        likely = mutant.first.split()
-        killer = first_failure(code, likely, server)
-        if killer is None and (others := [name for name in mutant.others if name not in likely]):
-            killer = first_failure(code, others, server)
+        killer = first_failure(code, [mutant.test], server)
+    if killer and killer.startswith(PYTEST_ITSELF):
+        print(f"{mutant.name}: {killer}", flush=True)
+        killer = None
     return Fate(mutant, killer, time.monotonic() - started)
 
 
@@ -103,7 +118,7 @@ def judge(chosen: Sequence[Mutant]) -> tuple[list[Fate], list[str]]:
     """The fate of each mutant, and the problems of the proof itself, a line each.
 
     The mutants share a server, because starting one takes as long as killing a mutant. The
-    unchanged sql/ is tested last, which shows whether a mutant has left something behind.
+    unchanged code is tested last, which shows whether a mutant has left something behind.
     """
     misfits = [why for mutant in chosen if (why := misfit(mutant))]
     chosen = [mutant for mutant in chosen if not misfit(mutant)]
@@ -125,11 +140,8 @@ def judge(chosen: Sequence[Mutant]) -> tuple[list[Fate], list[str]]:
             return fate
 
         fates = list(pool.map(judged, chosen))
-        whole = {"FLASHSALE_SQL_DIR": str(SQL)}
-        halves = (Mutant.others[::2], Mutant.others[1::2])
-        failures = pool.map(
-            lambda half, server: first_failure(whole, half, server), halves, servers
-        )
+        tests = sorted({mutant.test for mutant in chosen})
+        failures = pool.map(partial(first_failure, {}), (tests[::2], tests[1::2]), servers)
         return fates, misfits + [
-            f"sql/ as it is fails {failure}" for failure in failures if failure
+            f"the unchanged code fails {failure}" for failure in failures if failure
         ]

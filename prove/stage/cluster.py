@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,10 @@ from pathlib import Path
 import psutil
 from psycopg.rows import namedtuple_row
 
-from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.dev.postgres import OWNER_FILE, SUPERUSER_FILE, EmbeddedPostgres
 from flashsale.testing.calls import Connection, connect
+
+MISSING_ROLE = re.compile(r'role "flashsale_\w+" does not exist')
 
 
 def admin(server: EmbeddedPostgres) -> Connection:
@@ -42,23 +45,55 @@ def copy(server: EmbeddedPostgres, home: Path, settings: Mapping[str, str]) -> E
 
 def standby(primary: EmbeddedPostgres, home: Path, name: str) -> EmbeddedPostgres:
     """A standby that streams from the primary under this name; it is not started."""
+    conninfo = f"{primary.url('postgres', 'postgres')}?application_name={name}"
+    second = base_backup(primary, home, {"primary_conninfo": conninfo})
+    (home / "postgres" / "standby.signal").touch()
+    return second
+
+
+def base_backup(
+    server: EmbeddedPostgres, home: Path, settings: Mapping[str, str] | None = None
+) -> EmbeddedPostgres:
+    """A copy of a running server, as of the end of the copying; it is not started."""
     home.mkdir(mode=0o711)
-    source = primary.url("postgres", "postgres")
+    source = server.url("postgres", "postgres")
     subprocess.run(
         [
-            primary.bin_dir / "pg_basebackup",
+            server.bin_dir / "pg_basebackup",
             *("-D", home / "postgres", "-d", source, "--checkpoint=fast", "--no-sync"),
         ],
         check=True,
         capture_output=True,
     )
-    (home / "postgres" / "standby.signal").touch()
-    conninfo = f"{source}?application_name={name}"
-    return _adopted(primary, home, {"primary_conninfo": conninfo})
+    return _adopted(server, home, settings or {})
+
+
+def dump(server: EmbeddedPostgres, path: Path) -> None:
+    """A dump of the service's database. Roles are not in it."""
+    source = server.url(user="postgres")
+    subprocess.run(
+        [server.bin_dir / "pg_dump", "--format=custom", f"--file={path}", source],
+        check=True,
+        capture_output=True,
+    )
+
+
+def restore_dump(server: EmbeddedPostgres, path: Path) -> None:
+    """Restores a dump into a running server. That its roles are missing is no error here."""
+    said = subprocess.run(
+        [server.bin_dir / "pg_restore", f"--dbname={server.url(user='postgres')}", path],
+        check=False,
+        capture_output=True,
+        text=True,
+    ).stderr
+    errors = re.findall(r"error: (?:could not execute query: )?ERROR: +(.*)", said)
+    if other := [it for it in errors if not MISSING_ROLE.match(it)]:
+        raise RuntimeError(f"pg_restore: {other[:5]}")
 
 
 def _adopted(origin: EmbeddedPostgres, home: Path, settings: Mapping[str, str]) -> EmbeddedPostgres:
-    shutil.copy2(origin.data_dir / "postgres.password", home)
+    for secret in (SUPERUSER_FILE, OWNER_FILE):
+        shutil.copy2(origin.data_dir / secret, home)
     cluster = home / "postgres"
     user = (origin.data_dir / "postgres").stat()
     for path in (cluster, *cluster.rglob("*")):

@@ -15,6 +15,7 @@ class Proxy:
 
     latency_seconds: for each chunk, in each direction. lose_replies: when the server's next chunk
     contains one of these words, that reply is dropped, the connection is cut, and `lost` counts it.
+    target_port: where new connections go; it may be changed.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -24,7 +25,7 @@ class Proxy:
         self.lost = 0
         self.held_bytes = 0
         """What came since hold() and has not been passed on."""
-        self._target_port = target_port
+        self.target_port = target_port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._writers: set[asyncio.StreamWriter] = set()
@@ -71,7 +72,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
+            there, back = await asyncio.open_connection("127.0.0.1", self.target_port)
         except OSError:
             writer.transport.abort()
             return

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import psutil
@@ -63,7 +63,7 @@ class Service:
         self._watching = threading.Event()
         self._watcher = threading.Thread(target=self._watch)
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> Self:
         try:
             self.start()
             self.wait_until_ready(STARTS_WITHIN_SECONDS)
@@ -205,7 +205,7 @@ class ServiceInParts(Service):
         super().__init__(**settings)
         self._stack = ExitStack()
 
-    def __enter__(self) -> ServiceInParts:
+    def __enter__(self) -> Self:
         with self.clocked():
             postgres = self._stack.enter_context(EmbeddedPostgres(self.data_dir))
         self._url = postgres.url()

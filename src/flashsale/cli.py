@@ -95,7 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
         "Bring the database up to date",
         "Safe from any number of processes at once.",
     )
-    migrating.add_argument("--force", action="store_true", help="replay sql/ even if unchanged")
+    migrating.add_argument(
+        "--force", action="store_true", help="replay all of sql/, changed or not"
+    )
     for command in (serve, worker, migrating):
         command.add_argument("--database-url", help="postgresql://… (FLASHSALE_DATABASE_URL)")
 
@@ -181,12 +183,13 @@ def _provider(host: str | None, port: int | None, faults: str | None) -> int:
 def _worker(**flags: Any) -> int:
     import asyncio
 
-    from flashsale.server import start_log
+    from flashsale.server import files_for, start_log
     from flashsale.worker.run import run
 
     settings = Settings.from_env(**flags)
     settings.need_database_url()
     start_log()
+    files_for("MAIL_CONCURRENCY", settings.mail_concurrency, settings.job_concurrency)
     asyncio.run(run(settings))
     return 0
 
@@ -198,6 +201,8 @@ def _migrate(force: bool, **flags: Any) -> int:
     for name in report.applied:
         print(f"applied  {name}")
     print("replayed sql/" if report.replayed else "sql/ is up to date")
+    for name in report.advanced:
+        print(f"advanced {name}, which was behind the rows of its table")
     return 0
 
 

@@ -5,14 +5,13 @@ are opaque strings, because they do not fit into a JavaScript number. The parame
 headers and queries are in api/parameters.py.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 # No control characters, no line separators, and at least one visible character.
 _TEXT = r"^(?=.*\S)[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$(?!\n)"
-_MAX_BIGINT = 2**63 - 1
 
 Sku = Annotated[str, Meta(min_length=1, max_length=64, pattern=_TEXT, examples=["sneaker-42"])]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_TEXT, examples=["Sneaker, 42"])]
@@ -20,10 +19,12 @@ Currency = Annotated[str, Meta(min_length=3, max_length=3, pattern="^[A-Z]{3}$",
 Price = Annotated[int, Meta(ge=1, le=10**12, description="Minor units of currency")]
 Stock = Annotated[int, Meta(ge=0, le=10_000_000, description="Units on sale, sold ones included")]
 Units = Annotated[int, Meta(ge=1, le=10_000_000)]
+WithdrawnUnits = Annotated[int, Meta(ge=1, le=1_000_000)]
+Money = Annotated[int, Meta(ge=1, le=10**15, description="Minor units of currency")]
 HoldSeconds = Annotated[int, Meta(ge=1, le=604_800, description="How long a unit is held")]
 MaxWaiting = Annotated[int, Meta(ge=0, le=10_000_000, description="Length of the line at most")]
 Time = Annotated[
-    datetime, Meta(tz=True, description="RFC 3339, with an offset; years 2000 to 2999")
+    datetime, Meta(tz=True, description="RFC 3339, with an offset; years 2000 to 2999 in UTC")
 ]
 LatePayment = Literal["refund", "keep_if_free"]
 OrderStatus = Literal["waiting", "reserved", "paid", "expired", "cancelled", "unserved"]
@@ -31,9 +32,12 @@ ItemState = Literal["not_open", "open", "paused", "closed"]
 Short = Annotated[str, Meta(min_length=1, max_length=255, pattern=_TEXT)]
 
 
+_FIRST, _END = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
+
+
 def _check_years(*times: datetime | UnsetType | None) -> None:
     for time in times:
-        if isinstance(time, datetime) and not 2000 <= time.year <= 2999:
+        if isinstance(time, datetime) and not _FIRST <= time < _END:
             raise ValueError("Expected a time in the years 2000 to 2999")
 
 
@@ -59,7 +63,7 @@ class ItemChanges(Struct, frozen=True, forbid_unknown_fields=True):
     """Changes of an item. What is absent stays; null takes away a limit."""
 
     add_stock: Units | UnsetType = UNSET
-    withdraw_stock: Units | UnsetType = UNSET
+    withdraw_stock: WithdrawnUnits | UnsetType = UNSET
     opens_at: Time | UnsetType | None = UNSET
     closes_at: Time | UnsetType | None = UNSET
     hold_seconds: HoldSeconds | UnsetType = UNSET
@@ -93,7 +97,7 @@ class PaymentEvent(Struct, frozen=True):
     session_id: Short
     occurred_at: Time
     payment_id: Short | None = None
-    amount: Annotated[int, Meta(ge=0, le=_MAX_BIGINT)] | None = None
+    amount: Money | None = None
     currency: Currency | None = None
 
     def __post_init__(self) -> None:
@@ -181,7 +185,7 @@ class Receipt(Struct, frozen=True):
 
 
 class Check(Struct, frozen=True):
-    """One thing that has to hold for the service to be ready."""
+    """One thing that was checked. The service is ready if `database` and `migrations` are ok."""
 
     name: str
     ok: bool

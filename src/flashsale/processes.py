@@ -1,10 +1,11 @@
-"""Helpers for operating system processes: parents that die, signals, and free ports."""
+"""Helpers for operating system processes: parents that die, signals, free ports and open files."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ctypes
+import resource
 import secrets
 import signal
 import socket
@@ -41,6 +42,20 @@ def free_port() -> int:
         else:
             _given_ports.append(name)
             return port
+
+
+def raise_open_files(needed: int) -> int:
+    """Raises the soft limit of open files to this number, or as far as the hard limit allows.
+
+    Returns the limit. A server that has no file left for accept() tries again without a pause and
+    without a word, so a process has to know in advance how many connections it can have.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return needed if soft == resource.RLIM_INFINITY else soft
+    soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
 
 
 @contextlib.contextmanager

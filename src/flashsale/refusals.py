@@ -35,12 +35,15 @@ CODES: dict[str, Code] = {
     "body_too_large": Code(413, "The body is larger than this service accepts"),
     "unsupported_media_type": Code(415, "The body must be application/json"),
     "bad_value": Code(422, "A field, header or query parameter is unknown or out of range"),
-    "bad_payment": Code(422, "The event lacks the session, amount or currency of its money"),
+    "bad_payment": Code(
+        422, "The event lacks its session, or the amount (1 to 10^15) or currency of its money"
+    ),
     # the sale
     "unknown_item": Code(404, "There is no such item"),
     "unknown_order": Code(404, "There is no such order, or it is another customer's"),
     "sku_taken": Code(409, "There is already an item with this sku"),
     "withdraw_too_much": Code(409, "More units than can still be withdrawn"),
+    "too_many_items": Code(409, "There is no room for another item: all item_ids are used up"),
     "not_open": Code(409, "The sale has not begun; Retry-After says when it does"),
     "closed": Code(409, "The sale is over"),
     "paused": Code(409, "The sale is paused"),

@@ -47,14 +47,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """For requests for units: batches, and, if there are two or more, one for requests that must
     wait for a lock."""
     pay_connections: int = 4
-    """For payments, cancellations and readiness."""
+    """For payments, cancellations and terms of sale."""
     read_connections: int = 2
-    """For everything else: reads, event streams, terms of sale, metrics. 0: those of reserve, so
-    that a replica needs two in all."""
+    """For everything else: reads, event streams, metrics. 0: those of reserve, so that a replica
+    needs two in all, and one more for a second when it is asked whether it is ready."""
     reserve_wait_ms: int = 25
     """A request for a unit that would queue for longer gets 503 at once."""
     pay_wait_ms: int = 2_000
-    """The same for payments and cancellations."""
+    """The same for payments, cancellations and terms of sale; also the longest wait for an order or
+    item that somebody else has locked."""
     read_wait_ms: int = 2_000
     """The same for everything else."""
     reserve_deadline_ms: int = 4_000
@@ -66,6 +67,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reserve_lock_ms: int = 50
     """A batch that meets a lock for so long is taken apart, so that only the request that is held
     waits."""
+    lock_ms: int = 100
+    """A payment, cancellation, change of terms or result of a job that meets a lock for so long
+    gives its connection back, and is tried again until its wait is over."""
     batch_size: int = 256
     """Requests for units that travel to the database together; at most 1000."""
     request_deadline_seconds: float = 10.0
@@ -73,7 +77,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     statement_cache_size: int = 100
     """Prepared statements that a connection keeps; 0 behind PgBouncer before 1.21."""
     max_connections: int = 16_384
-    """Requests under way at once, event streams included; more wait without an answer."""
+    """Connections at once, event streams and idle ones included; more wait without an answer."""
+    idle_connection_seconds: float = 30.0
+    """A connection that is silent for so long before, within the headers of, or after a request is
+    cut."""
     max_body_bytes: int = 16_384
     """A larger body gets 413."""
     webhook_tolerance_seconds: int = 300
@@ -82,7 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How often watched orders are read, up to 500 in a query."""
     sse_heartbeat_seconds: float = 15.0
     readiness_sweep_lag_seconds: float = 5.0
-    """Not ready if nobody has swept for so long."""
+    """A worker that has not swept for so long is not well, and readiness reports it."""
     readiness_timeout_seconds: float = 1.0
     """Not ready if the database does not answer within this."""
     shutdown_seconds: int = 10
@@ -154,12 +161,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
         """Reads the environment. Overrides that are not None take precedence.
 
+        Variables that Kubernetes makes from a Service of our name are left out.
         Errors: SettingsError for an unknown variable, or a value that is not of its type.
         """
         environ = os.environ if environ is None else environ
         values: dict[str, Any] = {}
         for name, given in environ.items():
-            if not _is_setting(name):
+            if not _is_setting(name) or _is_of_kubernetes(name, given):
                 continue
             field = name.removeprefix("FLASHSALE_").lower()
             if field not in _TYPES:
@@ -207,6 +215,25 @@ def _is_setting(name: str) -> bool:
     if name in _OTHER_VARIABLES or name.startswith(_FOR_TESTS):
         return False
     return name.startswith("FLASHSALE_")
+
+
+_FORMS_OF_KUBERNETES = [
+    (re.compile(f"FLASHSALE_(?:[A-Z0-9_]+_)?{name}"), re.compile(value))
+    for name, value in {
+        r"SERVICE_HOST": r"[0-9a-fA-F.:]+",
+        r"SERVICE_PORT(?:_[A-Z0-9_]+)?": r"[0-9]+",
+        r"PORT(?:_[0-9]+_(?:TCP|UDP|SCTP))?": r"(?:tcp|udp|sctp)://\S+:[0-9]+",
+        r"PORT_[0-9]+_(?:TCP|UDP|SCTP)_PROTO": r"tcp|udp|sctp",
+        r"PORT_[0-9]+_(?:TCP|UDP|SCTP)_PORT": r"[0-9]+",
+        r"PORT_[0-9]+_(?:TCP|UDP|SCTP)_ADDR": r"[0-9a-fA-F.:]+",
+    }.items()
+]
+"""What each pod of a namespace gets for a Service named flashsale or flashsale-…: name and value.
+The value belongs to the form, so that a typing error in a setting of ours is still noticed."""
+
+
+def _is_of_kubernetes(name: str, given: str) -> bool:
+    return any(n.fullmatch(name) and v.fullmatch(given) for n, v in _FORMS_OF_KUBERNETES)
 
 
 def variable(name: str) -> str:

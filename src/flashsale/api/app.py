@@ -1,4 +1,4 @@
-"""The HTTP service: `granian --interface asgi --factory flashsale.api.app:create_app`."""
+"""The HTTP service: the application that `flashsale serve` runs on granian."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from flashsale.api import express, openapi
+from flashsale.api import express, openapi, wellformed
 from flashsale.api.intake import Intake
 from flashsale.api.metrics import Metrics
 from flashsale.api.parts import ServiceParts
@@ -60,6 +60,7 @@ def create_app(settings: Settings | None = None, intake: Intake | None = None) -
         openapi_config=openapi.configuration(),
         state=State({"service": service}),
     )
-    app.asgi_handler = express.around(metrics.around(app.asgi_handler), service)
+    checked = metrics.around(wellformed.around(app.asgi_handler))
+    app.asgi_handler = express.around(checked, service)
     openapi.complete(app.openapi_schema)
     return app

@@ -86,7 +86,7 @@ HEALTH = Health(
     "ready",
     [
         Check("database", True, "reached"),
-        Check("migrations", True, "current"),
+        Check("migrations", True, "compatible"),
         Check("sweep", True, "0.2 s ago"),
     ],
 )
@@ -105,7 +105,7 @@ def _text(media_type: str, description: str, text: str) -> ResponseSpec:
 EVENT_STREAM = _text(
     "text/event-stream",
     "The order at once, then at each change, until it is final",
-    f"event: order\nid: 5f3a0c11\ndata: {msgspec.json.encode(RESERVED).decode()}\n\n",
+    f"event: order\nid: reserved-5f3a0c11\ndata: {msgspec.json.encode(RESERVED).decode()}\n\n",
 )
 METRICS = _text(
     "text/plain",

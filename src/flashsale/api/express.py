@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -21,14 +21,16 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from flashsale.api.parts import ServiceParts
 from flashsale.api.problems import PROBLEM_JSON, answer, refused
 from flashsale.api.unit_answers import GRANTED, refusal
+from flashsale.api.wellformed import NO_STORE, raw_path, repeated
 from flashsale.models import UnitRequest, UnitRequestBody
 from flashsale.refusals import Overloaded, Refused
 
 ROUTE = "/items/{item_id}/orders"
-_PATH = re.compile(r"/items/([1-9][0-9]{0,8})/orders").fullmatch
+_PATH = re.compile(rb"/items/([1-9][0-9]{0,8})/orders").fullmatch
 _CUSTOMER = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,128}").fullmatch
 _KEY = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,255}").fullmatch
 _SMALL = re.compile(rb"[0-9]{1,3}").fullmatch  # a Content-Length that is short enough
+_JSON = b"application/json"
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(UnitRequestBody | None).decode
 
@@ -51,7 +53,7 @@ def around(app: ASGIApp, service: ServiceParts) -> ASGIApp:
             await send(start)
             await send(body)
             return
-        request, has_body = unit_request(int(path[1]), scope["headers"])
+        request, has_body = unit_request(int(path[1]), list(scope["headers"]))
         if request is None:
             await app(scope, receive, send)
             return
@@ -66,7 +68,8 @@ def around(app: ASGIApp, service: ServiceParts) -> ASGIApp:
             status = GRANTED[unit.outcome]
             content = _encode(unit.order)
             fields = [
-                (b"content-type", b"application/json"),
+                (b"content-type", _JSON),
+                NO_STORE,
                 (b"location", b"/orders/" + unit.order.order_id.encode()),
             ]
         except Refused as error:
@@ -109,40 +112,41 @@ def _problem(
 
 
 def _fields(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    fields = [(b"content-type", PROBLEM_JSON.encode())]
+    fields = [(b"content-type", PROBLEM_JSON.encode()), NO_STORE]
     return fields + [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
-def _path(scope: Scope) -> re.Match[str] | None:
+def _path(scope: Scope) -> re.Match[bytes] | None:
     if scope["type"] != ScopeType.HTTP or scope["method"] != "POST":
         return None
-    return _PATH(scope["path"])
+    if scope["http_version"] != "1.1":  # in HTTP/2 a body needs no header that announces it
+        return None
+    return _PATH(raw_path(scope))
 
 
 def unit_request(
-    item_id: int, headers: Iterable[tuple[bytes, bytes]]
+    item_id: int, headers: Sequence[tuple[bytes, bytes]]
 ) -> tuple[UnitRequest | None, bool]:
     """The request in the headers, and whether it has a body. None: Litestar has to handle it."""
-    customer = key = None
-    has_body = False
-    for name, value in headers:
-        if name == b"x-customer-id":
-            if customer is not None or not _CUSTOMER(value):
-                return None, False
-            customer = value.decode()
-        elif name == b"idempotency-key":
-            if key is not None or not _KEY(value):
-                return None, False
-            key = value.decode()
-        elif name == b"content-length" and value != b"0":
-            if not _SMALL(value):
-                return None, False
-            has_body = True
-        elif name == b"transfer-encoding" or (
-            name == b"content-type" and value != b"application/json"
-        ):
-            return None, False
-    return None if customer is None else UnitRequest(item_id, customer, key), has_body
+    given = dict(headers)
+    if len(given) != len(headers) and repeated(headers):
+        return None, False
+    customer = given.get(b"x-customer-id")
+    key = given.get(b"idempotency-key")
+    length = given.get(b"content-length", b"0")
+    if (
+        not given.get(b"host")
+        or customer is None
+        or not _CUSTOMER(customer)
+        or (key is not None and not _KEY(key))
+        or not _SMALL(length)
+        or given.get(b"content-type", _JSON) != _JSON
+        or b"transfer-encoding" in given
+        or b"content-encoding" in given
+    ):
+        return None, False
+    request = UnitRequest(item_id, customer.decode(), None if key is None else key.decode())
+    return request, length != b"0"
 
 
 async def _body(receive: Receive, seconds: float) -> bytes:

@@ -7,63 +7,24 @@ grow with the load. Tickets are given in the order of arrival.
 A batch is one transaction, so one request that waits for a lock makes all of them wait. The lock
 may be that of a duplicate request, which an internal tool holds in an open transaction. The batch's
 connection therefore has a short lock_timeout. When it expires, nothing was written, and the
-requests of the batch are sent one by one, beside the batches: then only the one that needs the lock
-waits. It is retried until its deadline, at growing intervals, because each attempt takes a ticket
-that stays a hole until a sweep fills it.
+requests of the batch go on beside the batches (apart.py), as does from then on every request for
+the item whose customer was held: then only customers of that item are delayed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Awaitable, Iterator, Sequence
+from collections import deque
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
 
+from flashsale.api.apart import Apart
+from flashsale.api.pending import PendingRequest, UnitCalls, call
 from flashsale.database.admission import Gate, Lag
 from flashsale.database.sqlstates import is_held, may_be_of_one_request
 from flashsale.models import UnitAnswer, UnitRequest
 from flashsale.refusals import Overloaded
 from flashsale.settings import Settings
-
-
-class UnitCalls(Protocol):
-    """The calls that the intake makes. deadline: the event loop's time by which one must be back.
-
-    The calls return rows unread, because the intake reads them only after the next batch has left.
-    """
-
-    async def reserve(self, request: UnitRequest, deadline: float) -> Any:
-        """The row of one request, which is faster than reserve_many for a single one."""
-
-    async def reserve_many(self, requests: Sequence[UnitRequest], deadline: float) -> Sequence[Any]:
-        """The rows of several requests, in their order."""
-
-    def unit_answer(self, row: Any) -> UnitAnswer:
-        """The answer that a row contains."""
-
-
-class _PendingRequest(NamedTuple):
-    """A request for a unit whose customer waits for the row."""
-
-    request: UnitRequest
-    row: asyncio.Future[Any]
-    at: float
-    """The loop's time at which it came."""
-
-    @property
-    def customer(self) -> tuple[int, str]:
-        """The item and the customer: requests that agree in both wait for each other."""
-        return self.request[:2]
-
-    def tell(self, row: Any) -> None:
-        """Gives the row or an error to the waiting caller, unless the client has gone."""
-        if self.row.done():
-            return
-        if isinstance(row, BaseException):
-            self.row.set_exception(row)
-        else:
-            self.row.set_result(row)
 
 
 class Intake:
@@ -82,10 +43,8 @@ class Intake:
         self._lanes = max(1, settings.reserve_connections - 1)
         self._lag = Lag()
         self._gate = Gate(settings.reserve_wait_ms, self._lanes, self._lag)
-        self._aside = asyncio.Semaphore(1)
-        self._lock_seconds = settings.reserve_lock_ms / 1000
-        self._waiting: deque[_PendingRequest] = deque()
-        self._held: Counter[tuple[int, str]] = Counter()  # they wait for a lock
+        self._apart = Apart(calls, settings)
+        self._waiting: deque[PendingRequest] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
 
@@ -101,7 +60,7 @@ class Intake:
     @property
     def waiting(self) -> int:
         """How many requests wait for the next batch."""
-        return len(self._waiting)
+        return len(self._waiting) + self._apart.waiting
 
     def retry_after(self) -> int | None:
         """The seconds for Retry-After if a request would be refused now; else None."""
@@ -109,11 +68,11 @@ class Intake:
 
     async def reserve(self, request: UnitRequest) -> UnitAnswer:
         """Requests a unit."""
-        self._gate.enter(len(self._waiting) // self._size)
-        loop = asyncio.get_running_loop()
-        pending = _PendingRequest(request, loop.create_future(), loop.time())
-        if self._held and pending.customer in self._held:
-            self._start(self._serve_aside(pending))
+        apart = self._apart.takes(request.item_id)
+        self._gate.enter((self._apart.waiting if apart else len(self._waiting)) // self._size)
+        pending = PendingRequest(request, asyncio.get_running_loop())
+        if apart:
+            self._apart.put(pending)
             return self._calls.unit_answer(await pending.row)
         self._waiting.append(pending)
         if self._in_flight < self._lanes:
@@ -128,7 +87,7 @@ class Intake:
         finally:
             self._in_flight -= 1
 
-    def _next(self) -> Iterator[_PendingRequest]:
+    def _next(self) -> Iterator[PendingRequest]:
         """The requests of the next batch.
 
         A request that has waited for more than half of its deadline is refused, because the call
@@ -144,51 +103,21 @@ class Intake:
                 room -= 1
                 yield pending
 
-    async def _serve(self, batch: list[_PendingRequest]) -> None:
+    async def _serve(self, batch: list[PendingRequest]) -> None:
         loop = asyncio.get_running_loop()
-        began, deadline = loop.time(), batch[0].at + self._deadline_seconds
+        began = loop.time()
         try:
-            if len(batch) == 1:
-                rows: Sequence[Any] = [await self._calls.reserve(batch[0].request, deadline)]
-            else:
-                requests = [pending.request for pending in batch]
-                rows = await self._calls.reserve_many(requests, deadline)
+            await call(self._calls, batch, batch[0].at + self._deadline_seconds)
         except BaseException as error:
             apart = may_be_of_one_request(error) if len(batch) > 1 else is_held(error)
             for pending in batch:
                 if apart:
-                    self._start(self._serve_aside(pending))
+                    self._apart.put(pending)
                 else:
                     pending.tell(error)
             if not isinstance(error, Exception):
                 raise
-        else:
-            for pending, row in zip(batch, rows, strict=True):
-                pending.tell(row)
         self._gate.called(loop.time() - began)
-
-    async def _serve_aside(self, pending: _PendingRequest) -> None:
-        """Sends one request, again while it meets a lock; only one is being sent at a time."""
-        loop = asyncio.get_running_loop()
-        latest = pending.at + self._deadline_seconds / 2
-        pause_seconds = self._lock_seconds
-        self._held[pending.customer] += 1
-        try:
-            while not pending.row.done():
-                try:
-                    async with self._aside:
-                        if loop.time() > latest:
-                            raise Overloaded
-                        deadline = pending.at + self._deadline_seconds
-                        pending.tell(await self._calls.reserve(pending.request, deadline))
-                except Exception as error:
-                    if not is_held(error) or loop.time() + pause_seconds > latest:
-                        pending.tell(error)
-                    else:
-                        await asyncio.sleep(pause_seconds)
-                        pause_seconds *= 2
-        finally:
-            self._held -= Counter([pending.customer])
 
     def _start(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -7,6 +7,7 @@ Litestar's own middleware costs 60 % more CPU per request.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -151,13 +152,18 @@ class _ScrapedGauges(Collector):
 
 
 def _of_the_sweeps(latest: Gauges) -> Iterable[Metric]:
-    if latest.sweep_lags:
-        least = min(latest.sweep_lags.values())
-        yield _gauge("sweep_lag_seconds", "Since the last sweep", least)
+    least = min(latest.sweep_lags.values(), default=math.inf)  # not missing, or no alarm is raised
+    yield _gauge("sweep_lag_seconds", "Since the last sweep", least)
     lag = _gauge("sweeper_lag_seconds", "Since the last sweep of this kind", label="sweeper")
     for sweeper, seconds in latest.sweep_lags.items():
         lag.add_metric((sweeper,), seconds)
     yield lag
+    yield _gauge("sweep_failing_items", "Items whose sweep fails", latest.failing_items)
+    yield _gauge(
+        "filling_wait_seconds",
+        "How long holes have been waiting for somebody's open transaction",
+        latest.filling_wait_seconds,
+    )
 
 
 def _of_the_orders(latest: Gauges) -> Iterable[Metric]:

@@ -19,13 +19,18 @@ from flashsale.refusals import CODES
 
 
 def answers(success: dict[int, tuple[Any, Any, str]], *codes: str) -> dict[int, ResponseSpec]:
-    """An operation's answers: status -> (type, example, description), and the codes of problems."""
+    """An operation's answers: status -> (type, example, description), and the codes of problems.
+
+    type: None for an answer without a body.
+    """
     specs = {
         status: ResponseSpec(
             kind,
             generate_examples=False,
             description=description,
-            examples=[Example(summary=description, value=msgspec.to_builtins(example))],
+            examples=[Example(summary=description, value=msgspec.to_builtins(example))]
+            if kind
+            else None,
         )
         for status, (kind, example, description) in success.items()
     }

@@ -32,6 +32,14 @@ IdempotencyKey = Annotated[
         description="The same customer, item and key always get the same order; printable ASCII",
     ),
 ]
+IfNoneMatch = Annotated[
+    str | None,
+    HeaderParameter(name="If-None-Match", description="ETags; if one is current, 304"),
+]
+LastEventId = Annotated[
+    str | None,
+    HeaderParameter(name="Last-Event-ID", description="The last event heard; if final, 204"),
+]
 Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="So many at most")]
 After = Annotated[
     int, QueryParameter(name="after", ge=0, le=_MAX_INT, description="item_id, exclusive")

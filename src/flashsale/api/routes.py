@@ -10,6 +10,7 @@ from litestar.params import Body
 from litestar.response import Stream
 
 from flashsale.api import examples
+from flashsale.api.caching import public
 from flashsale.api.health import live, ready
 from flashsale.api.metrics import CONTENT_TYPE
 from flashsale.api.openapi import answers
@@ -18,7 +19,9 @@ from flashsale.api.parameters import (
     Before,
     CustomerId,
     IdempotencyKey,
+    IfNoneMatch,
     ItemId,
+    LastEventId,
     Limit,
     OrderId,
 )
@@ -44,6 +47,8 @@ _BODY = (
     "bad_value",
 )
 _BUSY = ("overloaded", "database_unavailable")
+_UNCHANGED = (None, None, "The client has this already: If-None-Match names its ETag")
+_HEARD = (None, None, "Last-Event-ID is the order's final event: there will be no other")
 _ORDER = ("customer_required", "unknown_order", *_BUSY)
 
 
@@ -73,22 +78,30 @@ async def create_item(
     "/items",
     tags=["items"],
     responses=answers(
-        {200: (list[Item], [examples.ITEM], "Items by item_id")}, "bad_value", *_BUSY
+        {200: (list[Item], [examples.ITEM], "Items by item_id"), 304: _UNCHANGED},
+        "bad_value",
+        *_BUSY,
     ),
 )
-async def list_items(service: Service, limit: Limit = 100, after: After = 0) -> list[Item]:
+async def list_items(
+    service: Service, limit: Limit = 100, after: After = 0, if_none_match: IfNoneMatch = None
+) -> Response[list[Item]]:
     """Lists items by item_id. The next page starts after the last one's."""
-    return await service.database.items(limit, after)
+    return public(await service.database.items(limit, after), if_none_match)
 
 
 @get(
     "/items/{item_id:int}",
     tags=["items"],
-    responses=answers({200: (Item, examples.ITEM, "The item")}, "unknown_item", *_BUSY),
+    responses=answers(
+        {200: (Item, examples.ITEM, "The item"), 304: _UNCHANGED}, "unknown_item", *_BUSY
+    ),
 )
-async def get_item(item_id: ItemId, service: Service) -> Item:
+async def get_item(
+    item_id: ItemId, service: Service, if_none_match: IfNoneMatch = None
+) -> Response[Item]:
     """Shows an item and its counts of units, which are up to a second old (as_of)."""
-    return await service.database.item_status(item_id)
+    return public(await service.database.item_status(item_id), if_none_match)
 
 
 @patch(
@@ -206,18 +219,22 @@ async def request_payment(order_id: OrderId, customer: CustomerId, service: Serv
     tags=["orders"],
     media_type="text/event-stream",
     responses={
-        **answers({}, *_ORDER),
+        **answers({204: _HEARD}, *_ORDER),
         200: examples.EVENT_STREAM,
     },
 )
-async def watch_order(order_id: OrderId, customer: CustomerId, service: Service) -> Stream:
+async def watch_order(
+    order_id: OrderId, customer: CustomerId, service: Service, last_event_id: LastEventId = None
+) -> Response[Any]:
     """Streams the order: at once, then at each change, until it is final."""
     await service.database.order_status(order_id, customer)  # refuses another customer's order
-    (order,) = await service.database.orders_by_id([order_id])  # as the poller sees it
+    seen = await service.watcher.see(order_id)
+    if seen.is_last(last_event_id):
+        return Response(None, status_code=204)
     return Stream(
-        service.watcher.stream(order),
+        service.watcher.stream(seen),
         media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        headers={"X-Accel-Buffering": "no"},
     )
 
 

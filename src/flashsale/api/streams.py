@@ -1,5 +1,9 @@
 """Event streams of orders: one poller per process reads all orders that are watched.
 
+An order may be read twice at the same time: by the poller, and for a stream that begins. Nobody
+can tell which of the two answers is newer. So a state is shown only if its read began after that of
+the state shown before had ended; a stream never goes back.
+
 There is no LISTEN/NOTIFY, because a NOTIFY takes a global lock at commit, which would slow down
 every reservation. A poll costs the same whether one customer watches an order or ten do.
 """
@@ -9,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import count, islice
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,21 +32,36 @@ RECONNECT = b"retry: 1000\n\n"
 _AT_ONCE = 500  # orders per query: more would occupy the connection and the event loop for too long
 
 
+class Seen(NamedTuple):
+    """An order as the database had it: at a moment between two marks of the watcher's counter."""
+
+    order: Order
+    began: int
+    ended: int
+
+    def is_last(self, event_id: str | None) -> bool:
+        """Whether the event with this id was about this state, and there will be no other."""
+        return self.order.is_final and event_id == _event_id(self.order)
+
+
 class _Watched:
     """A watched order. `changed` is set at the next change, and then replaced by a new event."""
 
-    __slots__ = ("changed", "event", "order", "streams")
+    __slots__ = ("changed", "ended", "event", "order", "streams")
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, seen: Seen) -> None:
         self.streams = 0
         self.changed = asyncio.Event()
-        self.order = order
-        self.event = _event(order)
+        self.order, _, self.ended = seen
+        self.event = _event(seen.order)
 
-    def update(self, order: Order) -> None:
-        if order != self.order:
-            self.order = order
-            self.event = _event(order)
+    def update(self, seen: Seen) -> None:
+        if seen.began < self.ended:
+            return
+        self.ended = seen.ended
+        if seen.order != self.order:
+            self.order = seen.order
+            self.event = _event(seen.order)
             self.wake()
 
     def wake(self) -> None:
@@ -58,6 +78,7 @@ class Watcher:
         self._poll_seconds = settings.sse_poll_seconds
         self._heartbeat_seconds = settings.sse_heartbeat_seconds
         self._watched: dict[str, _Watched] = {}
+        self._marks = count()
         self._closing = False
         self._poller: asyncio.Task[None] | None = None
 
@@ -84,13 +105,19 @@ class Watcher:
             with suppress(asyncio.CancelledError):
                 await self._poller
 
-    async def stream(self, order: Order) -> AsyncIterator[bytes]:
+    async def see(self, order_id: str) -> Seen:
+        """The order as its stream begins. Errors: as of Database.orders_by_id()."""
+        (seen,) = await self._read([order_id])
+        return seen
+
+    async def stream(self, seen: Seen) -> AsyncIterator[bytes]:
         """The order as server-sent events: now, at each change, until it is final."""
-        watched = self._watched.get(order.order_id)
+        order_id = seen.order.order_id
+        watched = self._watched.get(order_id)
         if watched is None:
-            watched = self._watched[order.order_id] = _Watched(order)
+            watched = self._watched[order_id] = _Watched(seen)
         else:
-            watched.update(order)
+            watched.update(seen)
         watched.streams += 1
         try:
             yield RECONNECT
@@ -108,8 +135,8 @@ class Watcher:
                     yield HEARTBEAT
         finally:
             watched.streams -= 1
-            if not watched.streams and self._watched.get(order.order_id) is watched:
-                del self._watched[order.order_id]
+            if not watched.streams and self._watched.get(order_id) is watched:
+                del self._watched[order_id]
 
     async def _poll(self) -> None:
         while True:
@@ -123,19 +150,27 @@ class Watcher:
                     log.error("watching failed: error=%s", type(error).__name__, exc_info=error)
 
     async def _look(self) -> None:
-        # An order may be newer than the query's answer if a stream started during the query.
-        everybody = iter(list(self._watched.items()))
+        everybody = iter(list(self._watched))
         while some := list(islice(everybody, _AT_ONCE)):
-            before = {order_id: (w, w.order) for order_id, w in some}
-            for order in await self._database.orders_by_id(list(before)):
-                watched, seen = before[order.order_id]
-                if watched.order is seen:
-                    watched.update(order)
+            for seen in await self._read(some):
+                if watched := self._watched.get(seen.order.order_id):
+                    watched.update(seen)
+
+    async def _read(self, order_ids: Sequence[str]) -> list[Seen]:
+        began = next(self._marks)
+        orders = await self._database.orders_by_id(order_ids)
+        ended = next(self._marks)
+        return [Seen(order, began, ended) for order in orders]
 
 
 def _event(order: Order) -> bytes:
     data = msgspec.json.encode(order)
-    return b"event: order\nid: %08x\ndata: %s\n\n" % (zlib.crc32(data), data)
+    return b"event: order\nid: %s\ndata: %s\n\n" % (_event_id(order).encode(), data)
+
+
+def _event_id(order: Order) -> str:
+    """Says which state of the order an event is about: its status, and a sum of all the rest."""
+    return f"{order.status}-{zlib.crc32(msgspec.json.encode(order)):08x}"
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:

@@ -14,6 +14,7 @@ from flashsale.refusals import Overloaded
 
 _SMOOTHING = 1 / 8  # weight of the latest call in the average
 _TICK_SECONDS = 0.005
+_FORGETTING_SECONDS = 1.0  # the average halves in this time without a call, or in its own length
 
 
 class Lag:
@@ -54,7 +55,8 @@ class Gate:
     """Admits calls to one queue, from which `lanes` calls at a time are made.
 
     A call that would be made at once is always admitted, because only calls tell the gate that the
-    database has become fast again.
+    database has become fast again. While no call ends, what the gate knows grows old, and it counts
+    for less and less: the lock that made the last calls slow may have gone long ago.
     """
 
     def __init__(self, wait_ms: int, lanes: int, lag: Lag | None = None) -> None:
@@ -62,13 +64,14 @@ class Gate:
         self._wait_seconds = wait_ms / 1000
         self._lanes = lanes
         self._lag = lag
-        self._call_seconds = 0.0
+        self._average_seconds = 0.0
+        self._called_at = time.monotonic()
 
     def retry_after(self, calls_ahead: int) -> int | None:
         """The seconds until these calls are done, if that is beyond the bound; else None."""
         if calls_ahead == 0:
             return None
-        expected = calls_ahead * self._call_seconds / self._lanes
+        expected = calls_ahead * self._call_seconds() / self._lanes
         lag = self._lag.seconds if self._lag is not None else 0.0
         if expected + lag <= self._wait_seconds:
             return None
@@ -81,4 +84,12 @@ class Gate:
 
     def called(self, seconds: float) -> None:
         """Records how long a call took."""
-        self._call_seconds += (seconds - self._call_seconds) * _SMOOTHING
+        known = self._call_seconds()
+        self._average_seconds = known + (seconds - known) * _SMOOTHING
+        self._called_at = time.monotonic()
+
+    def _call_seconds(self) -> float:
+        """How long a call takes, as far as that is still known."""
+        half_life = max(_FORGETTING_SECONDS, self._average_seconds)
+        age = time.monotonic() - self._called_at
+        return float(self._average_seconds * 0.5 ** (age / half_life))

@@ -1,6 +1,7 @@
 """The API's side of the SQL functions: one method per function, on connections of its kind.
 
 Reserving, paying and reading have separate connections, so that none of them starves another.
+Verbs of orders and items that exist are on those of paying, where they wait for locks in turns.
 Columns are read by name.
 """
 
@@ -49,6 +50,10 @@ class Gauges(NamedTuple):
     queues: list[QueueGauge]
     orders: dict[str, int]
     """Number of orders by outcome."""
+    failing_items: int
+    """Items whose sweep fails."""
+    filling_wait_seconds: float
+    """How long filling has been waiting for somebody's open transaction."""
 
 
 class Database:
@@ -73,6 +78,7 @@ class Database:
             size=s.pay_connections,
             wait_ms=s.pay_wait_ms,
             deadline_ms=s.pay_deadline_ms,
+            lock_ms=s.lock_ms,
         )
         self._read = self._reserve
         if s.read_connections:
@@ -84,14 +90,23 @@ class Database:
                 deadline_ms=s.read_deadline_ms,
             )
         self._pools = {self._reserve, self._pay, self._read}
+        # Of its own, because a replica whose pools are busy serves, and so is ready.
+        self._health = Connections(
+            s,
+            "health",
+            size=1,
+            wait_ms=_milliseconds(s.readiness_timeout_seconds),
+            deadline_ms=2 * _milliseconds(s.readiness_timeout_seconds),
+            idle_seconds=0 if s.read_connections else 1,  # a replica that needs two in all
+        )
 
     async def open(self) -> None:
         """Opens the connections; connects if the database is there."""
-        await asyncio.gather(*(pool.open() for pool in self._pools))
+        await asyncio.gather(*(pool.open() for pool in (*self._pools, self._health)))
 
     async def close(self) -> None:
         """Waits for calls under way, at most until their deadlines."""
-        await asyncio.gather(*(pool.close() for pool in self._pools))
+        await asyncio.gather(*(pool.close() for pool in (*self._pools, self._health)))
 
     @property
     def use(self) -> dict[str, Use]:
@@ -102,7 +117,8 @@ class Database:
 
     async def create_item(self, new: NewItem) -> Item:
         """Puts an item on sale."""
-        row = await self._read.one(
+        row = await self._pay.one_about(
+            ("sku", new.sku),
             "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
             new.sku,
             new.name,
@@ -119,7 +135,8 @@ class Database:
 
     async def change_item(self, item_id: int, changes: ItemChanges) -> Item:
         """Changes the terms of an item, all or nothing."""
-        row = await self._read.one(
+        row = await self._pay.one_about(
+            ("item", item_id),
             "select * from flashsale.change_item($1, $2::jsonb)",
             item_id,
             msgspec.json.encode(changes).decode(),
@@ -155,6 +172,17 @@ class Database:
             "select * from flashsale.reserve_many($1, $2, $3, $4)", *columns, deadline=deadline
         )
 
+    async def find_held(self, requests: Sequence[UnitRequest], deadline: float) -> list[bool]:
+        """Which of several requests would have to wait for a lock. deadline: as of reserve()."""
+        row = await self._reserve.one(
+            "select flashsale.find_held($1, $2, $3) as held",
+            [request.item_id for request in requests],
+            [request.customer_id for request in requests],
+            [request.idempotency_key for request in requests],
+            deadline=deadline,
+        )
+        return list(row["held"])
+
     def unit_answer(self, row: asyncpg.Record) -> UnitAnswer:
         """The answer in a row of reserve() or reserve_many()."""
         order = None if row["order_id"] is None else _order(row)
@@ -162,15 +190,17 @@ class Database:
 
     async def cancel(self, order_id: str, customer_id: str) -> Order:
         """Ends a reservation, or a place in the line."""
-        row = await self._pay.one(
-            "select * from flashsale.cancel($1, $2)", _number(order_id), customer_id
+        number = _number(order_id)
+        row = await self._pay.one_about(
+            number, "select * from flashsale.cancel($1, $2)", number, customer_id
         )
         return _order(row)
 
     async def request_payment(self, order_id: str, customer_id: str) -> Order:
         """Starts another attempt to pay."""
-        row = await self._pay.one(
-            "select * from flashsale.request_payment($1, $2)", _number(order_id), customer_id
+        number = _number(order_id)
+        row = await self._pay.one_about(
+            number, "select * from flashsale.request_payment($1, $2)", number, customer_id
         )
         return _order(row)
 
@@ -202,7 +232,8 @@ class Database:
 
     async def record_payment_event(self, event: PaymentEvent) -> str:
         """Stores an event of the payment provider, and returns what it led to."""
-        row = await self._pay.one(
+        row = await self._pay.one_about(
+            _about(event),
             "select flashsale.record_payment_event($1, $2, $3, $4, $5, $6, $7) as outcome",
             event.event_id,
             event.type,
@@ -217,12 +248,12 @@ class Database:
     # The service itself
 
     async def version(self) -> str:
-        """The version of what is installed, in the form of version.expected_version()."""
-        return str((await self._pay.one(VERSION_QUERY))["version"])
+        """The version of what is installed, for version.serves_us()."""
+        return str((await self._health.one(VERSION_QUERY))["version"])
 
     async def sweep_lag_seconds(self) -> float | None:
         """Seconds since the last sweep of any runner; None: never, or not for a day."""
-        row = await self._pay.one(
+        row = await self._health.one(
             "select min(lag_seconds) as lag_seconds from flashsale.sweep_status"
         )
         return None if row["lag_seconds"] is None else float(row["lag_seconds"])
@@ -238,6 +269,12 @@ class Database:
                 "select queue, depth, oldest_age_seconds, dead from flashsale.queue_status"
             )
             orders = await connection.fetch("select status, orders from flashsale.status_totals")
+            failing = await connection.fetchval(
+                "select count(distinct item_id) from flashsale.sweep_failure"
+            )
+            waiting = await connection.fetchval(
+                "select max(waiting_seconds) from flashsale.filling_blocker"
+            )
         return Gauges(
             {row["runner"]: row["lag_seconds"] for row in sweeps},
             [
@@ -245,6 +282,8 @@ class Database:
                 for row in queues
             ],
             {row["status"]: row["orders"] for row in orders},
+            failing,
+            waiting or 0.0,
         )
 
 
@@ -255,6 +294,16 @@ def _number(order_id: str) -> int:
         if number <= _MAX_BIGINT:
             return number
     raise Refused("unknown_order")
+
+
+def _about(event: PaymentEvent) -> int | str:
+    """The order of an event, which the payment is named after unless it is a later attempt."""
+    payment_id = event.payment_id or ""
+    return int(payment_id) if payment_id.isascii() and payment_id.isdecimal() else event.event_id
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
 
 
 _item_columns = itemgetter(*Item.__struct_fields__)

@@ -4,17 +4,19 @@ An object of the class Connections is a pool for one kind of work of the API, so
 another kind can't take its connections. A pool opens without the database, and recovers by itself
 when the database goes away and comes back; until then callers get Unavailable.
 
-Every wait is bounded. The wait for a connection ends in Overloaded: nothing was written. A wait in
-Postgres ends by the statement_timeout: the call was rolled back. After the deadline of the whole
-call it is unknown what happened, so the connection is dropped. It is also unknown after a cancelled
-wait for a synchronous standby. Callers get Unavailable then, and a retry with the same key is safe.
+Every wait is bounded. The wait for a connection ends in Overloaded: nothing was written. So does
+the wait for an order or item that others have locked; turns.py bounds how many connections take
+part in it. Any other wait in Postgres ends by the statement_timeout: the call was rolled back.
+After the deadline of the whole call it is unknown what happened, so the connection is dropped. It
+is also unknown after a cancelled wait for a synchronous standby. Callers get Unavailable then, and
+a retry with the same key is safe.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Hashable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -22,6 +24,8 @@ import asyncpg
 
 from flashsale.database.admission import Gate
 from flashsale.database.sqlstates import is_full, is_outdated
+from flashsale.database.times import read_all_times
+from flashsale.database.turns import Turns
 from flashsale.refusals import Overloaded, Refused, Unavailable
 from flashsale.settings import Settings
 
@@ -70,7 +74,12 @@ def connection_arguments(
 async def create_pool(size: int, arguments: Mapping[str, Any], **more: Any) -> asyncpg.Pool:
     """A pool of up to `size` connections. The database need not be there yet."""
     return await asyncpg.create_pool(
-        **arguments, **more, min_size=0, max_size=size, reset=_keep_as_it_is
+        **arguments,
+        **more,
+        min_size=0,
+        max_size=size,
+        init=read_all_times,
+        reset=_keep_as_it_is,
     )
 
 
@@ -107,10 +116,12 @@ class Connections:
         wait_ms: int,
         deadline_ms: int,
         lock_ms: int | None = None,
+        idle_seconds: float = 0,
     ) -> None:
         """wait_ms bounds the wait for one of the `size` connections, deadline_ms the whole call.
 
         A statement may take half of the deadline. lock_ms: how long it may wait for a lock.
+        idle_seconds: after which an idle connection is closed; 0: never.
         """
         self.name = name
         self._size = size
@@ -127,6 +138,8 @@ class Connections:
             bounds=bounds,
         )
         self._gate = Gate(wait_ms, size)
+        self._turns = Turns(max(1, size // 2), (lock_ms or 0) / 1000)
+        self._idle_seconds = idle_seconds
         self._pool: asyncpg.Pool | None = None
         self._waiting = 0
         self._lost = False
@@ -134,7 +147,7 @@ class Connections:
     async def open(self) -> None:
         """Opens the pool, and connects if the database is there."""
         self._pool = await create_pool(
-            self._size, self._arguments, max_inactive_connection_lifetime=0
+            self._size, self._arguments, max_inactive_connection_lifetime=self._idle_seconds
         )
         await self._warm(self._pool)
 
@@ -161,6 +174,17 @@ class Connections:
     async def one(self, sql: str, *args: object, deadline: float | None = None) -> asyncpg.Record:
         """The first row."""
         return (await self.all(sql, *args, deadline=deadline))[0]
+
+    async def one_about(self, about: Hashable, sql: str, *args: object) -> asyncpg.Record:
+        """The same for a verb, which waits for others that have locked its order or item.
+
+        about: that order or item. The calls about it take turns, and have one connection at most.
+        """
+        now = asyncio.get_running_loop().time()
+        deadline = now + self._deadline_seconds
+        return await self._turns.take(
+            about, lambda: self.one(sql, *args, deadline=deadline), now + self._wait_seconds
+        )
 
     @asynccontextmanager
     async def connection(self, deadline: float | None = None) -> AsyncIterator[Any]:

@@ -6,7 +6,7 @@ sqlstates.is_passing() tells which are worth another try.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -23,7 +23,8 @@ from flashsale.settings import Settings
 
 _CONNECTIONS = 4  # for jobs; the sweep has its own, so that many jobs can't starve it
 _CLOSE_SECONDS = 1.0
-_LOST = "lost_lease"
+_NOT_DONE = ("lost_lease", "busy")
+"""Outcomes of a job that is done again: its lease has gone, or its order was locked."""
 
 
 class LeasedJob(NamedTuple):
@@ -38,12 +39,29 @@ class LeasedJob(NamedTuple):
     """The whole row, with what is to be done."""
 
 
+class DueItem(NamedTuple):
+    """An item that has something to do, and its holds that are past their deadlines."""
+
+    item_id: int
+    overdue_ids: list[int]
+
+
+class Swept(NamedTuple):
+    """What came of the sweep of one item."""
+
+    more: bool
+    """There is more to do for this item."""
+    error: str | None
+    """Why nothing could be done; the database has noted it."""
+
+
 class Jobs:
     """The queues of payment jobs and notifications. Use as an async context manager."""
 
     def __init__(self, settings: Settings) -> None:
         """Connects only when it is entered and used. Errors: SettingsError."""
-        self._arguments = _arguments(settings)
+        # Whoever has locked what a job is about may keep the lock, but not a connection of ours.
+        self._arguments = _arguments(settings, {"lock_timeout": f"{settings.lock_ms}"})
         self._pool: Any = None
 
     async def __aenter__(self) -> Self:
@@ -79,7 +97,7 @@ class Jobs:
     async def payment_opened(
         self, job: LeasedJob, payment_id: int, session_id: str, checkout_url: str
     ) -> bool:
-        """Records that a session was opened. Returns whether the lease was still ours."""
+        """Records that a session was opened. Returns whether the job is done."""
         outcome = await self._pool.fetchval(
             "select flashsale.payment_opened($1, $2, $3, $4, $5)",
             job.job_id,
@@ -88,12 +106,12 @@ class Jobs:
             session_id,
             checkout_url,
         )
-        return bool(outcome != _LOST)
+        return outcome not in _NOT_DONE
 
     async def payment_captured(
         self, job: LeasedJob, payment_id: int, session_id: str, amount: int, currency: str
     ) -> bool:
-        """Records money that came before the void. Returns whether the lease was still ours."""
+        """Records money that came before the void. Returns whether the job is done."""
         outcome = await self._pool.fetchval(
             "select flashsale.payment_captured($1, $2, $3, $4, $5, $6)",
             job.job_id,
@@ -103,21 +121,21 @@ class Jobs:
             amount,
             currency,
         )
-        return bool(outcome != _LOST)
+        return outcome not in _NOT_DONE
 
     async def payment_voided(self, job: LeasedJob, payment_id: int) -> bool:
-        """Records that a session was voided. Returns whether the lease was still ours."""
+        """Records that a session was voided. Returns whether the job is done."""
         outcome = await self._pool.fetchval(
             "select flashsale.payment_voided($1, $2, $3)", job.job_id, job.tries, payment_id
         )
-        return bool(outcome != _LOST)
+        return outcome not in _NOT_DONE
 
     async def payment_refunded(self, job: LeasedJob, payment_id: int) -> bool:
-        """Records that money was refunded. Returns whether the lease was still ours."""
+        """Records that money was refunded. Returns whether the job is done."""
         outcome = await self._pool.fetchval(
             "select flashsale.payment_refunded($1, $2, $3)", job.job_id, job.tries, payment_id
         )
-        return bool(outcome != _LOST)
+        return outcome not in _NOT_DONE
 
     async def finish_notifications(self, jobs: Sequence[LeasedJob]) -> set[int]:
         """Records that e-mails were sent. Returns the job_ids whose leases were still ours."""
@@ -163,12 +181,37 @@ class Sweeps:
         finally:
             self._connection.terminate()
 
-    async def sweep(self, limit: int) -> bool:
-        """Sweeps. limit: orders per step. Returns whether there is more to do at once."""
-        more: bool = await self._connection.fetchval(
-            "select more from flashsale.sweep($1, $2)", self._runner, limit
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is still open."""
+        return not self._connection.is_closed()
+
+    async def begin(self, limit: int) -> list[DueItem]:
+        """The items that have something to do, in the order of their visits.
+
+        limit: at most so many overdue holds over all items; if there are so many, begin again.
+        """
+        rows = await self._connection.fetch(
+            "select item_id, overdue_ids from flashsale.begin_sweep($1, $2)", self._runner, limit
         )
-        return more
+        return [DueItem(row["item_id"], row["overdue_ids"] or []) for row in rows]
+
+    async def sweep(self, item: DueItem, limit: int) -> Swept:
+        """Does what is due for one item, in a transaction of its own. limit: orders per step."""
+        row = await self._connection.fetchrow(
+            "select more, error from flashsale.sweep_item($1, $2, $3, $4)",
+            self._runner,
+            item.item_id,
+            item.overdue_ids[: limit + 1],  # by the last one it knows that there is more
+            limit,
+        )
+        return Swept(row["more"], row["error"])
+
+    async def failed(self, item: DueItem, error: str) -> None:
+        """Records that sweep() raised an error, so that the item is left out for a moment."""
+        await self._connection.execute(
+            "select flashsale.sweep_failed($1, $2, $3)", self._runner, item.item_id, error
+        )
 
 
 def worker_role(settings: Settings) -> str:
@@ -192,9 +235,9 @@ async def has_swept(settings: Settings, runners: str) -> bool:
         await connection.close(timeout=_CLOSE_SECONDS)
 
 
-def _arguments(settings: Settings) -> dict[str, Any]:
+def _arguments(settings: Settings, bounds: Mapping[str, str] | None = None) -> dict[str, Any]:
     arguments = connection_arguments(
-        settings, own_role=WORKER_ROLE, application_name="flashsale-worker"
+        settings, own_role=WORKER_ROLE, application_name="flashsale-worker", bounds=bounds
     )
     return arguments | {"command_timeout": settings.statement_timeout_seconds}
 

@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 
 from flashsale.dev.binaries import EmbeddedError, can_enter, unprivileged_user, wheel_binaries
+from flashsale.dev.logs import open_log
 from flashsale.processes import die_with_parent, free_port
 
 SETTINGS: Mapping[str, str] = {
@@ -42,6 +43,19 @@ revoke execute on function lo_create(oid), lo_creat(integer), lo_from_bytea(oid,
 """
 """By default every role may create large objects until the disk is full. Only a superuser can take
 that right away."""
+
+OWNER_LIMITS = """
+alter role flashsale connection limit 280;
+alter role flashsale set idle_in_transaction_session_timeout = '5min'
+"""
+"""Of the service's login, by a superuser: whatever it does, others get in. docker/init.sql sets the
+same. The limits of the audiences' roles are in sql/roles.sql."""
+
+SUPERUSER_FILE = "superuser.password"
+OWNER_FILE = "flashsale.password"
+"""Files of the passwords in the data directory. Nothing but this module uses the superuser's."""
+_SHARED_FILE = "postgres.password"
+"""The file of the password that both had in data of an earlier version."""
 
 _SOCKET_PATH_BYTES = 107  # what fits into sockaddr_un on Linux
 _PREDECESSOR_SECONDS = 30.0  # how long a killed service's Postgres may take to shut down
@@ -92,6 +106,7 @@ class EmbeddedPostgres:
 
     def _start(self, timeout_seconds: float) -> None:
         self._cluster = self._choose_cluster()
+        self._make_passwords()
         self._make_cluster()
         self._wait_for_the_last_one()
         self._socket_dir = self._make_socket_dir()
@@ -106,8 +121,7 @@ class EmbeddedPostgres:
         arguments = [str(self.bin_dir / "postgres"), "-D", str(self._cluster)]
         for name, value in options.items():
             arguments += ["-c", f"{name}={value}"]
-        log = (self.data_dir / "postgres.log").open("ab")
-        with log:
+        with open_log(self.data_dir / "postgres.log") as log:
             self._process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
@@ -157,18 +171,35 @@ class EmbeddedPostgres:
         return self._process is not None and self._process.poll() is None
 
     def url(self, database: str = "flashsale", user: str = "flashsale") -> str:
-        """URL over TCP; it carries the password."""
-        return f"postgresql://{user}:{self._password()}@127.0.0.1:{self.port}/{database}"
+        """URL over TCP; it carries the password of the owner, or of the superuser postgres."""
+        password = self._password(SUPERUSER_FILE if user == "postgres" else OWNER_FILE)
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
-    def _password(self) -> str:
-        return (self.data_dir / "postgres.password").read_text().strip()
+    def _password(self, file: str) -> str:
+        return (self.data_dir / file).read_text().strip()
+
+    def _make_passwords(self) -> None:
+        """Makes those that are missing: all for a new cluster, or for that of an earlier version.
+
+        The server learns them later, so a start that is killed in between changes nothing.
+        """
+        for secret in (SUPERUSER_FILE, OWNER_FILE):
+            if not (self.data_dir / secret).exists():
+                draft = self.data_dir / f"{secret}.draft"
+                draft.unlink(missing_ok=True)
+                draft.touch(0o600)
+                draft.write_text(secrets.token_hex(16) + "\n")
+                draft.rename(self.data_dir / secret)
 
     def _write_password_file(self) -> Path:
-        """Writes the password for pg_cron, which connects to its own server as a client does."""
+        """Writes passwords for pg_cron, which connects to its own server as a client does."""
         path = self._cluster / "pgpass"
         path.unlink(missing_ok=True)
         path.touch(0o600)
-        path.write_text(f"127.0.0.1:*:*:*:{self._password()}\n")
+        path.write_text(
+            f"127.0.0.1:*:*:postgres:{self._password(SUPERUSER_FILE)}\n"
+            f"127.0.0.1:*:*:flashsale:{self._password(OWNER_FILE)}\n"
+        )
         self._own(path)
         return path
 
@@ -200,15 +231,9 @@ class EmbeddedPostgres:
         draft = Path(tempfile.mkdtemp(prefix=".initdb-", dir=self._cluster.parent))
         try:
             self._own(draft)
-            password = self.data_dir / "postgres.password"
-            if not password.exists():
-                draft_password = self.data_dir / f"{draft.name}.password"
-                draft_password.touch(0o600)
-                draft_password.write_text(secrets.token_hex(16) + "\n")
-                draft_password.rename(password)
             for_initdb = draft.with_suffix(".pw")
             for_initdb.touch(0o600)
-            for_initdb.write_text(password.read_text())
+            for_initdb.write_text((self.data_dir / SUPERUSER_FILE).read_text())
             self._own(for_initdb)
             result = subprocess.run(
                 [
@@ -310,7 +335,7 @@ class EmbeddedPostgres:
             if self._process.poll() is not None:
                 raise EmbeddedError(f"Postgres did not start:\n{self._last_words()}")
             try:
-                with psycopg.connect(self.url("postgres", "postgres"), connect_timeout=5) as conn:
+                with self._first_session() as conn:
                     # If the port is taken, ours ends in a moment, and another server answers here.
                     # Its password is the same if both are copies of one cluster.
                     answering = conn.execute("show data_directory").fetchone()
@@ -326,6 +351,26 @@ class EmbeddedPostgres:
                 )
             time.sleep(0.02)
 
+    def _first_session(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """A superuser's session. Sets the superuser's own password in data of an earlier version.
+
+        There the password is one that the whole service had.
+        """
+        url = self.url("postgres", "postgres")
+        shared = self.data_dir / _SHARED_FILE
+        try:
+            conn = psycopg.connect(url, connect_timeout=5)
+        except psycopg.OperationalError as error:
+            if not shared.exists() or "password authentication failed" not in str(error):
+                raise
+            password = shared.read_text().strip()
+            conn = psycopg.connect(url, password=password, connect_timeout=5)
+            own = self._password(SUPERUSER_FILE)
+            conn.execute(psycopg.sql.SQL("alter role postgres password {}").format(own))
+            conn.commit()
+        shared.unlink(missing_ok=True)
+        return conn
+
     def _last_words(self) -> str:
         text = (self.data_dir / "postgres.log").read_text(errors="replace")
         return "\n".join(text.splitlines()[-5:])
@@ -338,8 +383,11 @@ class EmbeddedPostgres:
             if not conn.execute("select 1 from pg_roles where rolname = 'flashsale'").fetchone():
                 conn.execute("create role flashsale login createrole")
             conn.execute(
-                psycopg.sql.SQL("alter role flashsale password {}").format(self._password())
+                psycopg.sql.SQL("alter role flashsale password {}").format(
+                    self._password(OWNER_FILE)
+                )
             )
+            conn.execute(OWNER_LIMITS)
             if self._major_version() >= 16:
                 conn.execute("grant pg_use_reserved_connections to flashsale")
             if not conn.execute("select 1 from pg_database where datname = 'flashsale'").fetchone():

@@ -20,11 +20,14 @@ import psycopg
 
 from flashsale.database.migrate import migrate
 from flashsale.dev.binaries import EmbeddedError
+from flashsale.dev.logs import open_log, rotate
 from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.processes import die_with_parent
 from flashsale.settings import Settings, SettingsError, variable, without_password
 
 URL_FILE = "database.url"
+_PARTS = ("provider", "worker", "serve")
+"""In the order in which they start."""
 _BACKOFF_MAX_SECONDS = 10.0
 _STEADY_SECONDS = 2.0
 
@@ -75,7 +78,7 @@ class Child:
     def start(self) -> None:
         """Starts it."""
         self._backoff.started()
-        with self._log.open("ab") as log:
+        with open_log(self._log) as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "flashsale", self.name],
                 env=self._environ,
@@ -166,7 +169,9 @@ class Stack:
             time.sleep(0.05)
 
     def watch(self) -> None:
-        """Starts the processes again that have died."""
+        """Starts the processes again that have died, and keeps the logs small."""
+        for name in ("postgres", *_PARTS):
+            rotate(self.data_dir / f"{name}.log")
         self._watch_postgres()
         for child in self.children:
             child.watch()
@@ -225,7 +230,7 @@ class Stack:
             variable(name): str(getattr(self.settings, name))
             for name in self.settings.__struct_fields__
         }
-        for name in ("provider", "worker", "serve"):
+        for name in _PARTS:
             log = self.data_dir / f"{name}.log"
             self.children.append(Child(name, environ, log, self._say))
 

@@ -13,7 +13,7 @@ class Clock:
     def __init__(self, conn: Connection) -> None:
         """conn: a session of the database's owner, in autocommit mode."""
         self._conn = conn
-        conn.execute("create table flashsale_data.test_clock (at timestamptz not null)")
+        conn.execute("create table flashsale_data.test_clock (at timestamptz primary key)")
         conn.execute(
             "insert into flashsale_data.test_clock values (date_trunc('second', clock_timestamp()))"
         )

@@ -14,13 +14,14 @@ from hashlib import md5
 from pathlib import Path
 
 from flashsale.dev.binaries import wheel_binaries
-from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.dev.postgres import OWNER_FILE, SUPERUSER_FILE, EmbeddedPostgres
 
 FAST: Mapping[str, str] = {
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
+    "max_prepared_transactions": "8",
 }
 """For data that nobody needs after a crash."""
 
@@ -81,6 +82,6 @@ def put_cluster(data_dir: Path, bin_dir: str | None = None) -> None:
     if cache.stat().st_uid != os.geteuid():
         raise PermissionError(f"{cache} is not ours: remove it, or set TMPDIR")
     data_dir.mkdir(mode=0o711, exist_ok=True)
-    for thing in ("postgres", "postgres.password"):
+    for thing in ("postgres", SUPERUSER_FILE, OWNER_FILE):
         copy = ["cp", "-a", "--reflink=auto", str(cache / thing), str(data_dir)]
         subprocess.run(copy, check=True)

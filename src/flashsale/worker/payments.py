@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 
 from flashsale.database.jobs import Jobs, LeasedJob
 from flashsale.settings import Settings
-from flashsale.worker.provider import PaymentProvider, SessionCaptured
+from flashsale.worker.provider import PaymentProvider, ProviderRefused, SessionCaptured
 from flashsale.worker.queue import Acknowledge, Queue
+
+T = TypeVar("T")
+KEY_REUSED = "idempotency_key_reused"
+"""The code of a refusal: the key was used for another call."""
 
 
 class _PaymentJob(msgspec.Struct, frozen=True, tag_field="kind"):
@@ -64,9 +70,11 @@ class PaymentQueue(Queue):
         name = str(wanted.payment_id)
         match wanted:
             case OpenJob(payment_id, amount, currency, order_id, expires_at):
-                session = await self._provider.open_session(
-                    name, str(order_id), amount, currency, expires_at, f"payment-{name}-open"
+                open_session = partial(
+                    self._provider.open_session, name, str(order_id), amount, currency, expires_at
                 )
+                deadline = f"{expires_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}"
+                session = await _once(open_session, f"payment-{name}-open", deadline)
                 return partial(
                     self.jobs.payment_opened,
                     job,
@@ -75,7 +83,8 @@ class PaymentQueue(Queue):
                     session.checkout_url,
                 )
             case VoidJob(payment_id, _, _, session_id):
-                answer = await self._provider.void_session(session_id, f"payment-{name}-void")
+                void_session = partial(self._provider.void_session, session_id)
+                answer = await _once(void_session, f"payment-{name}-void", session_id)
                 if isinstance(answer, SessionCaptured):
                     return partial(
                         self.jobs.payment_captured,
@@ -87,7 +96,22 @@ class PaymentQueue(Queue):
                     )
                 return partial(self.jobs.payment_voided, job, payment_id)
             case RefundJob(payment_id, amount, currency, session_id):
-                await self._provider.refund_session(
-                    session_id, amount, currency, f"payment-{name}-refund"
+                refund_session = partial(
+                    self._provider.refund_session, session_id, amount, currency
                 )
+                await _once(refund_session, f"payment-{name}-refund", session_id)
                 return partial(self.jobs.payment_refunded, job, payment_id)
+
+
+async def _once(call: Callable[[str], Awaitable[T]], key: str, more: str) -> T:
+    """Calls with a key; if that was used for another call, with a longer one.
+
+    It was if the database has been restored to an earlier moment: a hold that was granted after it
+    is granted again, with another deadline, and its payment gets another session.
+    """
+    try:
+        return await call(key)
+    except ProviderRefused as refused:
+        if refused.code != KEY_REUSED:
+            raise
+        return await call(f"{key}-{more}")

@@ -23,7 +23,7 @@ PROBE_SECONDS = 1.0  # ... and one job at a time probes it, so that the others l
 
 T = TypeVar("T")
 Acknowledge = Callable[[], Awaitable[bool]]
-"""Tells the database what came of a job, and returns whether its lease was still ours. May be
+"""Tells the database what came of a job, and returns whether the job is done with that. May be
 called again if the database was away."""
 
 
@@ -99,15 +99,15 @@ class Queue(ABC):
                 return
             self._note(None)
             try:
-                was_ours = await _insist(acknowledge, lease_ends)
+                is_done = await _insist(acknowledge, lease_ends)
             except Exception as error:
                 if is_passing(error):
                     raise
                 await self._retry(job, error, lease_ends)  # the database refuses the result
                 return
             self.done += 1
-            if not was_ours:
-                log.info("%s", self._about(job, "lease lost: somebody else has this job now"))
+            if not is_done:
+                log.info("%s", self._about(job, "lease lost, or order locked: done again"))
         except Exception as error:
             # The job itself is not at fault. When its lease ends, it is done again with its key.
             log.warning("%s", self._about(job, f"not acknowledged: {in_short(error)}"))

@@ -7,21 +7,27 @@ import logging
 import os
 import signal
 import socket
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
-from flashsale.database.jobs import Jobs, Sweeps, has_swept, worker_role
+import asyncpg
+
+from flashsale.database.jobs import DueItem, Jobs, Sweeps, has_swept, worker_role
 from flashsale.settings import Settings
 from flashsale.worker.mail import LogSender, Sender
 from flashsale.worker.notifications import NotificationQueue
 from flashsale.worker.payments import PaymentQueue
 from flashsale.worker.provider import HttpProvider, PaymentProvider
 from flashsale.worker.queue import Queue
-from flashsale.worker.trouble import Trouble, pause
+from flashsale.worker.trouble import Trouble, in_short, pause
 
 log = logging.getLogger("flashsale.worker")
 
-SWEEP_LIMIT = 1000  # orders per step: sweeps are short, and far inside the statement timeout
+SWEEP_SECONDS = 0.5  # a sweep that takes longer begins anew, with what is due by then
+SWEEP_HOLDS = 100_000  # overdue holds that a sweep lists, so that one item's can't hide another's
+SWEEP_LIMIT = 1000  # orders per step and sweep, which the items share ...
+ITEM_LIMIT = 100  # ... but at least so many per item: far inside the statement timeout
 ALIVE_SECONDS = 60.0  # between log lines that say that the worker is alive
 
 
@@ -84,17 +90,67 @@ async def _sweep(settings: Settings, stop: asyncio.Event) -> None:
     """Sweeps at intervals, at once again if there is more to do, on a connection of its own."""
     loop = asyncio.get_running_loop()
     trouble = Trouble("sweep")
+    items = _ItemTroubles()
     while not stop.is_set():
         try:
             async with Sweeps(settings, runner()) as sweeps:
                 while not stop.is_set():
                     due = loop.time() + settings.sweep_interval_seconds
-                    more = await sweeps.sweep(SWEEP_LIMIT)
+                    more = await _sweep_once(sweeps, items, stop)
                     trouble.over()
                     if not more:
                         await pause(stop, due - loop.time())
         except Exception as error:
             await pause(stop, trouble.hit(error))
+
+
+async def _sweep_once(sweeps: Sweeps, items: _ItemTroubles, stop: asyncio.Event) -> bool:
+    """Sweeps the items that are due, each in a transaction of its own, until the time is over.
+
+    An item that has more to do comes again after the others. Returns whether there is more to do at
+    once. An error at one item is logged and recorded, and the next item has its turn; only an error
+    of the connection is raised. In pg_cron, flashsale.sweep_round does the same.
+    """
+    due = deque(await sweeps.begin(SWEEP_HOLDS))
+    limit = max(ITEM_LIMIT, SWEEP_LIMIT // max(1, len(due)))
+    more = sum(len(item.overdue_ids) for item in due) >= SWEEP_HOLDS
+    loop = asyncio.get_running_loop()
+    end = loop.time() + SWEEP_SECONDS
+    while due and loop.time() < end and not stop.is_set():
+        item = due.popleft()
+        try:
+            swept = await sweeps.sweep(item, limit)
+        except (asyncpg.PostgresError, TimeoutError) as error:
+            if not sweeps.connected:
+                raise
+            await sweeps.failed(item, in_short(error))
+            items.failed(item.item_id, in_short(error))
+            continue
+        if swept.error is None:
+            items.swept(item.item_id)
+        else:
+            items.failed(item.item_id, swept.error)
+        if swept.more:
+            due.append(DueItem(item.item_id, item.overdue_ids[limit:]))
+    return more or bool(due)
+
+
+class _ItemTroubles:
+    """The items whose sweep fails: each is logged once, and again when it works."""
+
+    def __init__(self) -> None:
+        self._errors: dict[int, str] = {}
+
+    def failed(self, item_id: int, error: str) -> None:
+        """Notes a failure."""
+        if self._errors.get(item_id) != error:
+            log.error("sweeping item %d failed, the others go on: error=%r", item_id, error)
+        self._errors[item_id] = error
+
+    def swept(self, item_id: int) -> None:
+        """Notes a success."""
+        if self._errors.pop(item_id, None) is not None:
+            log.info("sweeping item %d works again", item_id)
 
 
 async def _say_alive(stop: asyncio.Event, queues: Sequence[Queue]) -> None:
