@@ -14,10 +14,10 @@ returns integer
 language sql immutable parallel safe
 as $$
   select case
-    when p_wait is false then p_now_serving::bigint
+    when p_wait is false then p_now_serving
     when p_max_waiting is null then 2000000000
-    else least(2000000000, p_now_serving::bigint + p_gaps + p_max_waiting)
-  end::integer
+    else least(2000000000, p_now_serving + p_gaps + p_max_waiting) -- no more than 2.02 * 10^9
+  end
 $$;
 
 comment on function flashsale.ticket_limit_for(boolean, integer, integer, integer) is

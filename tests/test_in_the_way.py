@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
@@ -106,6 +107,22 @@ def test_migrations_are_rolled_back_with_a_replay_that_can_not_get_through(
         assert report.applied == ["9998.first", "9999.second"]
         assert report.replayed
         assert value(conn, "select count(*) from flashsale_data.second") == 0
+
+
+def test_migrations_are_rolled_back_with_a_replay_that_fails(
+    empty_url: str, tmp_path: Path, other_sql: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(empty_url)
+    before = version(empty_url)
+    folder = Path(shutil.copytree(migrations_folder(), tmp_path / "migrations"))
+    (folder / "9998.first.sql").write_text("create table flashsale_data.first ();\n")
+    monkeypatch.setattr(migrate_module, "migrations_folder", lambda: folder)
+    append(other_sql / "item_status.sql", "select 1 / 0;")
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        migrate(empty_url)
+    with connect(empty_url) as conn:
+        assert value(conn, "select to_regclass('flashsale_data.first')") is None
+    assert version(empty_url) == before
 
 
 def test_views_are_locked_before_a_migration_locks_their_tables(

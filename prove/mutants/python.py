@@ -391,7 +391,7 @@ PYTHON_MUTANTS = [
         "database/migrate",
         "    replayed = _replay(conn, force)\n",
         '    conn.pgconn.exec_(b"commit; begin")\n    replayed = _replay(conn, force)\n',
-        "in_the_way::test_migrations_are_rolled_back_with_a_replay_that_can_not_get_through",
+        "in_the_way::test_migrations_are_rolled_back_with_a_replay_that_fails",
     ),
     PythonMutant(
         "migrate: its lock is waited for without a bound",

@@ -266,8 +266,8 @@ SQL_MUTANTS = [
     Mutant(
         "reserve: the line is one longer than max_waiting",
         "reserve",
-        "p_now_serving::bigint + p_gaps + p_max_waiting)",
-        "p_now_serving::bigint + p_gaps + p_max_waiting + 1)",
+        "p_now_serving + p_gaps + p_max_waiting)",
+        "p_now_serving + p_gaps + p_max_waiting + 1)",
         "reserve::test_a_refusal_takes_no_ticket_and_writes_nothing",
     ),
     Mutant(

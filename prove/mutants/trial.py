@@ -86,6 +86,7 @@ def first_failure(
     """The first of these tests that fails with this code."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
     command += ["-p", "pytest_asyncio.plugin", "-p", "pytest_timeout"]
+    command += ["-m", "not storm and not proof"]
     command += [f"--server={server.data_dir}:{server.port}", "--timeout=60"]
     command += [*(f"tests/{place_of(name)}" for name in names)]
     done = subprocess.run(

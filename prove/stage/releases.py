@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZipFile
 
 from flashsale.testing.processes import environment
 
@@ -37,12 +37,12 @@ def of_commit(commit: str, folder: Path) -> Release | None:
     """The release of a commit, unpacked into a folder; None without that commit in a history."""
     try:
         # git would refuse a clone that belongs to another user, such as CI's.
-        git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "archive", commit, *CODE]
-        archive = subprocess.run(git, capture_output=True, check=True)
+        git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "archive", "--format=zip"]
+        archive = subprocess.run([*git, commit, *CODE], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(folder, filter="data")
+    with ZipFile(io.BytesIO(archive.stdout)) as files:
+        files.extractall(folder)
     return Release(commit, folder)
 
 
