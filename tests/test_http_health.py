@@ -219,6 +219,8 @@ async def test_metrics_tell_of_outages_settling_and_unusable_events(
     call(db, "note_provider", False)
     for job in take(db):
         voided(db, job)
+    reserve(db, item(db, "sock"), "dan")
+    clock.advance(60)  # no sweep has marked this one
     assert await seen() == [0, 0, 1]
 
 

@@ -651,6 +651,24 @@ async def test_the_database_is_told_that_the_provider_is_down_and_once_that_it_i
     assert notes.count(False) == 1 and notes[-1] is False
 
 
+async def test_a_call_that_hangs_keeps_the_provider_down(
+    database_url: str, db: Connection, notes: list[bool]
+) -> None:
+    """Its time-out may be longer than what a note counts."""
+    many(db, item(db, stock=30), [f"c{n}" for n in range(30)])
+    provider = FakeProvider()
+    provider.fault = no_answer
+    async with working(database_url, provider, provider_timeout_seconds=15.0) as task:
+        await until(lambda: notes)
+        provider.fault = door = Door()
+        await until(lambda: door.waiting)
+        await asyncio.sleep(0.2)  # what failed before is noted
+        said = len(notes)
+        await until(lambda: len(notes) > said + 3, seconds=10)
+        assert set(notes) == {True}
+        task.cancel()
+
+
 async def test_a_worker_that_has_nothing_to_try_does_not_say_that_the_provider_is_down(
     database_url: str, db: Connection, notes: list[bool]
 ) -> None:
