@@ -748,11 +748,11 @@ PYTHON_MUTANTS = [
         "http_money::test_a_stream_goes_on_while_it_settles_and_ends_when_it_is_refunded",
     ),
     PythonMutant(
-        "models: settle_seconds may be null",
+        "models: settle_seconds can't be changed",
         "models",
-        "settle_seconds: SettleSeconds | UnsetType = UNSET",
-        "settle_seconds: SettleSeconds | UnsetType | None = UNSET",
-        "http_errors::test_an_impossible_change_is_refused_whole",
+        "    settle_seconds: SettleSeconds | UnsetType = UNSET\n",
+        "",
+        "http_money::test_an_item_has_the_seconds_of_settling_and_of_refunds",
     ),
     PythonMutant(
         "calls: every item settles for two seconds",
