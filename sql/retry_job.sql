@@ -74,7 +74,7 @@ as $$
 $$;
 
 comment on function flashsale.holds_still(jsonb) is
-$$Whether a job opens a session of a hold that runs, or of one that went back$$;
+$$Whether a job opens a session of a hold that runs or that went back$$;
 
 create or replace function flashsale.is_settling(p_message jsonb) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp

@@ -199,6 +199,21 @@ def test_a_worker_that_dies_while_it_says_down_stops_nothing_for_long(
     assert one(db, "select * from flashsale.provider_status").down_since == clock.at(-16)
 
 
+def test_a_worker_that_is_behind_does_not_contradict_the_one_that_noticed_the_return(
+    db: Connection, clock: Clock
+) -> None:
+    down(db)
+    down(db, False)
+    for seconds, is_down in ((0, False), (2, False), (0.5, True), (1, True)):
+        clock.advance(seconds)
+        down(db)
+        assert one(db, "select * from flashsale.provider_status").is_down == is_down
+    down(db, False)
+    clock.advance(-1)  # the clock has gone back
+    down(db)
+    assert one(db, "select * from flashsale.provider_status").is_down
+
+
 def test_an_outage_before_the_hold_began_is_no_excuse(db: Connection, clock: Clock) -> None:
     shoe = item(db)
     down(db)

@@ -1690,6 +1690,13 @@ SQL_MUTANTS = [
         "where o.expires_at",
         "http_health::test_metrics_tell_of_outages_settling_and_unusable_events",
     ),
+    Mutant(
+        "note_provider: a worker that is behind contradicts the one that noticed the return",
+        "note_provider",
+        "      or s.noted_at not between v_now - interval '2 seconds' and v_now;\n",
+        "      or true;\n",
+        "outage_sql::test_a_worker_that_is_behind_does_not_contradict_the_one_that_noticed_the_return",
+    ),
 ]
 """Left out, because nothing can tell them from the original: the state named again in an update of
 rows that the same statement has locked and checked (`passed`, `entitled`, `leaving`); the customer
