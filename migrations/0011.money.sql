@@ -85,3 +85,4 @@ create index history_item_id on flashsale_data.history (item_id, history_id);
 
 alter type flashsale.order_row add attribute late_order_id bigint;
 alter type flashsale.order_row add attribute reference text;
+alter type flashsale.payment_job add attribute item_name text;

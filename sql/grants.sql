@@ -102,7 +102,8 @@ grant execute on function flashsale.money(bigint, text)
 grant select on flashsale.item_status, flashsale.sweep_status, flashsale.queue_status,
     flashsale.status_totals, flashsale.provider_status
   to flashsale_api, flashsale_worker;
-grant select on flashsale.sweep_failure, flashsale.filling_blocker, flashsale.unusable_event
+grant select on flashsale.sweep_failure, flashsale.filling_blocker, flashsale.unusable_event,
+    flashsale.settling_order
   to flashsale_api;
 grant select on flashsale.item_status, flashsale.order_status to flashsale_tool;
 grant select on all tables in schema flashsale to flashsale_operator;

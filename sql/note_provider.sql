@@ -26,7 +26,10 @@ begin
     on conflict (one_row) do update
     set
       down_since = case when flashsale.provider_down() then s.down_since else v_now end,
-      noted_at = v_now;
+      noted_at = v_now
+    -- Another worker may have noticed the return since this one's last failure.
+    where s.down_since is not null
+      or s.noted_at not between v_now - interval '2 seconds' and v_now;
   else
     update flashsale_data.provider_status s
     set down_since = null, noted_at = v_now -- until now nobody could pay
@@ -37,5 +40,6 @@ $$;
 
 comment on function flashsale.note_provider(boolean) is
 $$Records that the payment provider is down, or that it is back
-p_is_down true: to be said again each second, because it counts for ten. While it is down, nobody is
+p_is_down true: to be said again each second, because it counts for ten. It has no effect within two
+seconds after somebody said that the provider is back. While it is down, nobody is
 promoted, and a hold that comes due without a session goes back to the line.$$;

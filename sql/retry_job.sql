@@ -1,7 +1,9 @@
 -- An outage of the provider costs nobody anything: while the hold of a payment runs, a try that got
 -- no answer does not count, so that the job that opens its session is never given up, and it comes
--- back within two seconds. A job that voids a session of a settling order comes back as soon,
--- because its unit waits for the answer.
+-- back within two seconds. It is the same for a hold that has gone back to the line: while the
+-- provider is down nobody is promoted, so the jobs of these holds are how its return is noticed.
+-- A job that voids a session of a settling order comes back as soon, because its unit waits for the
+-- answer.
 create or replace function flashsale.retry_job(
   p_queue text, p_job_id bigint, p_tries integer, p_error text,
   p_unavailable boolean default false)
@@ -67,11 +69,12 @@ as $$
     select from flashsale_data.payments p
     join flashsale_data.orders o on o.order_id = p.order_id
     where p.payment_id = flashsale.id_in(p_message, 'payment_id')
-      and p.status = 'requested' and o.status = 'reserved' and o.expires_at > flashsale.clock())
+      and (p.status = 'requested' and o.status = 'reserved' and o.expires_at > flashsale.clock()
+        or p.status = 'failed' and p.tried and p.session_id is null and p.expires_at is not null))
 $$;
 
 comment on function flashsale.holds_still(jsonb) is
-$$Whether a job is to open the session of a hold that still runs$$;
+$$Whether a job opens a session of a hold that runs or that went back$$;
 
 create or replace function flashsale.is_settling(p_message jsonb) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp

@@ -54,6 +54,7 @@ comment on column flashsale.payment_job.amount is
   'Minor units of currency: what to ask for, or what to send back.';
 comment on column flashsale.payment_job.currency is 'ISO 4217.';
 comment on column flashsale.payment_job.expires_at is 'The deadline of the hold.';
+comment on column flashsale.payment_job.item_name is 'What the customer pays for.';
 
 comment on type flashsale.notification_job is
 $$An e-mail to send$$;

@@ -69,7 +69,8 @@ begin
     )
     select
       j.job_id, j.tries, j.kind, j.payment_id, j.order_id, j.item_id, j.customer_id, j.session_id,
-      j.amount, j.currency, j.expires_at
+      j.amount, j.currency, j.expires_at,
+      (select i.name from flashsale_data.items i where i.item_id = j.item_id)
     from job j
     where j.is_due
     order by j.job_id;

@@ -182,6 +182,25 @@ comment on column flashsale.unusable_event.occurred_at is
   'When it happened, by the provider''s clock.';
 comment on column flashsale.unusable_event.payload is 'Its text as it came.';
 
+create or replace view flashsale.settling_order as
+select o.order_id, o.item_id, o.customer_id, o.expires_at, o.settle_until
+from flashsale_data.orders o
+where o.status = 'settling'
+  and o.expires_at <= (select flashsale.clock())
+  and o.paid_at is null and o.ended_at is null; -- by the index of holds
+
+comment on view flashsale.settling_order is
+$$Orders past their deadline about whose money the provider is being asked
+Each of them is paid or has expired by settle_until, and a sweep later. Many of them, for longer
+than settle_seconds, mean that nobody sweeps.$$;
+
+comment on column flashsale.settling_order.order_id is 'The order.';
+comment on column flashsale.settling_order.item_id is 'The item, whose unit is not free yet.';
+comment on column flashsale.settling_order.customer_id is 'The customer.';
+comment on column flashsale.settling_order.expires_at is 'The deadline, which has passed.';
+comment on column flashsale.settling_order.settle_until is
+  'When it expires, unless the provider answers before.';
+
 create or replace view flashsale.provider_status as
 select d.is_down, case when d.is_down then s.down_since end as down_since, s.noted_at
 from (select flashsale.provider_down() as is_down) d

@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from flashsale.currencies import DECIMALS, money
 from flashsale.models import Item, Order, Payment
 from support import Connection, item, many, rows, value
 
@@ -313,6 +314,22 @@ def test_what_http_shows_of_an_item_is_the_view(db: Connection) -> None:
         "and attnum > 0 order by attnum",
     )
     assert [row.attname for row in view] == list(Item.__struct_fields__)
+
+
+def test_sql_and_python_write_amounts_in_the_same_way(db: Connection) -> None:
+    amounts = [0, 1, 9, 10, 99, 100, 999, 1000, 9999, 10_000, 4900, 1250, 10**15]
+    pairs = [(amount, code) for code in [*DECIMALS, "XXX"] for amount in amounts]
+    found = rows(
+        db,
+        "select flashsale.money(m.amount, m.currency) as written "
+        "from unnest(%s::bigint[], %s::text[]) with ordinality m (amount, currency, n) order by n",
+        [amount for amount, _ in pairs],
+        [code for _, code in pairs],
+    )
+    assert [row.written for row in found] == [money(amount, code) for amount, code in pairs]
+    assert money(4900, "EUR") == "49.00 EUR"
+    assert money(1250, "KWD") == "1.250 KWD"
+    assert money(4900, "JPY") == "4900 JPY"
 
 
 def test_reading_an_item_does_not_read_its_orders(db: Connection) -> None:

@@ -214,7 +214,8 @@ async def test_a_customer_can_not_see_the_order_of_another(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "order_id", ["1", "0", "-1", "01", "abc", "4294967297x", "9" * 19, "9" * 60, "1.0", "1_0"]
+    "order_id",
+    ["1", "0", "-1", "01", "abc", "4294967297x", "9" * 19, "9" * 60, "9" * 65, "1.0", "1_0"],
 )
 async def test_a_text_that_is_no_order_id_is_not_found(api: Api, order_id: str) -> None:
     problem(await api("GET", f"/orders/{order_id}", "ann"), 404, "unknown_order")

@@ -74,6 +74,11 @@ BAD_ITEMS: dict[str, dict[str, Any]] = {
     "a currency of two letters": {"currency": "EU"},
     "a currency and a line feed": {"currency": "EUR\n"},
     "an unknown policy": {"late_payment": "keep"},
+    "settling backwards": {"settle_seconds": -1},
+    "settling for too long": {"settle_seconds": 61},
+    "settling for null": {"settle_seconds": None},
+    "refunds for no time": {"refund_seconds": 0},
+    "refunds for more than a year": {"refund_seconds": 31_536_001},
     "an unknown field": {"colour": "red"},
     "a naive time": {"opens_at": "2030-01-01T00:00:00"},
     "a date": {"opens_at": "2030-01-01"},
@@ -103,6 +108,9 @@ BAD_CHANGES: dict[str, dict[str, Any]] = {
     "a null hold": {"hold_seconds": None},
     "a null pause": {"paused": None},
     "a number for a pause": {"paused": 1},
+    "settling for too long": {"settle_seconds": 61},
+    "settling for null": {"settle_seconds": None},
+    "refunds for no time": {"refund_seconds": 0},
     "a field that stays": {"price": 1},
     "a naive time": {"closes_at": "2030-01-01T00:00:00"},
     "closing before it opens": {
@@ -312,7 +320,13 @@ async def test_an_sqlstate_has_its_status(
 
 def test_every_error_of_the_sql_has_its_line_in_the_table() -> None:
     statuses = {"1": 404, "2": 409, "3": 422, "4": 403}
-    not_by_http = {"unknown_dead_letter", "bad_batch", "bad_request", "not_revivable"}
+    not_by_http = {
+        "unknown_dead_letter",
+        "bad_batch",
+        "bad_request",
+        "not_revivable",
+        "bad_payment",
+    }
     for source in SQL.glob("*.sql"):
         for sqlstate, code in re.findall(
             r"errcode = '(RV\d+)', constraint = '(\w+)'", source.read_text()

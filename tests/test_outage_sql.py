@@ -99,6 +99,32 @@ def test_a_job_that_opens_a_session_is_retried_as_long_as_its_hold_lives(
     assert shown.expires_at == order.expires_at
 
 
+def test_the_job_of_a_hold_that_went_back_is_retried_until_the_provider_answers(
+    db: Connection, clock: Clock
+) -> None:
+    """While the provider is down nobody is promoted: nothing else notices that it is back."""
+    order = reserve(db, item(db), "ann")
+    (job,) = take(db)
+    unavailable(db, job)
+    clock.set(order.expires_at)
+    down(db)
+    sweep(db)
+    assert status(db, order.order_id).status == "waiting"
+    for _ in range(20):
+        make_due(db)
+        (job,) = [job for job in take(db) if job.kind == "open"]
+        assert unavailable(db, job) == "retry"
+        pause = "select extract(epoch from vt - clock_timestamp())::float8 from pgmq.q_payments"
+        assert value(db, pause + " where message ->> 'kind' = 'open'") <= 2
+    make_due(db)
+    (job,) = [job for job in take(db) if job.kind == "open"]
+    assert refused(db, job) == "retry"
+    value(db, "update pgmq.q_payments set read_ct = 9 returning msg_id")
+    make_due(db)
+    (job,) = [job for job in take(db) if job.kind == "open"]
+    assert refused(db, job) == "dead"
+
+
 def test_what_the_provider_refuses_is_given_up_as_ever(db: Connection, clock: Clock) -> None:
     order = reserve(db, item(db), "ann")
     for tries in range(1, 11):
@@ -171,6 +197,21 @@ def test_a_worker_that_dies_while_it_says_down_stops_nothing_for_long(
     down(db)
     clock.advance(8)
     assert one(db, "select * from flashsale.provider_status").down_since == clock.at(-16)
+
+
+def test_a_worker_that_is_behind_does_not_contradict_the_one_that_noticed_the_return(
+    db: Connection, clock: Clock
+) -> None:
+    down(db)
+    down(db, False)
+    for seconds, is_down in ((0, False), (2, False), (0.5, True), (1, True)):
+        clock.advance(seconds)
+        down(db)
+        assert one(db, "select * from flashsale.provider_status").is_down == is_down
+    down(db, False)
+    clock.advance(-1)  # the clock has gone back
+    down(db)
+    assert one(db, "select * from flashsale.provider_status").is_down
 
 
 def test_an_outage_before_the_hold_began_is_no_excuse(db: Connection, clock: Clock) -> None:

@@ -35,9 +35,9 @@ from flashsale.providers.interface import (
 from flashsale.settings import Settings
 from flashsale.testing.clock import Clock
 from flashsale.testing.processes import environment
+from flashsale.worker import payments, trouble
 from flashsale.worker import queue as worker_queue
 from flashsale.worker import run as worker
-from flashsale.worker import trouble
 from flashsale.worker.mail import Mail
 from flashsale.worker.payments import PaymentQueue
 from simulator_support import staged
@@ -600,6 +600,176 @@ async def test_a_provider_that_refuses_is_not_down(
     async with working(database_url, provider, job_concurrency=20):
         await until(lambda: len(provider.calls) >= 40)
     assert "failures in a row" not in caplog.text
+
+
+@pytest.fixture(name="notes")
+def notes_fixture(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What the worker says about the provider, by quick notes and probes."""
+    monkeypatch.setattr(worker_queue, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(payments, "NOTE_SECONDS", 0.05)
+    notes: list[bool] = []
+    note = Jobs.note_provider
+
+    async def noted(self: Jobs, is_down: bool) -> None:
+        notes.append(is_down)
+        await note(self, is_down)
+
+    monkeypatch.setattr(Jobs, "note_provider", noted)
+    return notes
+
+
+def has_called(provider: FakeProvider, times: int) -> bool:
+    return len(provider.calls) >= times
+
+
+def is_down(db: Connection) -> bool:
+    return bool(value(db, "select is_down from flashsale.provider_status"))
+
+
+async def no_answer(_: str) -> None:
+    raise ProviderUnavailable("connection refused")
+
+
+@pytest.mark.parametrize("fault", ["no answer", "hangs"])
+async def test_the_database_is_told_that_the_provider_is_down_and_once_that_it_is_back(
+    database_url: str, db: Connection, notes: list[bool], fault: str
+) -> None:
+    orders = many(db, item(db, stock=30), [f"c{n}" for n in range(30)])
+    provider = FakeProvider()
+    provider.fault = no_answer if fault == "no answer" else Door()
+    seconds = 5.0 if fault == "no answer" else 0.5
+    async with working(database_url, provider, provider_timeout_seconds=seconds):
+        await until(lambda: len(notes) >= 5)
+        assert set(notes) == {True}
+        assert is_down(db)
+        provider.fault = nothing
+        await until(lambda: all(payment(db, o) == "open" for o in orders))
+        await until(lambda: not is_down(db))
+        said = len(notes)
+        await asyncio.sleep(0.5)
+        assert len(notes) == said
+    assert notes.count(False) == 1 and notes[-1] is False
+
+
+async def test_a_call_that_hangs_keeps_the_provider_down(
+    database_url: str, db: Connection, notes: list[bool]
+) -> None:
+    """Its time-out may be longer than what a note counts."""
+    many(db, item(db, stock=30), [f"c{n}" for n in range(30)])
+    provider = FakeProvider()
+    provider.fault = no_answer
+    async with working(database_url, provider, provider_timeout_seconds=15.0) as task:
+        await until(lambda: notes)
+        provider.fault = door = Door()
+        await until(lambda: door.waiting)
+        await asyncio.sleep(0.2)  # what failed before is noted
+        said = len(notes)
+        await until(lambda: len(notes) > said + 3, seconds=10)
+        assert set(notes) == {True}
+        task.cancel()
+
+
+async def test_a_worker_that_has_nothing_to_try_does_not_say_that_the_provider_is_down(
+    database_url: str, db: Connection, notes: list[bool]
+) -> None:
+    """It might be back, and another worker may have said so."""
+    many(db, item(db, stock=30), [f"c{n}" for n in range(30)])
+    provider = FakeProvider()
+    provider.fault = no_answer
+    async with working(database_url, provider):
+        await until(lambda: len(notes) >= 3)
+        # Another worker has leased the jobs, those of this one included.
+        db.execute("update pgmq.q_payments set vt = now() + '1 hour', read_ct = read_ct + 1")
+        await asyncio.sleep(0.5)  # calls that were under way have failed
+        said = len(notes)
+        await asyncio.sleep(0.5)
+        assert notes == [True] * said
+
+
+async def test_the_return_of_the_provider_is_said_again_until_the_database_knows(
+    database_url: str, db: Connection, notes: list[bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    many(db, item(db, stock=30), [f"c{n}" for n in range(30)])
+    provider = FakeProvider()
+    provider.fault = no_answer
+    async with working(database_url, provider):
+        await until(lambda: is_down(db))
+        db.execute("alter function flashsale.note_provider(boolean) rename to away")
+        provider.fault = nothing
+        await until(lambda: notes.count(False) >= 3)
+        db.execute("alter function flashsale.away(boolean) rename to note_provider")
+        await until(lambda: not is_down(db))
+    assert caplog.text.count("noting whether the provider is down failed") == 1
+
+
+async def test_the_jobs_of_holds_that_went_back_notice_the_provider_s_return(
+    database_url: str, db: Connection, clock: Clock, notes: list[bool]
+) -> None:
+    """Nobody is promoted meanwhile, so there is no other job."""
+    shoe = item(db, stock=10)
+    orders = many(db, shoe, [f"c{n}" for n in range(10)])
+    provider = FakeProvider()
+    provider.fault = no_answer
+    async with working(database_url, provider):
+        await until(lambda: is_down(db))
+        clock.advance(60)
+
+        def all_wait() -> bool:
+            call(db, "note_provider", True)  # so that the test's clock does not matter
+            return bool(value(db, "select count(*) = 10 from flashsale.waiting_line"))
+
+        await until(all_wait)
+        db.execute("update pgmq.q_payments set read_ct = 9")  # they were tried for long
+        for _ in range(3):
+            more = len(provider.calls) + 3
+            await until(partial(has_called, provider, more))
+        provider.fault = nothing
+        await until(lambda: all(is_open(db, order) for order in orders))
+    assert rows(db, "select * from flashsale.dead_letter") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ProviderUnavailable("away"), "unavailable"),
+        (TimeoutError(), "unavailable"),
+        (OSError("reset"), "unavailable"),
+        (RuntimeError("a bug of the plug-in"), "unavailable"),
+        (ProviderRefused("no"), "refused"),
+    ],
+    ids=["no answer", "late", "reset", "bug", "refusal"],
+)
+async def test_only_an_answer_is_the_customer_s_loss(
+    database_url: str, db: Connection, error: Exception, expected: str
+) -> None:
+    reserve(db, item(db), "ann")
+    provider = FakeProvider()
+
+    async def fail(_: str) -> None:
+        raise error
+
+    provider.fault = fail
+    noted = (
+        "select max(case when unavailable_at is not null then 'unavailable' "
+        "when refused_at is not null then 'refused' end) from flashsale_data.payments"
+    )
+    async with working(database_url, provider):
+        assert await until(lambda: value(db, noted)) == expected
+
+
+async def test_the_time_of_a_capture_that_the_void_finds_is_the_order_s(
+    database_url: str, db: Connection, clock: Clock
+) -> None:
+    """The event has not come; the void is answered when the deadline is over."""
+    order = reserve(db, item(db), "ann")
+    provider = FakeProvider()
+    async with working(database_url, provider):
+        await until(lambda: is_open(db, order))
+        captured_at = clock.at(50)
+        provider.captured[f"s{order.payment_id}"] = SessionCaptured(1000, "EUR", captured_at)
+        clock.advance(60)
+        await until(lambda: status(db, order.order_id).status == "paid")
+    assert status(db, order.order_id).paid_at == captured_at
 
 
 async def test_mail_that_could_not_be_sent_is_sent_later(database_url: str, db: Connection) -> None:

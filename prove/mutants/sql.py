@@ -1669,6 +1669,34 @@ SQL_MUTANTS = [
         "",
         "violation",
     ),
+    Mutant(
+        "retry_job: nothing notices the provider's return",
+        "retry_job",
+        "or p.status = 'failed' and p.tried and p.session_id is null and p.expires_at is not null",
+        "",
+        "outage_sql::test_the_job_of_a_hold_that_went_back_is_retried_until_the_provider_answers",
+    ),
+    Mutant(
+        "take_payment_jobs: the provider is not told what is paid for",
+        "take_payment_jobs",
+        "      (select i.name from flashsale_data.items i where i.item_id = j.item_id)\n",
+        "      null::text\n",
+        "money_live::test_the_checkout_page_shows_the_item_s_name",
+    ),
+    Mutant(
+        "settling_order: every hold past its deadline",
+        "views",
+        "where o.status = 'settling'\n  and o.expires_at",
+        "where o.expires_at",
+        "http_health::test_metrics_tell_of_outages_settling_and_unusable_events",
+    ),
+    Mutant(
+        "note_provider: a worker that is behind contradicts the one that noticed the return",
+        "note_provider",
+        "      or s.noted_at not between v_now - interval '2 seconds' and v_now;\n",
+        "      or true;\n",
+        "outage_sql::test_a_worker_that_is_behind_does_not_contradict_the_one_that_noticed_the_return",
+    ),
 ]
 """Left out, because nothing can tell them from the original: the state named again in an update of
 rows that the same statement has locked and checked (`passed`, `entitled`, `leaving`); the customer

@@ -22,6 +22,13 @@ Units = Annotated[int, Meta(ge=1, le=10_000_000)]
 WithdrawnUnits = Annotated[int, Meta(ge=1, le=1_000_000)]
 Money = Annotated[int, Meta(ge=1, le=10**15, description="Minor units of currency")]
 HoldSeconds = Annotated[int, Meta(ge=1, le=604_800, description="How long a unit is held")]
+SettleSeconds = Annotated[
+    int, Meta(ge=0, le=60, description="How long the provider is asked about money at a deadline")
+]
+RefundSeconds = Annotated[
+    int, Meta(ge=1, le=31_536_000, description="How long customers may give a paid order back")
+]
+ExtensionSeconds = Annotated[int, Meta(ge=1, le=604_800, description="So much later")]
 MaxWaiting = Annotated[int, Meta(ge=0, le=10_000_000, description="Length of the line at most")]
 Time = Annotated[
     datetime, Meta(tz=True, description="RFC 3339, with an offset; years 2000 to 2999 in UTC")
@@ -32,6 +39,9 @@ OrderStatus = Literal[
 ]
 ItemState = Literal["not_open", "open", "paused", "closed"]
 Short = Annotated[str, Meta(min_length=1, max_length=255, pattern=_TEXT)]
+Reason = Annotated[
+    str, Meta(min_length=1, max_length=1000, pattern=_TEXT, description="Why, for the history")
+]
 
 
 _FIRST, _END = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
@@ -56,6 +66,8 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True):
     closes_at: Time | None = None
     max_waiting: MaxWaiting | None = None
     late_payment: LatePayment = "refund"
+    settle_seconds: SettleSeconds = 2
+    refund_seconds: RefundSeconds | None = None
 
     def __post_init__(self) -> None:
         _check_years(self.opens_at, self.closes_at)
@@ -71,6 +83,8 @@ class ItemChanges(Struct, frozen=True, forbid_unknown_fields=True):
     hold_seconds: HoldSeconds | UnsetType = UNSET
     max_waiting: MaxWaiting | UnsetType | None = UNSET
     paused: bool | UnsetType = UNSET
+    settle_seconds: SettleSeconds | UnsetType = UNSET
+    refund_seconds: RefundSeconds | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
         _check_years(self.opens_at, self.closes_at)
@@ -80,6 +94,32 @@ class UnitRequestBody(Struct, frozen=True, forbid_unknown_fields=True):
     """How to request a unit. wait: join the line if no unit is free."""
 
     wait: bool = True
+
+
+class RefundRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A refund of a paid order by staff. return_units: its unit goes to the line, not off sale."""
+
+    reason: Reason
+    return_units: bool = True
+
+
+class OfflinePayment(Struct, frozen=True, forbid_unknown_fields=True):
+    """Money that a till has taken. reference: the till's own name of the payment, unique."""
+
+    reference: Short
+
+
+class Extension(Struct, frozen=True, forbid_unknown_fields=True):
+    """More time for all who hold a unit of an item now."""
+
+    seconds: ExtensionSeconds
+    reason: Reason
+
+
+class Extended(Struct, frozen=True):
+    """How many deadlines have been moved."""
+
+    extended: int
 
 
 class UnitRequest(NamedTuple):
@@ -116,7 +156,8 @@ class Item(Struct, frozen=True):
     """An item on sale and where its units are: available + reserved + paid = stock.
 
     paid, reserved and waiting are as of as_of, up to a second ago. withdrawing: units that leave
-    the sale as they come back.
+    the sale as they come back. settle_seconds: how long the provider is asked at a deadline whether
+    the money came in time. refund_seconds: how long a paid order may be given back; null: never.
     """
 
     item_id: int

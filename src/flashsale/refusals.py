@@ -35,9 +35,6 @@ CODES: dict[str, Code] = {
     "body_too_large": Code(413, "The body is larger than this service accepts"),
     "unsupported_media_type": Code(415, "The body must be application/json"),
     "bad_value": Code(422, "A field, header or query parameter is unknown or out of range"),
-    "bad_payment": Code(
-        422, "The event lacks its session, or the amount (1 to 10^15) or currency of its money"
-    ),
     # the sale
     "unknown_item": Code(404, "There is no such item"),
     "unknown_order": Code(404, "There is no such order, or it is another customer's"),

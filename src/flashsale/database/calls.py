@@ -54,6 +54,10 @@ class Gauges(NamedTuple):
     """Items whose sweep fails."""
     filling_wait_seconds: float
     """How long filling has been waiting for somebody's open transaction."""
+    settling_orders: int
+    """Holds past their deadline about whose money the provider is being asked."""
+    provider_down: bool
+    """Whether the workers say that the payment provider is down."""
 
 
 class Database:
@@ -119,7 +123,8 @@ class Database:
         """Puts an item on sale."""
         row = await self._pay.one_about(
             ("sku", new.sku),
-            "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
+            "$12)",
             new.sku,
             new.name,
             new.price,
@@ -130,6 +135,8 @@ class Database:
             new.closes_at,
             new.max_waiting,
             new.late_payment,
+            new.settle_seconds,
+            new.refund_seconds,
         )
         return _item(row)
 
@@ -315,6 +322,8 @@ class Database:
             waiting = await connection.fetchval(
                 "select max(waiting_seconds) from flashsale.filling_blocker"
             )
+            settling = await connection.fetchval("select count(*) from flashsale.settling_order")
+            is_down = await connection.fetchval("select is_down from flashsale.provider_status")
         return Gauges(
             {row["runner"]: row["lag_seconds"] for row in sweeps},
             [
@@ -324,6 +333,8 @@ class Database:
             {row["status"]: row["orders"] for row in orders},
             failing,
             waiting or 0.0,
+            settling,
+            is_down,
         )
 
 

@@ -19,6 +19,9 @@ from flashsale.providers.interface import (
 )
 from flashsale.settings import Settings
 from flashsale.worker.queue import Acknowledge, Queue
+from flashsale.worker.trouble import Trouble
+
+NOTE_SECONDS = 1.0  # between notes of an outage, each of which counts for ten in the database
 
 T = TypeVar("T")
 
@@ -63,6 +66,38 @@ class PaymentQueue(Queue):
         """provider: where sessions are opened, voided and refunded."""
         super().__init__(settings, jobs, stop, at_once=settings.job_concurrency)
         self._provider = provider
+
+    async def work(self) -> None:
+        """As of Queue. Meanwhile it tells the database whether the provider is down."""
+        telling = asyncio.create_task(self._tell(), name="provider status")
+        try:
+            await super().work()
+        finally:
+            telling.cancel()
+
+    async def _tell(self) -> None:
+        """Says each second that the provider is down, and once that it is back.
+
+        It is said only by a worker that still tries: after another failure, or during a call. So a
+        worker that has no job to try does not contradict the others, and what it has said ends by
+        itself.
+        """
+        trouble = Trouble("noting whether the provider is down")
+        said_down, failures = False, 0
+        while True:
+            await asyncio.sleep(NOTE_SECONDS)
+            tries = self.failures != failures or self.under_way > 0
+            if not (tries if self.is_down else said_down):
+                continue
+            is_down, failures = self.is_down, self.failures
+            try:
+                await self.jobs.note_provider(is_down)
+            except Exception as error:
+                trouble.hit(error)
+                failures = 0  # said again soon
+            else:
+                trouble.over()
+                said_down = is_down
 
     async def take(self, limit: int, lease_seconds: int) -> list[LeasedJob]:
         """Leases payment jobs."""

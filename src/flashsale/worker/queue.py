@@ -38,11 +38,18 @@ class Queue(ABC):
     ) -> None:
         """at_once: how many jobs may be under way."""
         self.done = 0
+        self.failures = 0
+        self.under_way = 0
         self.jobs = jobs
         self._settings = settings
         self._stop = stop
         self._at_once = at_once
         self._failed_in_a_row = 0
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the other side counts as down."""
+        return self._failed_in_a_row >= DOWN_AFTER_FAILURES
 
     @abstractmethod
     async def take(self, limit: int, lease_seconds: int) -> list[LeasedJob]:
@@ -82,7 +89,7 @@ class Queue(ABC):
     async def _free(self, running: int) -> int:
         """How many jobs may start now; while the other side is down, one after each pause."""
         free = self._at_once - running
-        if self._failed_in_a_row < DOWN_AFTER_FAILURES:
+        if not self.is_down:
             return free
         await pause(self._stop, PROBE_SECONDS)
         return min(1, free)
@@ -92,11 +99,10 @@ class Queue(ABC):
         lease_ends = asyncio.get_running_loop().time() + self._settings.job_lease_seconds
         try:
             try:
-                async with asyncio.timeout(self._settings.provider_timeout_seconds):
-                    acknowledge = await self.perform(job)
+                acknowledge = await self._call(job)
             except Exception as error:
                 self._note(error)
-                await self._retry(job, error, lease_ends)
+                await self._retry(job, error, lease_ends, unavailable=not _is_answer(error))
                 return
             self._note(None)
             try:
@@ -104,7 +110,8 @@ class Queue(ABC):
             except Exception as error:
                 if is_passing(error):
                     raise
-                await self._retry(job, error, lease_ends)  # the database refuses the result
+                # The database refuses the result.
+                await self._retry(job, error, lease_ends, unavailable=False)
                 return
             self.done += 1
             if not is_done:
@@ -113,9 +120,19 @@ class Queue(ABC):
             # The job itself is not at fault. When its lease ends, it is done again with its key.
             log.warning("%s", self._about(job, f"not acknowledged: {in_short(error)}"))
 
-    async def _retry(self, job: LeasedJob, error: Exception, lease_ends: float) -> None:
+    async def _call(self, job: LeasedJob) -> Acknowledge:
+        self.under_way += 1
+        try:
+            async with asyncio.timeout(self._settings.provider_timeout_seconds):
+                return await self.perform(job)
+        finally:
+            self.under_way -= 1
+
+    async def _retry(
+        self, job: LeasedJob, error: Exception, lease_ends: float, *, unavailable: bool
+    ) -> None:
         text = in_short(error)
-        fate = await _insist(lambda: self.jobs.retry(self.name, job, text), lease_ends)
+        fate = await _insist(lambda: self.jobs.retry(self.name, job, text, unavailable), lease_ends)
         log.log(
             logging.ERROR if fate == "dead" else logging.INFO,
             "%s",
@@ -125,18 +142,23 @@ class Queue(ABC):
 
     def _note(self, error: Exception | None) -> None:
         """Counts failures of the other side in a row. A refusal is an answer and no failure."""
-        refusals = ProviderRefused | MailRefused | msgspec.MsgspecError
-        if error is not None and not isinstance(error, refusals):
+        if error is not None and not _is_answer(error):
+            self.failures += 1
             self._failed_in_a_row += 1
             if self._failed_in_a_row == DOWN_AFTER_FAILURES:
                 log.warning("%s: %d failures in a row, probing", self.name, DOWN_AFTER_FAILURES)
         else:
-            if self._failed_in_a_row >= DOWN_AFTER_FAILURES:
+            if self.is_down:
                 log.info("%s: works again", self.name)
             self._failed_in_a_row = 0
 
     def _about(self, job: LeasedJob, text: str) -> str:
         return f"{self.name} job {job.job_id}, try {job.tries}: {text}"
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the other side works, although the job has failed."""
+    return isinstance(error, ProviderRefused | MailRefused | msgspec.MsgspecError)
 
 
 async def _insist(tell: Callable[[], Awaitable[T]], lease_ends: float) -> T:
