@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from prove.customers.client import Gateway, NotSent, Unanswered
 from prove.faults import mass, neighbours, restore, upgrade
-from prove.judge.checker import PaymentRow
 from prove.judge.history import History
+from prove.judge.records import PaymentRow
 from prove.mutants import MUTANTS, misfit
 from prove.stage.fleet import THIS
 from prove.stage.releases import ROOT, of_commit, with_a_comment

@@ -31,7 +31,7 @@ from flashsale.testing.calls import Connection, item, value
 from flashsale.testing.servers import server_folder
 from prove.customers.sql_sale import ITEMS, SqlSale, Told
 from prove.judge.aftermath import honours, sell_out
-from prove.judge.checker import NEXT
+from prove.judge.records import NEXT
 from prove.report import Row
 from prove.stage.cluster import admin, copy, kill
 

@@ -9,15 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from prove.customers.http_sale import HttpSale, Size
-from prove.judge.checker import (
-    INVARIANTS,
-    FinalTables,
-    Invariant,
-    Run,
-    exercised,
-    judge,
-    read_ledger,
-)
+from prove.judge.checker import INVARIANTS, exercised, judge
+from prove.judge.records import FinalTables, Invariant, Run, read_ledger
 from prove.report import Row
 from prove.stage.service import Service
 
