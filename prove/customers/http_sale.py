@@ -332,7 +332,8 @@ class HttpSale:
                 return str(url)
             await asyncio.sleep(0.25)
             order = await self._ask_about(order, "read", "GET", plan.customer) or order
-            if datetime.fromisoformat(order["expires_at"]).timestamp() < time.time():
+            deadline = order["expires_at"]  # none: an outage has sent the order back to the line
+            if deadline and datetime.fromisoformat(deadline).timestamp() < time.time():
                 return None
 
     async def _complete(self, plan: Plan, url: str, outcome: str) -> None:

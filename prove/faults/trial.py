@@ -107,7 +107,7 @@ def verdict(
     down = max(0.0, run.database.now - began - run.fair_seconds(began, run.database.now))
     sold = count["reserved -> paid"] + count["settling -> paid"]
     told = f"{sold} sold, {count['reserved -> expired']} expired, "
-    told += f"{count['void']} tickets burned, {down:.1f} s not ready"
+    told += f"{count['void']} tickets burned, {down:.1f} s of outages"
     return Row(
         name,
         injected,

@@ -97,9 +97,11 @@ def money_in_time_buys(run: Run) -> Iterator[str]:
     payments = {p.session_id: p for p in run.database.payments if p.session_id}
     opened = {line["session_id"]: line for line in run.ledger if line["kind"] == "opened"}
     for line in run.ledger:
-        payment = payments.get(line["session_id"])
-        if line["kind"] != "moved" or line["to"] != "captured" or payment is None:
+        if line["kind"] != "moved" or line["to"] != "captured":
             continue
+        payment = payments.get(line["session_id"])
+        if payment is None:
+            continue  # which every_capture_is_settled_once reports
         asked_for = opened[line["session_id"]]["order_id"]
         order = rows.get(place_of(asked_for) if asked_for else payment.place)
         if order is not None:

@@ -45,7 +45,8 @@ def every_hold_gets_its_window(run: Run) -> Iterator[str]:
         for begin, end in _windows(o):
             more = _extensions(run, o, begin, min(end, o.paid_at or o.ended_at or FOREVER))
             window = end - begin - wanted
-            if not more[0] - SAME <= window <= more[1] + SAME:
+            late = run.bound if (begin, end) in o.lost_holds else 0.0  # when it was noticed
+            if not more[0] - SAME <= window <= more[1] + late + SAME:
                 wrong = f"{o.place}: held for {end - begin:.6f} s instead of {wanted} s"
                 yield f"{wrong} and {more[0]} to {more[1]} s of extensions"
 
@@ -120,12 +121,15 @@ def what_was_acknowledged_exists(run: Run) -> Iterator[str]:
 def _still_holds(run: Run, op: Op, order: OrderRow, name: str, told: float) -> bool:
     """Whether a time that was told is kept, or was changed by an extension or an outage."""
     kept = [getattr(order, name) or 0.0]
-    if name in ("reserved_at", "expires_at"):
-        kept += [hold[name == "expires_at"] for hold in order.lost_holds]
-    if name == "expires_at":
-        for act in reversed(run.database.acts):
-            if act.item_id == order.item_id and act.seconds and act.at > run.wall(op.asked) - 1.0:
-                kept += [time - act.seconds for time in kept]
+    if name == "reserved_at":
+        kept += [begin for begin, _ in order.lost_holds]
+    elif name == "expires_at":
+        wanted = run.database.items[order.item_id].hold_seconds
+        kept += [begin + wanted for begin, _ in order.lost_holds]
+        given = [act for act in run.database.acts if act.item_id == order.item_id and act.seconds]
+        for act in given:  # given before, to a lost hold, or after it was told
+            kept += [time + (act.seconds or 0) for time in kept if act.at <= time + run.bound]
+            kept += [kept[0] - (act.seconds or 0)] if act.at > run.wall(op.asked) - 1.0 else []
     return any(abs(told - time) <= SAME for time in kept)
 
 

@@ -217,8 +217,12 @@ select
     select from flashsale_data.payments p
     where p.order_id = o.order_id and p.opened_at < o.expires_at) as may_settle,
   array(
-    select array[p.requested_at, p.expires_at] from flashsale_data.payments p
-    where p.order_id = o.order_id and p.expires_at is not null
+    -- An attempt that nobody had tried to open is voided at the deadline, and does not tell it.
+    select array[p.requested_at, coalesce(p.expires_at, p.ended_at)]
+    from flashsale_data.payments p
+    where p.order_id = o.order_id and p.reference is null and p.requested_at >= o.created_at
+      and (p.requested_at < o.reserved_at or o.expires_at is null)
+      and (p.expires_at is not null or p.status = 'voided' and p.session_id is null)
     order by p.requested_at) as lost_holds
 from flashsale_data.orders o
 union all

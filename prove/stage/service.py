@@ -38,6 +38,10 @@ union all
 select p.status::text || ' payments', count(*) from flashsale_data.payments p
 where p.status in ('requested', 'open', 'refund_due') group by p.status
 union all
+select 'units to pass on', count(*) from flashsale_data.orders o
+join flashsale_data.items i using (item_id)
+where o.ended_at is not null and not o.recycled and o.ticket <= i.now_serving
+union all
 select 'items with unknown tickets', count(*) from flashsale_data.items i
 where i.settled < least(i.now_serving, flashsale.issued_tickets(i.item_id))
 """
