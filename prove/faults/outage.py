@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
-from flashsale.testing.calls import Connection, call_all, connect, item, value
+from flashsale.testing.calls import Connection, call, call_all, connect, item, value
 from prove.faults.mass import admin_of
 from prove.judge.deadlines import nobody_loses_a_place_to_an_outage
 from prove.judge.history import History
@@ -24,6 +24,7 @@ from prove.stage.fleet import Fleet
 BATCH = 1000
 SERVED_SECONDS = 30.0
 """After the provider's return, by when everybody has to have a session."""
+REAL_HOLD_SECONDS = 600
 LINE_SHARE = 10
 """One customer in so many more waits behind those who hold a unit."""
 SERVED = """
@@ -45,8 +46,8 @@ class Outage:
     seconds: float
 
 
-WHOLE = Outage(20_000, 40, 60.0)
-SMALL = Outage(4_000, 8, 15.0)
+WHOLE = Outage(20_000, 30, 60.0)
+SMALL = Outage(4_000, 10, 20.0)
 
 
 def proof(full: bool) -> list[Row]:
@@ -64,6 +65,8 @@ def outage(size: Outage) -> Row:
         fleet.set_faults(fail=1)
         shoe = item(conn, "shoe", stock=size.holds, hold_seconds=size.hold_seconds)
         _reserve(fleet.database_url(), shoe, size.holds + size.holds // LINE_SHARE)
+        # From now on holds are as long as real ones: those that run keep their deadline.
+        call(conn, "change_item", shoe, f'{{"hold_seconds": {REAL_HOLD_SECONDS}}}')
         time.sleep(max(0.0, began + size.seconds - time.time()))
         early = _mails(fleet)
         back = time.time()
