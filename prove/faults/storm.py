@@ -18,15 +18,15 @@ from prove.stage.service import Service
 SIZE = Size(
     20_000,
     per_second=300,
-    hot_stock=600,
+    hot_stock=450,
     scarce_stock=20,
-    ordinary_stock=300,
+    ordinary_stock=200,
     hold_seconds=5,
     patient=0.1,
     habits=MONEY_HABITS,
 )
 OUTAGE_SECONDS = 20.0
-EVENTS_LATE = {"delay_events": 0.7, "delay_ms": 1500, "decline_keeps_open": 0.3}
+EVENTS_LATE = {"delay_events": 0.9, "delay_ms": 1500, "decline_keeps_open": 0.3}
 """The faults of the provider all the time."""
 MONEY_EXERCISE = EXERCISE | {"settling -> paid": 200, "paid -> refunded": 200}
 MONEY_EXERCISE |= {"offline payments": 50, "seconds of outage": int(OUTAGE_SECONDS)}
