@@ -17,7 +17,7 @@ from prove.stage.service import Service
 
 SIZE = Size(
     20_000,
-    per_second=300,
+    per_second=250,
     hot_stock=450,
     scarce_stock=20,
     ordinary_stock=200,

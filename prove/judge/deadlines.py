@@ -35,18 +35,23 @@ def settling_is_short(run: Run) -> Iterator[str]:
 
 
 def _answers(run: Run) -> dict[Place, float]:
-    """When the provider had closed the last session of each order."""
+    """When the provider had voided the last session of each order.
+
+    When we asked about a session that had ended otherwise, its ledger does not tell.
+    """
     orders: dict[str, Place] = {}
-    closed: dict[str, float] = {}
+    answered: dict[str, float] = {}
     for line in run.ledger:
         if line["kind"] == "opened" and line.get("order_id"):
             orders[line["session_id"]] = place_of(line["order_id"])
-        elif line["kind"] == "moved" and line["to"] != "refunded" and not line.get("payable"):
-            closed[line["session_id"]] = time_of(line["at"])
+        elif line["kind"] == "moved" and line["to"] == "voided":
+            answered[line["session_id"]] = time_of(line["at"])
+        elif line["kind"] == "moved" and line["to"] == "failed" and not line.get("payable"):
+            answered[line["session_id"]] = 0.0  # another attempt followed, or nothing was asked
     last: dict[Place, float] = {}
     for session, place in orders.items():
-        last[place] = max(last.get(place, 0.0), closed.get(session, FOREVER))
-    return last
+        last[place] = max(last.get(place, 0.0), answered.get(session, FOREVER))
+    return {place: when or FOREVER for place, when in last.items()}
 
 
 def nobody_loses_a_place_to_an_outage(run: Run) -> Iterator[str]:
