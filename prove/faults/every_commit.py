@@ -48,7 +48,10 @@ RAW = {
         group by i.item_id having count(*) > i.stock""",
     "a unit beyond the line's turn": """
         with turn as (
-          select i.item_id, i.stock + count(o.*) filter (where o.recycled) as now_serving
+          select i.item_id, i.stock + count(o.*) filter (where o.recycled) + coalesce((
+              select sum(w.last_ticket - w.first_ticket + 1)
+              from flashsale_data.withdrawn_tickets w where w.item_id = i.item_id), 0)
+            as now_serving
           from flashsale_data.items i join flashsale_data.orders o using (item_id)
           group by i.item_id)
         select o.order_id, o.status
@@ -61,7 +64,7 @@ RAW = {
     "a hold with several payments": """
         select p.order_id, count(*)
         from flashsale_data.payments p
-        where p.reference is null
+        where p.reference is null and p.order_id is not null -- neither a till's nor stray
         group by p.order_id having count(*) <> 1""",
     "a payment to be opened without exactly one job": """
         select p.payment_id, count(q.*)
