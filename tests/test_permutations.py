@@ -18,7 +18,7 @@ from interleave import Step, SteppedSession, interleave, orders_of_steps, thread
 from support import Connection, call, item, item_status, many, pay, reserve, rows, settle, value
 
 TABLES = ["orders", "order_keys", "payments", "tallies", "sweepers", "items"]
-TABLES += ["payment_events", "offline_references", "history"]
+TABLES += ["payment_events", "offline_references", "history", "provider_status"]
 
 
 REFUNDED = (
@@ -97,6 +97,8 @@ class BusySale:
             "refund": lambda c: call(c, "refund_order", self.sold.order_id, "x"),
             "keep out": lambda c: call(c, "refund_order", self.sold.order_id, "x", False),
             "refunded": lambda c: value(c, REFUNDED, f"e{n}", str(self.sold.payment_id)),
+            "down": lambda c: call(c, "note_provider", True),
+            "back": lambda c: call(c, "note_provider", False),
         }
 
         def step(conn: Connection) -> None:
@@ -110,6 +112,7 @@ class BusySale:
         """There is no violation now and after all is settled, and every unit can still be sold."""
         assert rows(self.db, "select * from flashsale.violation") == []
         settle(self.db)
+        call(self.db, "note_provider", False)
         self.clock.advance(2)  # as long as anything may settle
         settle(self.db)
         call(self.db, "open_item", self.item_id)
@@ -146,6 +149,7 @@ VERBS = [
     *("reserve", "reserve_many", "ask_again", "pay", "cancel", "leave", "expire"),
     *("promote", "sweep", "restock", "withdraw", "close"),
     *("money in time", "voided", "till", "extend", "refund", "keep out", "refunded"),
+    *("down", "back"),
 ]
 TRIPLES = [
     ("reserve", "cancel", "sweep"),
@@ -159,6 +163,9 @@ TRIPLES = [
     ("till", "pay", "payment_opened"),
     ("refund", "refunded", "sweep"),
     ("extend", "expire", "reserve_many"),
+    ("down", "sweep", "ask_again"),
+    ("down", "back", "sweep"),
+    ("refund", "till", "down"),
 ]
 LEVELS = ("read committed", "repeatable read")
 

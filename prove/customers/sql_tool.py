@@ -56,7 +56,7 @@ class SqlTool:
         )
         if order is None:
             return
-        self._history.answer(reserving, 201, _told(order))
+        self._history.answer(reserving, 201, told(order))
         await self._call(
             conn, "select * from flashsale.order_status where order_id = %s", order["order_id"]
         )
@@ -71,7 +71,7 @@ class SqlTool:
             conn, "select * from flashsale.cancel(%s, %s)", order["order_id"], who
         )
         if order:
-            self._history.answer(cancelling, 200, _told(order))
+            self._history.answer(cancelling, 200, told(order))
 
     async def _call(
         self, conn: psycopg.AsyncConnection[dict[str, Any]], query: str, *args: Any
@@ -88,6 +88,6 @@ class SqlTool:
             self.slowest = max(self.slowest, time.monotonic() - began)
 
 
-def _told(order: dict[str, Any]) -> dict[str, Any]:
+def told(order: dict[str, Any]) -> dict[str, Any]:
     """A row as the JSON that the HTTP API would show."""
     return {name: it.isoformat() if hasattr(it, "isoformat") else it for name, it in order.items()}
