@@ -163,8 +163,11 @@ class Order(Struct, frozen=True):
 
     @property
     def is_final(self) -> bool:
-        """Whether the order has ended: its status will not change any more."""
-        return self.status not in ("waiting", "reserved")
+        """Whether the order has ended: its status will not change any more.
+
+        By the statuses known here, so that one of a newer version's database ends no stream.
+        """
+        return self.status in ("paid", "expired", "cancelled", "unserved")
 
 
 class UnitAnswer(NamedTuple):
