@@ -283,6 +283,8 @@ RAISED = [
     ("08006", 503, "database_unavailable"),
     ("58030", 503, "database_unavailable"),
     ("25006", 503, "database_unavailable"),
+    ("42804", 503, "database_unavailable"),  # a row type has got columns meanwhile
+    ("42846", 503, "database_unavailable"),
     ("22003", 422, "bad_value"),
     ("22021", 422, "bad_value"),
     ("23505", 500, "internal_error"),

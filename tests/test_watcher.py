@@ -172,3 +172,19 @@ async def test_a_database_that_fails_only_makes_streams_wait(
         await asyncio.sleep(0.05)
     database.orders = [NEXT]
     assert await event_of(stream) == NEXT
+
+
+async def test_a_status_that_this_version_does_not_know_ends_no_stream(
+    told: tuple[ScriptedDatabase, Watcher],
+) -> None:
+    """A newer version may have migrated the database."""
+    database, watcher = told
+    new = msgspec.structs.replace(WAITING, status="of a newer version")
+    stream = await begun(database, watcher, WAITING)
+    assert await event_of(stream) == WAITING
+    for order in (new, NEXT):
+        database.orders = [order]
+        async with asyncio.timeout(30):
+            chunk = await anext(stream)
+        assert f'"status":"{order.status}"'.encode() in chunk
+    await stream.aclose()  # type: ignore[attr-defined]

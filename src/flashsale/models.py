@@ -222,8 +222,11 @@ class Order(Struct, frozen=True):
 
     @property
     def is_final(self) -> bool:
-        """Whether the order has ended, or is paid: only a refund can change it."""
-        return self.status not in ("waiting", "reserved", "settling")
+        """Whether the order has ended, or is paid: only a refund can change it.
+
+        By the statuses known here, so that one of a newer version's database ends no stream.
+        """
+        return self.status in ("paid", "refunded", "expired", "cancelled", "unserved")
 
 
 class UnitAnswer(NamedTuple):

@@ -102,6 +102,8 @@ def is_outdated(error: asyncpg.PostgresError) -> bool:
     sqlstate = _sqlstate(error)
     return (
         sqlstate in ("0A000", "26000")  # result type changed; prepared statement gone
+        # A row type has got columns while the call was under way. Nothing was done.
+        or sqlstate in ("42804", "42846")
         or (
             sqlstate == "XX000"
             and str(error).startswith(("cache lookup failed", "could not open relation"))
