@@ -225,6 +225,45 @@ def test_a_refund_of_a_part_of_the_money_changes_nothing(db: Connection) -> None
     assert event(db, "refunded", order, amount=None) == "refunded"
 
 
+def test_a_refund_of_a_part_does_not_stand_for_the_one_that_is_due(db: Connection) -> None:
+    order = paid(db)
+    call(db, "refund_order", order.order_id, "x")
+    assert event(db, "refunded", order, amount=400) == "ignored"
+    assert payments(db) == [("refund_due", "staff")]
+    sent_back(db)
+    assert mails(db) == [("order_refunded", "ann")]
+
+
+def test_a_refund_that_is_told_before_its_money_is_one_of_the_order(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    open_sessions(db)
+    bob = reserve(db, order.item_id, "bob")
+    assert event(db, "refunded", order) == "refunded"
+    assert event(db, "succeeded", order) == "refund_due"  # decided before
+    assert status(db, order.order_id).status == "refunded"
+    assert payments(db) == [("refunded", "provider")]
+    settle(db)
+    assert status(db, bob.order_id).status == "reserved"
+    assert item_status(db, order.item_id).paid == 0
+
+
+def test_a_refund_that_is_told_before_its_late_money_sells_nothing(
+    db: Connection, clock: Clock
+) -> None:
+    order = reserve(db, item(db, late_payment="keep_if_free"), "ann")
+    open_sessions(db)
+    clock.advance(60)
+    settle(db)
+    clock.advance(60)
+    settle(db)
+    assert event(db, "refunded", order, amount=400) == "ignored"  # a part
+    assert event(db, "refunded", order) == "refunded"
+    assert event(db, "succeeded", order) == "refund_due"
+    settle(db)
+    assert item_status(db, order.item_id).available == 1
+    assert rows(db, "select * from flashsale.money_at_risk") == []
+
+
 @pytest.mark.parametrize("first", ["staff", "provider"])
 def test_a_refund_by_staff_and_one_at_the_provider_are_one(
     db: Connection, database_url: str, first: str

@@ -1571,9 +1571,16 @@ SQL_MUTANTS = [
     Mutant(
         "refund: of a part of the money",
         "settle_refund",
-        "      and coalesce(p_amount, p.amount) = p.amount)\n",
-        "      )\n",
+        "  if p_amount <> v_payment.amount then\n",
+        "  if false then\n",
         "refund",
+    ),
+    Mutant(
+        "refund: told before its money, and forgotten",
+        "settle_refund",
+        "  elsif v_payment.status in ('requested', 'open', 'failed', 'voided')\n",
+        "  elsif false\n",
+        "refund::test_a_refund_that_is_told_before_its_money_is_one_of_the_order",
     ),
     Mutant(
         "cancel: a paid order may be given back for ever",
