@@ -264,7 +264,7 @@ def test_money_that_was_judged_against_the_deadline_is_found(
 ) -> None:
     paid = PaymentRow(1, 1, 1, 1000, payment, "s1")
     database = FinalTables([order], {}, [paid], {}, 0, 0, [], 200)
-    found = deadline.misjudged([deadline.Paid((1, 1), captured_at)], database)
+    found = deadline.misjudged([deadline.TimedPayment((1, 1), captured_at)], database)
     assert bool(found) == is_wrong
 
 

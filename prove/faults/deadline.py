@@ -47,7 +47,7 @@ HOLDS = (
 
 
 @dataclass(frozen=True)
-class Paid:
+class TimedPayment:
     """What the provider said to a customer who paid. captured_at: None if it took no money."""
 
     place: Place
@@ -91,7 +91,7 @@ def proof(full: bool) -> list[Row]:
     ]
 
 
-def misjudged(paid: list[Paid], database: FinalTables) -> list[str]:
+def misjudged(paid: list[TimedPayment], database: FinalTables) -> list[str]:
     """Orders that are paid although the money came late, or not although it came in time."""
     orders = {order.place: order for order in database.orders}
     ends: dict[Place, list[str]] = {}
@@ -116,7 +116,7 @@ def misjudged(paid: list[Paid], database: FinalTables) -> list[str]:
     return problems
 
 
-async def _pay_all(service: Service, payments: int) -> list[Paid]:
+async def _pay_all(service: Service, payments: int) -> list[TimedPayment]:
     api, provider = SharedConnections(service.api_url), SharedConnections(service.provider_url)
     item = {"sku": "deadline", "name": "Deadline", "price": 1000, "currency": "EUR"}
     item |= {"stock": payments, "hold_seconds": HOLD_SECONDS, "late_payment": "refund"}
@@ -156,7 +156,7 @@ async def _delay_events(provider: SharedConnections, dice: random.Random) -> Non
 
 async def _buy(
     api: SharedConnections, provider: SharedConnections, item_id: int, customer: str, offset: float
-) -> Paid:
+) -> TimedPayment:
     who = {"X-Customer-Id": customer}
     status, _, order = await api.request("POST", f"/items/{item_id}/orders", who)
     assert status == 201, order
@@ -167,7 +167,7 @@ async def _buy(
     status, _, answer = await provider.request("POST", path, body={"outcome": "succeed"})
     captured_at = answer["captured_at"] if status == 200 else None
     place = (order["item_id"], order["ticket"])
-    return Paid(place, None if captured_at is None else time_of(captured_at))
+    return TimedPayment(place, None if captured_at is None else time_of(captured_at))
 
 
 async def _checkout(api: SharedConnections, order: dict[str, Any], who: dict[str, str]) -> str:
