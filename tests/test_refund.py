@@ -105,8 +105,12 @@ def test_history_tells_when_who_what_and_why(db: Connection, clock: Clock) -> No
     assert noted.after == {"status": "refunded", "return_units": False}
     assert noted.reason == "broken box"
     told = " ".join(story(db, order))
-    assert "eve: refund_order. broken box" in told
-    assert "10.00 EUR came for payment" in told
+    assert "eve refunded the order; its unit stays off sale. Reason: broken box" in told
+    assert f"10.00 EUR came for payment {order.payment_id}, at" in told
+    assert "refunded by staff: the unit is not theirs any more. " in told
+    assert story(db, order)[-1] == f"10.00 EUR of payment {order.payment_id} is being sent back."
+    sent_back(db)
+    assert story(db, order)[-1] == f"10.00 EUR of payment {order.payment_id} went back."
 
 
 def test_without_a_name_history_has_the_login(db: Connection) -> None:
@@ -214,8 +218,8 @@ def test_a_refund_at_the_provider_ends_the_order_and_is_told(db: Connection, clo
         order.order_id,
     )
     told = " ".join(story(db, order))
-    assert "The payment provider: refund_at_provider." in told
-    assert "somebody refunded it at the payment provider" in told
+    assert "The order was refunded at the payment provider" in told
+    assert f"The provider has refunded session s{order.payment_id}." in told
 
 
 def test_a_refund_of_a_part_of_the_money_changes_nothing(db: Connection) -> None:
