@@ -181,7 +181,7 @@ class StripeProvider:
                 )
             )
         except ProviderRefused as refused:
-            if refused.code == "charge_already_refunded":
+            if refused.code in ("charge_already_refunded", "charge_disputed"):  # a chargeback
                 return SessionRefunded()
             raise
         if refund.status in ("failed", "canceled"):

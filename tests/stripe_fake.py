@@ -177,6 +177,10 @@ class FakeStripe:
         intent = self.intents[fields["payment_intent"]]
         charge = intent["latest_charge"]
         left = charge["amount"] - charge["amount_refunded"]
+        if charge.get("disputed"):
+            raise StripeRefused(
+                400, f"Charge {charge['id']} has been charged back.", code="charge_disputed"
+            )
         if not left:
             raise StripeRefused(
                 400, f"Charge {charge['id']} has already been refunded.",

@@ -222,6 +222,18 @@ async def test_money_is_refunded_once(provider: PaymentProvider, fake: FakeStrip
     assert calls == ["payment-7-refund", "another"]  # the repeated call got its first answer
 
 
+async def test_what_a_bank_has_taken_back_is_not_sent_again(
+    provider: PaymentProvider, fake: FakeStripe
+) -> None:
+    session = await opened(provider)
+    fake.customer_pays(session.session_id)
+    for intent in fake.intents.values():
+        intent["latest_charge"]["disputed"] = True
+    refunded = await provider.refund_session(session.session_id, 4900, "EUR", "payment-7-refund")
+    assert refunded == SessionRefunded()
+    assert fake.refunds == []
+
+
 async def test_the_rest_is_refunded_if_somebody_at_stripe_refunded_a_part(
     provider: PaymentProvider, fake: FakeStripe
 ) -> None:
