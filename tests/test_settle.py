@@ -411,7 +411,7 @@ def test_two_events_at_once_of_a_session_that_we_do_not_know_have_one_effect(
     assert payments(db) == (expected[:1] if one == other else expected)
 
 
-@pytest.mark.parametrize("said", ["a session opened in vain", "no session"])
+@pytest.mark.parametrize("said", ["a session opened in vain", "opened too late", "no session"])
 def test_who_could_not_pay_is_not_told_that_they_did_not(
     db: Connection, clock: Clock, said: str
 ) -> None:
@@ -423,6 +423,8 @@ def test_who_could_not_pay_is_not_told_that_they_did_not(
     sweep(db)
     clock.advance(3)
     sweep(db)
+    if said == "opened too late":
+        open_session(db, job)
     (mail,) = rows(db, "select message from flashsale.take_notifications(10, 30)")
     assert mail.message["kind"] == "expired"
     assert mail.message["could_pay"] is (said == "a session opened in vain")

@@ -1630,8 +1630,8 @@ SQL_MUTANTS = [
     Mutant(
         "take_notifications: says that they did not pay, who could not",
         "take_notifications",
+        "          where p.order_id = m.order_id and p.opened_at < m.expires_at\n",
         "          where p.order_id = m.order_id and p.opened_at is not null\n",
-        "          where p.order_id = m.order_id\n",
         "settle",
     ),
     Mutant(
