@@ -147,11 +147,14 @@ returns table (at timestamptz, step integer, what text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with attempts as (
-    select p.*, flashsale.money(p.amount, p.currency) as money
+    select
+      p.*, flashsale.money(p.amount, p.currency) as money, -- what came, which may be another amount
+      flashsale.money(i.price, i.currency) as price
     from flashsale_data.payments p
+    join flashsale_data.items i on i.item_id = p_order.item_id
     where p.order_id = p_order.order_id
   )
-  select a.requested_at, 4, format('Payment %s of %s was asked for.', a.payment_id, a.money)
+  select a.requested_at, 4, format('Payment %s of %s was asked for.', a.payment_id, a.price)
   from attempts a where a.reference is null
   union all
   select a.opened_at, 5, format('Payment %s could be made at %s.', a.payment_id, a.checkout_url)

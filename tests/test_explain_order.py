@@ -100,3 +100,15 @@ def test_who_gave_a_paid_order_back_is_told(db: Connection) -> None:
     assert "The order was refunded, because the customer gave it back: the unit is" in " ".join(
         story(db, order)
     )
+
+
+def test_another_amount_than_was_asked_for_is_told(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    open_sessions(db)
+    assert event(db, "succeeded", order, amount=900) == "refund_due"
+    told = story(db, order)
+    assert f"Payment {order.payment_id} of 10.00 EUR was asked for." in told
+    assert (
+        f"9.00 EUR came for payment {order.payment_id} but could not be used (wrong amount): it is "
+        "being sent back."
+    ) in told
