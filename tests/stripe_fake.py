@@ -70,7 +70,8 @@ class FakeStripe:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        Thread(target=self._server.serve_forever, daemon=True).start()
+        look_each = 0.01  # seconds until close() is noticed
+        Thread(target=self._server.serve_forever, args=(look_each,), daemon=True).start()
 
     def close(self) -> None:
         self._server.shutdown()

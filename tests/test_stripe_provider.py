@@ -36,6 +36,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SECRET = "whsec_of_the_tests"
 HOLD = timedelta(minutes=5)
 
+# The stripe package calls httpx in its old way.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStripe]:
