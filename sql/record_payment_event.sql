@@ -44,8 +44,7 @@ begin
     when p_type = 'payment.voided' then
       flashsale.end_payment(v_payment_id, p_session_id, 'voided')
     when p_type = 'payment.refunded' then
-      flashsale.refunded_at_provider(
-        v_payment_id, p_session_id, p_amount, p_currency, p_occurred_at)
+      flashsale.refunded_at_provider(v_payment_id, p_session_id, p_amount)
     else 'ignored'
   end;
   update flashsale_data.payment_events e

@@ -30,44 +30,42 @@ comment on function flashsale.settle_refund(bigint, text) is
 $$Records that a refund was paid out: refund_due becomes refunded, once
 Returns refunded, or ignored.$$;
 
--- Events may come out of order. A refund tells that the money had come, so the money is recorded
--- first; the event that tells of it then finds that it has had its effect.
+-- Events may come in any order. A refund says that there was money. So if nobody has told us of
+-- that money yet, it comes now. Otherwise its own event would buy the order later, with money that
+-- has gone back. The order is read after that, because until then late money may move to another
+-- order (buy_late).
 create or replace function flashsale.refunded_at_provider(
-  p_payment_id bigint,
-  p_session_id text,
-  p_amount bigint,
-  p_currency text,
-  p_occurred_at timestamptz)
+  p_payment_id bigint, p_session_id text, p_amount bigint)
 returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_payment flashsale_data.payments;
+  v_payment_id constant bigint := coalesce(
+    (select p.payment_id from flashsale_data.payments p where p.session_id = p_session_id),
+    p_payment_id);
+  v_order_id bigint;
   v_now timestamptz;
 begin
-  select p.* into v_payment
-  from flashsale_data.payments p
-  where p.session_id = p_session_id or p.payment_id = p_payment_id and p.session_id is null
-  order by p.session_id
-  limit 1;
-  perform from flashsale_data.orders o where o.order_id = v_payment.order_id for update;
-  v_now := flashsale.clock();
-  select p.* into v_payment
-  from flashsale_data.payments p where p.payment_id = v_payment.payment_id;
-  if p_amount <> v_payment.amount then
-    return 'ignored';
-  elsif v_payment.status in ('requested', 'open', 'failed', 'voided')
-    and v_payment.currency = p_currency and p_amount is not null
+  if p_amount <> (
+    select p.amount from flashsale_data.payments p where p.payment_id = v_payment_id)
   then
-    perform flashsale.pay(
-      v_payment.payment_id, p_session_id, p_amount, p_currency, p_occurred_at);
-    return flashsale.refunded_at_provider(
-      v_payment.payment_id, p_session_id, p_amount, p_currency, p_occurred_at);
-  elsif v_payment.status = 'succeeded' and v_payment.session_id = p_session_id then
-    perform flashsale.refund_paid(v_payment.order_id, 'provider', v_now);
+    return 'ignored'; -- a part: it neither refunds an order nor settles a refund that is due
+  end if;
+  perform flashsale.pay(p.payment_id, p_session_id, p.amount, p.currency)
+  from flashsale_data.payments p
+  where p.payment_id = v_payment_id
+    and p.status in ('requested', 'open', 'failed', 'voided');
+  v_order_id := (
+    select p.order_id from flashsale_data.payments p where p.session_id = p_session_id);
+  perform from flashsale_data.orders o where o.order_id = v_order_id for update;
+  v_now := flashsale.clock();
+  if exists (
+    select from flashsale_data.payments p
+    where p.session_id = p_session_id and p.order_id = v_order_id and p.status = 'succeeded')
+  then
+    perform flashsale.refund_paid(v_order_id, 'provider', v_now);
     perform flashsale.note_history(
-      null, 'refund_at_provider', v_payment.order_id, '{"status": "paid"}',
-      '{"status": "refunded"}',
+      null, 'refund_at_provider', v_order_id, '{"status": "paid"}', '{"status": "refunded"}',
       format('The provider has refunded session %s.', p_session_id));
     return 'refunded';
   end if;
@@ -75,8 +73,9 @@ begin
 end
 $$;
 
-comment on function flashsale.refunded_at_provider(bigint, text, bigint, text, timestamptz) is
+comment on function flashsale.refunded_at_provider(bigint, text, bigint) is
 $$Records that the provider says that it has refunded a session
-If the money has bought an order, the order is refunded, and its unit goes back on sale. If we had
-not heard of the money yet, it is recorded first. A refund of a part of the money changes nothing.
+If the money has bought an order, the order is refunded, and its unit goes back on sale. Money of
+which nobody has told us before counts as coming now. A refund of a part of the money changes
+nothing.
 Returns refunded, or ignored.$$;

@@ -222,6 +222,40 @@ def test_a_refund_at_the_provider_ends_the_order_and_is_told(db: Connection, clo
     assert f"The provider has refunded session s{order.payment_id}." in told
 
 
+def test_a_refund_that_is_told_before_its_money_is_one_all_the_same(
+    db: Connection, clock: Clock
+) -> None:
+    order = reserve(db, item(db), "ann")
+    open_sessions(db)
+    clock.advance(1)
+    assert event(db, "refunded", order) == "refunded"
+    assert event(db, "succeeded", order, at=clock.at()) == "refund_due"
+    assert status(db, order.order_id).status == "refunded"
+    assert payments(db) == [("refunded", "provider")]
+    assert kinds(db) == []
+    settle(db)
+    assert item_status(db, order.item_id).available == 1
+
+
+def test_a_refund_follows_its_money_to_the_order_that_it_has_bought(
+    db: Connection, clock: Clock, database_url: str
+) -> None:
+    order = reserve(db, item(db, stock=2, late_payment="keep_if_free"), "ann")
+    open_sessions(db)
+    clock.advance(60)
+    with connect(database_url, autocommit=False) as one_, connect(database_url) as two:
+        assert event(one_, "succeeded", order) == "paid"
+        waiting = Call(lambda: event(two, "refunded", order))
+        eventually(lambda: blocked(db, two))
+        one_.commit()
+        assert waiting.result() == "refunded"
+    assert payments(db) == [("refunded", "provider")]
+    late = status(db, order.order_id).late_order_id
+    assert status(db, late).status == "refunded"
+    settle(db)
+    assert item_status(db, order.item_id).available == 2
+
+
 def test_a_refund_of_a_part_of_the_money_changes_nothing(db: Connection) -> None:
     order = paid(db)
     assert event(db, "refunded", order, amount=400) == "ignored"
@@ -236,19 +270,6 @@ def test_a_refund_of_a_part_does_not_stand_for_the_one_that_is_due(db: Connectio
     assert payments(db) == [("refund_due", "staff")]
     sent_back(db)
     assert mails(db) == [("order_refunded", "ann")]
-
-
-def test_a_refund_that_is_told_before_its_money_is_one_of_the_order(db: Connection) -> None:
-    order = reserve(db, item(db), "ann")
-    open_sessions(db)
-    bob = reserve(db, order.item_id, "bob")
-    assert event(db, "refunded", order) == "refunded"
-    assert event(db, "succeeded", order) == "refund_due"  # decided before
-    assert status(db, order.order_id).status == "refunded"
-    assert payments(db) == [("refunded", "provider")]
-    settle(db)
-    assert status(db, bob.order_id).status == "reserved"
-    assert item_status(db, order.item_id).paid == 0
 
 
 def test_a_refund_that_is_told_before_its_late_money_sells_nothing(

@@ -13,6 +13,7 @@ from money_support import (
     event,
     kinds,
     mails,
+    make_due,
     open_session,
     open_sessions,
     payments,
@@ -320,6 +321,17 @@ def test_a_failure_that_is_final_after_all_ends_the_settling(db: Connection, clo
     sweep(db)
     assert event(db, "failed", order, payable=False) == "failed"
     assert value(db, "select status from flashsale_data.orders") == "expired"
+
+
+def test_a_session_that_we_hear_of_after_the_hold_s_end_is_voided(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    take(db)  # the worker opens a session, and dies
+    call(db, "cancel", order.order_id)
+    make_due(db)
+    take(db)
+    assert event(db, "failed", order, payable=True) == "failed"
+    make_due(db)
+    assert [(job.kind, job.session_id) for job in take(db)] == [("void", f"s{order.payment_id}")]
 
 
 def test_settling_goes_on_while_another_session_can_be_paid(db: Connection, clock: Clock) -> None:
