@@ -1100,8 +1100,8 @@ SQL_MUTANTS = [
     Mutant(
         "settle_refund: a refund before its money is forgotten",
         "settle_refund",
-        "    and p.status in ('requested', 'open', 'failed', 'voided')\n",
-        "    and false\n",
+        "    and p.status in ('requested', 'open', 'failed', 'voided');\n",
+        "    and false;\n",
         "refund::test_a_refund_that_is_told_before_its_money_is_one_all_the_same",
     ),
     Mutant(
