@@ -139,13 +139,17 @@ class StripeProvider:
     async def void_session(
         self, session_id: str, idempotency_key: str
     ) -> SessionVoided | SessionCaptured:
-        """As of PaymentProvider. While a bank still decides, nobody knows: ask again later."""
+        """As of PaymentProvider.
+
+        While a bank still decides, that is refused, so that it is asked again later. It is no
+        outage: that would stop the sale for as long as the bank takes.
+        """
         sessions = self._v1.checkout.sessions
         try:
             options: stripe.RequestOptions = {"idempotency_key": idempotency_key}
             await _answer(sessions.expire_async(session_id, options=options))
             return SessionVoided()
-        except ProviderRefused as refused:
+        except ProviderRefused:
             session = await _answer(
                 sessions.retrieve_async(session_id, {"expand": ["payment_intent.latest_charge"]})
             )
@@ -155,9 +159,7 @@ class StripeProvider:
                 raise
             payment: Any = session.payment_intent
             if payment.status == "processing":
-                raise ProviderUnavailable(
-                    f"{session_id}: the bank has not decided yet"
-                ) from refused
+                raise ProviderRefused("undecided", "the bank has not decided yet") from None
             if payment.status != "succeeded":
                 return SessionVoided()
             currency = str(session.currency).upper()
@@ -179,7 +181,7 @@ class StripeProvider:
                 )
             )
         except ProviderRefused as refused:
-            if refused.code == "charge_already_refunded":
+            if refused.code in ("charge_already_refunded", "charge_disputed"):  # a chargeback
                 return SessionRefunded()
             raise
         if refund.status in ("failed", "canceled"):
@@ -212,9 +214,10 @@ class StripeProvider:
             "session_id": thing["id"],
             "occurred_at": datetime.fromtimestamp(created, UTC),
         }
-        if kind == "charge.refunded" and thing["refunded"]:  # in full; it does not name its session
+        # In full. It does not name its session; and without an intent Stripe would list them all.
+        if kind == "charge.refunded" and thing["refunded"] and (intent := thing["payment_intent"]):
             sessions = await _answer(
-                self._v1.checkout.sessions.list_async({"payment_intent": thing["payment_intent"]})
+                self._v1.checkout.sessions.list_async({"payment_intent": intent})
             )
             thing = sessions.data[0].to_dict() if sessions.data else thing
             ours = "payment.refunded"

@@ -41,7 +41,7 @@ begin
   elsif v_row.status = 'paid' then
     raise exception 'This order is paid and can''t be cancelled.' using
       errcode = 'RV202', constraint = 'already_paid', detail = format('order_id %s', p_order_id),
-      hint = 'A paid order is final, unless its item has refund_seconds; staff can refund it.';
+      hint = 'It can be given back within refund_seconds, if not paid at a till. Staff refund it.';
   end if;
   v_row.outcome := case v_row.status when 'settling' then 'settling' else 'already_ended' end;
   return v_row;

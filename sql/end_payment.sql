@@ -28,6 +28,10 @@ begin
     return 'ignored';
   end if;
   perform flashsale.end_settling(v_order_id, flashsale.clock());
+  -- We may not have known of this session when the hold ended.
+  perform flashsale.enqueue_voids(array[o.order_id])
+  from flashsale_data.orders o
+  where o.order_id = v_order_id and p_payable and o.status <> 'reserved';
   return p_status;
 end
 $$;

@@ -22,7 +22,7 @@ begin
     union all
     select * from flashsale.payment_story(v_order)
     union all
-    select * from flashsale.staff_story(p_order_id)
+    select * from flashsale.staff_story(v_order)
     union all
     select * from flashsale.order_outlook(v_order, v_item.now_serving, flashsale.clock())
   ) e
@@ -34,6 +34,22 @@ comment on function flashsale.explain_order(bigint) is
 $$The history of an order in words, oldest first, for support staff
 Each row is an event: when it was, and what happened. The last row of a live order says what its
 state is now. Errors: RV102 unknown order.$$;
+
+create or replace function flashsale.why_refunded(p_order_id bigint) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select case p.refund_reason
+    when 'staff' then ' by staff'
+    when 'customer' then ', because the customer gave it back'
+    when 'provider' then ' at the payment provider'
+  end
+  from flashsale_data.payments p
+  where p.order_id = p_order_id and p.refund_reason in ('staff', 'customer', 'provider')
+  limit 1
+$$;
+
+comment on function flashsale.why_refunded(bigint) is
+$$Who refunded a paid order, in words$$;
 
 create or replace function flashsale.order_story(
   p_order flashsale_data.orders, p_item flashsale_data.items)
@@ -65,13 +81,15 @@ as $$
   where p_order.expires_at is not null
   union all
   select p_order.expires_at, 4,
-    format('The deadline passed. The payment provider was asked for %s s whether money had come in '
-      'time.', p_item.settle_seconds)
+    format('The deadline passed. The payment provider was asked for up to %s s whether money had '
+      'come in time.', p_item.settle_seconds)
   where p_order.status = 'settling' or p_order.status in ('paid', 'refunded', 'expired')
+    and p_item.settle_seconds > 0
     and exists (
       select from flashsale_data.payments p
       where p.order_id = p_order.order_id and p.opened_at < p_order.expires_at
-        and p.ended_at >= p_order.expires_at)
+        and p.ended_at >= p_order.expires_at
+        and (p_order.paid_at is null or p.status <> 'voided')) -- the money's, if it was paid
   union all
   select p_order.paid_at, 7, 'The order was paid.'
   where p_order.paid_at is not null
@@ -86,7 +104,8 @@ as $$
       end
       when 'cancelled' then 'It was cancelled.'
       when 'unserved' then 'The sale closed before it was their turn.'
-      when 'refunded' then 'The order was refunded: the unit is not theirs any more.'
+      when 'refunded' then format('The order was refunded%s: the unit is not theirs any more.',
+        flashsale.why_refunded(p_order.order_id))
     end
   where p_order.ended_at is not null and p_order.status <> 'void'
 $$;
@@ -102,34 +121,21 @@ as $$
   select case
     when p.reference is not null then
       format('A till took %s (%s).', m.money, p.reference)
-    when p.status = 'failed' and p.expires_at is not null then
-      format('Nobody could make payment %s: the order went back to the line, as the next.',
-        p.payment_id)
     when p.status = 'failed' and p.payable then
       format('Payment %s failed; the customer may still try it again there.', p.payment_id)
     when p.status = 'failed' then format('Payment %s failed.', p.payment_id)
     when p.status = 'voided' then format('Payment %s was called off.', p.payment_id)
-    when p.status = 'succeeded' and p_order.paid_at = p_order.created_at then
+    when p.refund_reason not in ('staff', 'customer', 'provider') then
+      format('%s came for payment %s but could not be used (%s): it %s sent back.', m.money,
+        p.payment_id, replace(p.refund_reason, '_', ' '),
+        case p.status when 'refunded' then 'was' else 'is being' end)
+    when p.requested_at < p_order.created_at then
       format('%s of payment %s came after the deadline of an earlier order. A unit was free, so '
         'they bought this one.', m.money, p.payment_id)
-    when p.status = 'succeeded' then
-      format('%s came for payment %s, at %s.', m.money, p.payment_id, p.captured_at)
-    when p.refund_reason in ('staff', 'customer', 'provider') then
-      format('%s came for payment %s, and %s after it had bought the order (%s).', m.money,
-        p.payment_id, w.went_back, case p.refund_reason
-          when 'staff' then 'staff refunded it'
-          when 'customer' then 'the customer gave it back'
-          else 'somebody refunded it at the payment provider'
-        end)
-    else
-      format('%s came for payment %s but could not be used (%s): it %s.', m.money, p.payment_id,
-        replace(p.refund_reason, '_', ' '), w.went_back)
+    else format('%s came for payment %s, at %s.', m.money, p.payment_id, p.captured_at)
   end
   from flashsale_data.payments p
   cross join lateral (select flashsale.money(p.amount, p.currency) as money) m
-  cross join lateral (
-    select case p.status when 'refunded' then 'was sent back' else 'is being sent back' end
-      as went_back) w
   where p.payment_id = p_payment_id
 $$;
 
@@ -141,11 +147,14 @@ returns table (at timestamptz, step integer, what text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with attempts as (
-    select p.*, flashsale.money(p.amount, p.currency) as money
+    select
+      p.*, flashsale.money(p.amount, p.currency) as money, -- what came, which may be another amount
+      flashsale.money(i.price, i.currency) as price
     from flashsale_data.payments p
+    join flashsale_data.items i on i.item_id = p_order.item_id
     where p.order_id = p_order.order_id
   )
-  select a.requested_at, 4, format('Payment %s of %s was asked for.', a.payment_id, a.money)
+  select a.requested_at, 4, format('Payment %s of %s was asked for.', a.payment_id, a.price)
   from attempts a where a.reference is null
   union all
   select a.opened_at, 5, format('Payment %s could be made at %s.', a.payment_id, a.checkout_url)
@@ -158,36 +167,69 @@ as $$
   select a.refused_at, 5, format('The payment provider refused to open payment %s.', a.payment_id)
   from attempts a where a.refused_at is not null
   union all
-  select a.ended_at, 6, flashsale.end_of_payment(p_order, a.payment_id)
-  from attempts a where a.ended_at is not null
+  select greatest(a.expires_at, a.unavailable_at), 6,
+    format('Nobody could make payment %s: the order went back to the line, as the next.',
+      a.payment_id)
+  from attempts a where a.expires_at is not null
   union all
-  select a.refunded_at, 9, format('%s of payment %s went back.', a.money, a.payment_id)
-  from attempts a where a.refunded_at is not null
+  select a.ended_at, 6, flashsale.end_of_payment(p_order, a.payment_id)
+  from attempts a
+  where a.ended_at is not null
+    and (a.expires_at is null or a.status not in ('failed', 'voided')) -- that was told
+  union all
+  select coalesce(a.refunded_at, p_order.ended_at), 11,
+    case
+      when a.reference is not null then
+        format('The till pays %s out (%s).', a.money, a.reference)
+      when a.refunded_at is null then
+        format('%s of payment %s is being sent back.', a.money, a.payment_id)
+      else format('%s of payment %s went back.', a.money, a.payment_id)
+    end
+  from attempts a
+  where a.refunded_at is not null
+    or a.status = 'refund_due' and a.refund_reason in ('staff', 'customer')
 $$;
 
 comment on function flashsale.payment_story(flashsale_data.orders) is
 $$The events of an order's history that its payments show$$;
 
-create or replace function flashsale.staff_story(p_order_id bigint)
+create or replace function flashsale.staff_story(p_order flashsale_data.orders)
 returns table (at timestamptz, step integer, what text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select h.at, 10,
-    concat_ws(' ', format('%s: %s.', coalesce(h.staff, 'The payment provider'), h.action),
+    case h.action
+      when 'refund_at_provider' then h.reason
+      when 'refund_order' then
+        format('%s refunded the order; its unit %s. Reason: %s', h.staff,
+          case when h.after -> 'return_units' = 'false' then 'stays off sale'
+            else 'goes back on sale' end,
+          h.reason)
+      when 'pay_offline' then format('%s recorded the payment at the till.', h.staff)
+      when 'retry_dead_letter' then format('%s tried a job again that was given up.', h.staff)
+      else concat_ws(' ', format('%s: %s.', h.staff, h.action), h.reason)
+    end
+  from flashsale_data.history h
+  where h.order_id = p_order.order_id
+  union all
+  select h.at, 10,
+    format('%s gave all who held a unit %s s more. Reason: %s', h.staff, h.after ->> 'seconds',
       h.reason)
   from flashsale_data.history h
-  where h.order_id = p_order_id
+  where h.item_id = p_order.item_id and h.action = 'extend_holds'
+    and h.at >= p_order.reserved_at
+    and h.at < least(p_order.expires_at, p_order.paid_at, p_order.ended_at)
 $$;
 
-comment on function flashsale.staff_story(bigint) is
-$$What staff have done with an order$$;
+comment on function flashsale.staff_story(flashsale_data.orders) is
+$$What staff have done with an order, or with all holds of its item$$;
 
 create or replace function flashsale.order_outlook(
   p_order flashsale_data.orders, p_now_serving integer, p_now timestamptz)
 returns table (at timestamptz, step integer, what text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select p_now, 11,
+  select p_now, 12,
     case
       when p_order.status = 'waiting' and p_order.ticket > p_now_serving then
         format('Now: waiting; at most %s are served before them.',

@@ -28,7 +28,7 @@ begin
   elsif v_status <> 'paid' then
     raise exception 'Only a paid order can be refunded; this one is %.', v_status using
       errcode = 'RV207', constraint = 'not_paid', detail = format('order_id %s', p_order_id),
-      hint = 'Money that could not be used is refunded by itself: see explain_order.';
+      hint = 'Money that could not be used is refunded by itself.';
   end if;
   if p_return_units is false then
     update flashsale_data.items i

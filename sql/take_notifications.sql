@@ -62,7 +62,7 @@ begin
         'checkout_url', m.checkout_url,
         'could_pay', (
           select true from flashsale_data.payments p
-          where p.order_id = m.order_id and p.opened_at is not null
+          where p.order_id = m.order_id and p.opened_at < m.expires_at
           limit 1) is not null) -- keeps this a probe per order: `exists` may read all payments
     from mail m
     where m.is_due
@@ -76,4 +76,4 @@ comment on function flashsale.take_notifications(integer, integer) is
 $$Leases e-mails to send to the caller, oldest first
 p_limit: at most so many. p_lease_seconds: no other worker gets them for so long. What is not true
 any more is dropped, and an e-mail that was tried too often goes to the dead letters. could_pay:
-whether there was a session in which the customer could have paid.$$;
+whether there was a session in which the customer could have paid in time.$$;

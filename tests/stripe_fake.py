@@ -108,8 +108,9 @@ class FakeStripe:
             case "POST", ["checkout", "sessions"]:
                 return self._create(fields)
             case "GET", ["checkout", "sessions"]:
-                wanted = fields["payment_intent"]
-                found = [s for s in self.sessions.values() if s["payment_intent"] == wanted]
+                wanted = fields.get("payment_intent")  # without it: all; newest first, as at Stripe
+                sessions = reversed(self.sessions.values())
+                found = [s for s in sessions if wanted in (None, s["payment_intent"])]
                 return {"object": "list", "data": found, "has_more": False, "url": "/v1/x"}
             case "GET", ["checkout", "sessions", name]:
                 return self._shown(name, [v for k, v in fields.items() if "expand" in k])
@@ -177,6 +178,10 @@ class FakeStripe:
         intent = self.intents[fields["payment_intent"]]
         charge = intent["latest_charge"]
         left = charge["amount"] - charge["amount_refunded"]
+        if charge.get("disputed"):
+            raise StripeRefused(
+                400, f"Charge {charge['id']} has been charged back.", code="charge_disputed"
+            )
         if not left:
             raise StripeRefused(
                 400, f"Charge {charge['id']} has already been refunded.",

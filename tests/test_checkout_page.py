@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
 import shutil
+import subprocess
+import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -245,3 +250,95 @@ async def test_the_page_works_in_a_browser_without_javascript(
     # and its buttons work
     await press(provider, session, "Pay")
     assert "Paid on" in await chromium(tmp_path, session["checkout_url"], *flags)
+
+
+class Tab:
+    """A tab of headless Chromium, told what to do over a pipe (the DevTools protocol)."""
+
+    def __init__(self, folder: Path) -> None:
+        reads, self._to = os.pipe()
+        self._from, writes = os.pipe()
+        flags = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run"
+        self._process = subprocess.Popen(
+            ["bash", "-c", f'exec "$0" "$@" 3<&{reads} 4>&{writes}', str(CHROMIUM), *flags.split(),
+             f"--user-data-dir={folder / 'tab'}", "--remote-debugging-pipe"],
+            pass_fds=(reads, writes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(reads)
+        os.close(writes)
+        self._answers = os.fdopen(self._from, "rb")
+        self._session: dict[str, str] = {}
+        self._number = 0
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = {"sessionId": attached["sessionId"]}
+
+    def call(self, method: str, **params: Any) -> Any:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params} | self._session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        while (answer := self._heard()).get("id") != self._number:
+            pass  # what happens in the tab
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["result"]
+
+    def _heard(self) -> Any:
+        heard = bytearray()
+        while (byte := self._answers.read(1)) != b"\0":
+            assert byte, "Chromium has ended"
+            heard += byte
+        return json.loads(heard)
+
+    def text(self) -> str:
+        with suppress(RuntimeError):  # between two pages
+            found = self.call("Runtime.evaluate", expression="document.body.innerText")
+            return str(found["result"].get("value"))
+        return ""
+
+    def press(self, key: str) -> None:
+        typed = {"key": key, "code": key, "windowsVirtualKeyCode": {"Tab": 9, "Enter": 13}[key]}
+        text = {"text": "\r"} if key == "Enter" else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **typed, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **typed)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._to)
+        self._answers.close()
+
+
+@in_chromium
+@pytest.mark.parametrize(
+    ("tabs", "says", "moved"),
+    [(1, "Paid on", "captured"), (2, "The payment was declined", "failed")],
+)
+@pytest.mark.parametrize("scripts", [True, False])
+async def test_the_page_is_used_by_the_keyboard_alone(
+    provider: Stage, tmp_path: Path, tabs: int, says: str, moved: str, scripts: bool
+) -> None:
+    session = await provider.open(description="Shoe", expires_at=in_seconds(290))
+
+    def use() -> None:
+        tab = Tab(tmp_path)
+        try:
+            tab.call("Emulation.setScriptExecutionDisabled", value=not scripts)
+            tab.call("Page.navigate", url=session["checkout_url"])
+            wait_for(tab, "Time left to pay")
+            for _ in range(tabs):
+                tab.press("Tab")
+            tab.press("Enter")
+            wait_for(tab, says)
+        finally:
+            tab.close()
+
+    await asyncio.to_thread(use)
+    assert provider.moves() == [(moved, "1")]
+
+
+def wait_for(tab: Tab, text: str) -> None:
+    deadline = time.monotonic() + 60
+    while text not in (shown := tab.text()):
+        assert time.monotonic() < deadline, shown
+        time.sleep(0.05)

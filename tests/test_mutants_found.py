@@ -403,7 +403,7 @@ def test_a_refund_is_settled_only_for_the_payment_that_is_named(
     clock.advance(60)
     assert pay(db, ann, "s1").outcome == "refund_due"
     event = (
-        "select flashsale.record_payment_event(%s, 'payment.refunded', 's1', %s, 1, 'EUR', null)"
+        "select flashsale.record_payment_event(%s, 'payment.refunded', 's1', %s, 1000, 'EUR', null)"
     )
     assert value(db, event, "e1", str(bob.payment_id)) == "ignored"
     assert status(db, ann.order_id).payment_status == "refund_due"

@@ -159,7 +159,9 @@ def test_a_refund_of_what_a_till_took_is_paid_out_by_the_till(
     assert mails(db) == [("order_refunded", "ann")]
     told = " ".join(story(db, order))
     assert "A till took 10.00 EUR (cash-1)." in told
-    assert "eve: pay_offline." in told
+    assert "eve recorded the payment at the till." in told
+    assert "The till pays 10.00 EUR out (cash-1)." in told
+    assert "went back" not in told
 
 
 @pytest.mark.parametrize("reference", [None, "", "r" * 256])

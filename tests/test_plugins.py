@@ -29,6 +29,12 @@ SHOP = """
 from contextlib import asynccontextmanager
 import missing_package_of_the_shop
 """
+HALF = """
+from contextlib import asynccontextmanager
+@asynccontextmanager
+async def create(settings):
+    yield object()
+"""
 
 
 @pytest.fixture
@@ -83,12 +89,7 @@ def test_a_plug_in_that_can_t_be_made_says_what_to_do(shop: Path, given: str, sa
 
 
 async def test_a_plug_in_that_lacks_a_method_is_refused(shop: Path) -> None:
-    (shop / "shop_half.py").write_text(
-        "from contextlib import asynccontextmanager\n"
-        "@asynccontextmanager\n"
-        "async def create(settings):\n"
-        "    yield object()\n"
-    )
+    (shop / "shop_half.py").write_text(HALF)
     configured = Settings(provider="shop_half:create", sender="shop_half:create")
     with pytest.raises(SettingsError, match=r"FLASHSALE_SENDER: shop_half:create .*method send of"):
         async with plugged(configured, "sender", Sender):
@@ -108,6 +109,19 @@ def test_the_command_line_ends_with_a_message(
     monkeypatch.setenv("FLASHSALE_WEBHOOK_SECRET", "x")
     assert main([command]) == 2
     assert "FLASHSALE_PROVIDER: can't import 'shop_none'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_the_command_line_names_the_methods_that_are_missing(
+    command: str, shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shop / "shop_half.py").write_text(HALF)
+    monkeypatch.setenv("FLASHSALE_PROVIDER", "shop_half:create")
+    monkeypatch.setenv("FLASHSALE_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/x")
+    monkeypatch.setenv("FLASHSALE_WEBHOOK_SECRET", "x")
+    monkeypatch.setattr("flashsale.server.run_granian", lambda *_: 0)
+    assert main([command]) == 2
+    assert "lacks the method open_session" in capsys.readouterr().err
 
 
 def test_the_folder_of_a_plug_in_may_be_in_pythonpath(tmp_path: Path) -> None:

@@ -105,8 +105,12 @@ def test_history_tells_when_who_what_and_why(db: Connection, clock: Clock) -> No
     assert noted.after == {"status": "refunded", "return_units": False}
     assert noted.reason == "broken box"
     told = " ".join(story(db, order))
-    assert "eve: refund_order. broken box" in told
-    assert "10.00 EUR came for payment" in told
+    assert "eve refunded the order; its unit stays off sale. Reason: broken box" in told
+    assert f"10.00 EUR came for payment {order.payment_id}, at" in told
+    assert "refunded by staff: the unit is not theirs any more. " in told
+    assert story(db, order)[-1] == f"10.00 EUR of payment {order.payment_id} is being sent back."
+    sent_back(db)
+    assert story(db, order)[-1] == f"10.00 EUR of payment {order.payment_id} went back."
 
 
 def test_without_a_name_history_has_the_login(db: Connection) -> None:
@@ -214,8 +218,42 @@ def test_a_refund_at_the_provider_ends_the_order_and_is_told(db: Connection, clo
         order.order_id,
     )
     told = " ".join(story(db, order))
-    assert "The payment provider: refund_at_provider." in told
-    assert "somebody refunded it at the payment provider" in told
+    assert "The order was refunded at the payment provider" in told
+    assert f"The provider has refunded session s{order.payment_id}." in told
+
+
+def test_a_refund_that_is_told_before_its_money_is_one_all_the_same(
+    db: Connection, clock: Clock
+) -> None:
+    order = reserve(db, item(db), "ann")
+    open_sessions(db)
+    clock.advance(1)
+    assert event(db, "refunded", order) == "refunded"
+    assert event(db, "succeeded", order, at=clock.at()) == "refund_due"
+    assert status(db, order.order_id).status == "refunded"
+    assert payments(db) == [("refunded", "provider")]
+    assert kinds(db) == []
+    settle(db)
+    assert item_status(db, order.item_id).available == 1
+
+
+def test_a_refund_follows_its_money_to_the_order_that_it_has_bought(
+    db: Connection, clock: Clock, database_url: str
+) -> None:
+    order = reserve(db, item(db, stock=2, late_payment="keep_if_free"), "ann")
+    open_sessions(db)
+    clock.advance(60)
+    with connect(database_url, autocommit=False) as one_, connect(database_url) as two:
+        assert event(one_, "succeeded", order) == "paid"
+        waiting = Call(lambda: event(two, "refunded", order))
+        eventually(lambda: blocked(db, two))
+        one_.commit()
+        assert waiting.result() == "refunded"
+    assert payments(db) == [("refunded", "provider")]
+    late = status(db, order.order_id).late_order_id
+    assert status(db, late).status == "refunded"
+    settle(db)
+    assert item_status(db, order.item_id).available == 2
 
 
 def test_a_refund_of_a_part_of_the_money_changes_nothing(db: Connection) -> None:
@@ -223,6 +261,32 @@ def test_a_refund_of_a_part_of_the_money_changes_nothing(db: Connection) -> None
     assert event(db, "refunded", order, amount=400) == "ignored"
     assert status(db, order.order_id).status == "paid"
     assert event(db, "refunded", order, amount=None) == "refunded"
+
+
+def test_a_refund_of_a_part_does_not_stand_for_the_one_that_is_due(db: Connection) -> None:
+    order = paid(db)
+    call(db, "refund_order", order.order_id, "x")
+    assert event(db, "refunded", order, amount=400) == "ignored"
+    assert payments(db) == [("refund_due", "staff")]
+    sent_back(db)
+    assert mails(db) == [("order_refunded", "ann")]
+
+
+def test_a_refund_that_is_told_before_its_late_money_sells_nothing(
+    db: Connection, clock: Clock
+) -> None:
+    order = reserve(db, item(db, late_payment="keep_if_free"), "ann")
+    open_sessions(db)
+    clock.advance(60)
+    settle(db)
+    clock.advance(60)
+    settle(db)
+    assert event(db, "refunded", order, amount=400) == "ignored"  # a part
+    assert event(db, "refunded", order) == "refunded"
+    assert event(db, "succeeded", order) == "refund_due"
+    settle(db)
+    assert item_status(db, order.item_id).available == 1
+    assert rows(db, "select * from flashsale.money_at_risk") == []
 
 
 @pytest.mark.parametrize("first", ["staff", "provider"])

@@ -13,6 +13,7 @@ from money_support import (
     event,
     kinds,
     mails,
+    make_due,
     open_session,
     open_sessions,
     payments,
@@ -322,6 +323,17 @@ def test_a_failure_that_is_final_after_all_ends_the_settling(db: Connection, clo
     assert value(db, "select status from flashsale_data.orders") == "expired"
 
 
+def test_a_session_that_we_hear_of_after_the_hold_s_end_is_voided(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    take(db)  # the worker opens a session, and dies
+    call(db, "cancel", order.order_id)
+    make_due(db)
+    take(db)
+    assert event(db, "failed", order, payable=True) == "failed"
+    make_due(db)
+    assert [(job.kind, job.session_id) for job in take(db)] == [("void", f"s{order.payment_id}")]
+
+
 def test_settling_goes_on_while_another_session_can_be_paid(db: Connection, clock: Clock) -> None:
     order = held(db)
     event(db, "failed", order, payable=True)
@@ -411,7 +423,7 @@ def test_two_events_at_once_of_a_session_that_we_do_not_know_have_one_effect(
     assert payments(db) == (expected[:1] if one == other else expected)
 
 
-@pytest.mark.parametrize("said", ["a session opened in vain", "no session"])
+@pytest.mark.parametrize("said", ["a session opened in vain", "opened too late", "no session"])
 def test_who_could_not_pay_is_not_told_that_they_did_not(
     db: Connection, clock: Clock, said: str
 ) -> None:
@@ -423,6 +435,8 @@ def test_who_could_not_pay_is_not_told_that_they_did_not(
     sweep(db)
     clock.advance(3)
     sweep(db)
+    if said == "opened too late":
+        open_session(db, job)
     (mail,) = rows(db, "select message from flashsale.take_notifications(10, 30)")
     assert mail.message["kind"] == "expired"
     assert mail.message["could_pay"] is (said == "a session opened in vain")

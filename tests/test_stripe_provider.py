@@ -206,7 +206,7 @@ async def test_a_void_waits_for_a_bank_that_has_not_decided(
     session = await opened(provider)
     event = await read(provider, fake.customer_pays(session.session_id, bank="processing"))
     assert event.type == "checkout.session.completed"  # has no effect: the money has not come
-    with pytest.raises(ProviderUnavailable, match="the bank has not decided"):
+    with pytest.raises(ProviderRefused, match="the bank has not decided"):  # it is no outage
         await provider.void_session(session.session_id, "payment-7-void")
     fake.bank_decides(session.session_id, "requires_payment_method")
     assert await provider.void_session(session.session_id, "payment-7-void") == SessionVoided()
@@ -223,6 +223,18 @@ async def test_money_is_refunded_once(provider: PaymentProvider, fake: FakeStrip
     assert [refund["amount"] for refund in fake.refunds] == [4900]
     calls = [key for call, _, key in fake.calls if call == "POST /v1/refunds"]
     assert calls == ["payment-7-refund", "another"]  # the repeated call got its first answer
+
+
+async def test_what_a_bank_has_taken_back_is_not_sent_again(
+    provider: PaymentProvider, fake: FakeStripe
+) -> None:
+    session = await opened(provider)
+    fake.customer_pays(session.session_id)
+    for intent in fake.intents.values():
+        intent["latest_charge"]["disputed"] = True
+    refunded = await provider.refund_session(session.session_id, 4900, "EUR", "payment-7-refund")
+    assert refunded == SessionRefunded()
+    assert fake.refunds == []
 
 
 async def test_the_rest_is_refunded_if_somebody_at_stripe_refunded_a_part(
@@ -270,6 +282,9 @@ async def test_what_is_not_ours_has_no_effect(provider: PaymentProvider, fake: F
     assert (event.type, event.session_id) == ("checkout.session.completed", name)
     charge = {"id": "ch_x", "refunded": True, "payment_intent": "pi_x", "metadata": {}}
     event = await read(provider, fake.event("charge.refunded", charge))
+    assert (event.type, event.session_id) == ("charge.refunded", "ch_x")
+    await opened(provider, key="b")
+    event = await read(provider, fake.event("charge.refunded", charge | {"payment_intent": None}))
     assert (event.type, event.session_id) == ("charge.refunded", "ch_x")
     event = await read(provider, fake.event("customer.created", {"id": "cus_1"}))
     assert (event.type, event.session_id) == ("customer.created", "cus_1")

@@ -35,7 +35,13 @@ MAY_IMPORT = {
     "api": {"database", "providers", "plugins", "settings", "models", "refusals", "processes"},
     "worker": {"database", "providers", "plugins", "settings"},
 }
-LAZY = {("cli", "worker"), ("cli", "dev"), ("cli", "database"), ("server", "api")}
+LAZY = {
+    ("cli", "worker"),
+    ("cli", "dev"),
+    ("cli", "database"),
+    ("cli", "providers"),
+    ("server", "api"),
+}
 """Imports inside of a function: they are made only by the process that needs them."""
 
 

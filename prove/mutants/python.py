@@ -536,9 +536,9 @@ PYTHON_MUTANTS = [
         "plugins",
     ),
     PythonMutant(
-        "plugins: a bad name shows when granian has started",
+        "plugins: what is wrong shows when granian has started",
         "cli",
-        '    make(settings, "provider")',
+        '    asyncio.run(try_out(settings, "provider", PaymentProvider))',
         "    pass",
         "plugins",
     ),

@@ -1091,6 +1091,20 @@ SQL_MUTANTS = [
         "found::test_a_payment_does_not_end_by_the_session_of_another_one",
     ),
     Mutant(
+        "end_payment: a session that we did not know of is not voided",
+        "end_payment",
+        "and p_payable and o.status <> 'reserved'",
+        "and false",
+        "settle::test_a_session_that_we_hear_of_after_the_hold_s_end_is_voided",
+    ),
+    Mutant(
+        "settle_refund: a refund before its money is forgotten",
+        "settle_refund",
+        "    and p.status in ('requested', 'open', 'failed', 'voided');\n",
+        "    and false;\n",
+        "refund::test_a_refund_that_is_told_before_its_money_is_one_all_the_same",
+    ),
+    Mutant(
         "settle_refund: whatever payment is named",
         "settle_refund",
         "    and (p.payment_id = p_payment_id or p.order_id is null)\n",
@@ -1225,6 +1239,34 @@ SQL_MUTANTS = [
         "        else 'The deadline passed without payment: the unit went to the line.'",
         "        else 'It ended.'",
         "found",
+    ),
+    Mutant(
+        "explain_order: the till's money went back by itself",
+        "explain_order",
+        "      when a.reference is not null then\n        format('The till pays",
+        "      when false then\n        format('The till pays",
+        "pay_offline",
+    ),
+    Mutant(
+        "explain_order: an outage is not told once its attempt is voided",
+        "explain_order",
+        "  from attempts a where a.expires_at is not null\n",
+        "  from attempts a where a.expires_at is not null and a.status <> 'voided'\n",
+        "explain_order::test_an_outage_is_told_even_after_its_attempts_were_voided",
+    ),
+    Mutant(
+        "explain_order: more time is told to everybody of the item",
+        "explain_order",
+        "    and h.at < least(p_order.expires_at, p_order.paid_at, p_order.ended_at)\n",
+        "",
+        "explain_order::test_more_time_from_staff_is_told_to_those_who_got_it",
+    ),
+    Mutant(
+        "explain_order: the provider was asked for 0 s",
+        "explain_order",
+        "    and p_item.settle_seconds > 0\n",
+        "",
+        "explain_order::test_it_tells_that_the_provider_was_asked_only_if_it_was",
     ),
     Mutant(
         "explain_order: every end is a cancellation",
@@ -1571,8 +1613,8 @@ SQL_MUTANTS = [
     Mutant(
         "refund: of a part of the money",
         "settle_refund",
-        "      and coalesce(p_amount, p.amount) = p.amount)\n",
-        "      )\n",
+        "  if p_amount <> (\n",
+        "  if false and p_amount <> (\n",
         "refund",
     ),
     Mutant(
@@ -1623,8 +1665,8 @@ SQL_MUTANTS = [
     Mutant(
         "take_notifications: says that they did not pay, who could not",
         "take_notifications",
+        "          where p.order_id = m.order_id and p.opened_at < m.expires_at\n",
         "          where p.order_id = m.order_id and p.opened_at is not null\n",
-        "          where p.order_id = m.order_id\n",
         "settle",
     ),
     Mutant(

@@ -157,13 +157,17 @@ def _demo(**options: Any) -> int:
 
 
 def _serve(**flags: Any) -> int:
-    from flashsale.plugins import make
+    import asyncio
+
+    from flashsale.plugins import try_out
+    from flashsale.providers.interface import PaymentProvider
     from flashsale.server import run_granian
 
     settings = Settings.from_env(**flags)
     settings.need_database_url()
     settings.need_webhook_secret()
-    make(settings, "provider")  # or granian would start a process that ends at once, for ever
+    # Else granian would start a process that ends at once, again and again.
+    asyncio.run(try_out(settings, "provider", PaymentProvider))
     return run_granian("flashsale.server:api", settings.host, settings.port, settings, flags)
 
 

@@ -49,6 +49,12 @@ async def plugged(settings: Settings, name: str, interface: Any) -> AsyncIterato
         yield plug
 
 
+async def try_out(settings: Settings, name: str, interface: Any) -> None:
+    """Begins and ends the plug-in in this setting. Errors: those of plugged."""
+    async with plugged(settings, name, interface):
+        pass
+
+
 def _module(name: str, module_name: str) -> Any:
     try:
         return importlib.import_module(module_name)

@@ -42,13 +42,14 @@ button.pay { border-color: #0b6b3a; background: #0b6b3a; color: #fff; font-weigh
 small { display: block; margin-top: 1.25rem; color: var(--dim); overflow-wrap: anywhere }
 """
 
-# The server says how many seconds are left, because the browser's clock may be wrong.
+# The server says how many seconds are left, because the browser's clock may be wrong. It is only
+# asked how much time has passed, which performance.now() does not know after a phone has slept.
 _SCRIPT = """
 const left = document.getElementById("left");
-const end = performance.now() + 1000 * Number(left.dataset.seconds);
+const end = Date.now() + 1000 * Number(left.dataset.seconds);
 const two = (n) => String(n).padStart(2, "0");
 const show = () => {
-  const s = Math.max(0, Math.ceil((end - performance.now()) / 1000));
+  const s = Math.max(0, Math.ceil((end - Date.now()) / 1000));
   const hours = Math.floor(s / 3600), minutes = Math.floor(s / 60) % 60;
   left.textContent = (hours ? hours + ":" + two(minutes) : minutes) + ":" + two(s % 60);
   if (s === 0) { clearInterval(timer); location.reload(); }

@@ -103,12 +103,17 @@ class _MailServer:
     """The mail server, and a connection to it for each thread."""
 
     def __init__(self, settings: Settings) -> None:
-        parts = urlsplit(settings.smtp_url)
+        bad_url = SettingsError(
+            "FLASHSALE_SMTP_URL: must be smtps://user:password@host, smtp+starttls://… or "
+            "smtp://…, and a password has %2F instead of /"
+        )
+        try:
+            parts = urlsplit(settings.smtp_url)
+            port = parts.port
+        except ValueError:  # it quotes the password, if that has a / in it
+            raise bad_url from None
         if parts.scheme not in _PORTS or not parts.hostname:
-            raise SettingsError(
-                "FLASHSALE_SMTP_URL: must be smtps://user:password@host, smtp+starttls://… or "
-                "smtp://…"
-            )
+            raise bad_url
         if parts.password and parts.scheme == "smtp" and parts.hostname not in _LOCAL:
             raise SettingsError(
                 "FLASHSALE_SMTP_URL: the password would travel in the clear: use smtps:// or "
@@ -116,7 +121,7 @@ class _MailServer:
             )
         self._scheme = parts.scheme
         self._host = parts.hostname
-        self._port = parts.port or _PORTS[parts.scheme]
+        self._port = port or _PORTS[parts.scheme]
         self._login = (unquote(parts.username or ""), unquote(parts.password or ""))
         self._timeout_seconds = settings.provider_timeout_seconds
         self._mine = threading.local()
