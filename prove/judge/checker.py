@@ -82,8 +82,11 @@ def exercised(run: Run) -> Counter[str]:
         count["reserved -> waiting"] += len(o.lost_holds)
         count["late money buys"] += o.late is not None
         count.update(_ends(o, money.get(o.place)))
+    for line in run.ledger:
+        count["payment failed"] += line["kind"] == "moved" and line["to"] == "failed"
     for p in run.database.payments:
-        count[f"payment {p.status}"] += 1
+        if p.status != "failed":  # in the end a failed payment is voided
+            count[f"payment {p.status}"] += 1
         count["offline payments"] += p.reference is not None
     for begin, end in run.provider_outages:
         count["seconds of outage"] += int(end - begin)
