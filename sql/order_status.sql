@@ -87,6 +87,22 @@ comment on column flashsale.order_status.late_order_id is
 comment on column flashsale.order_status.reference is
   'Of an order that was paid offline: the till''s name of the payment.';
 
+-- This has no settings, so that it is inlined.
+create or replace function flashsale.as_row(p_order_id bigint, p_outcome text)
+returns setof flashsale.order_row
+language sql stable rows 1
+as $$
+  select
+    p_outcome, o.order_id, o.item_id, o.customer_id, o.status, o.ticket, o.position, o.created_at,
+    o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id, o.payment_status, o.amount,
+    o.currency, o.checkout_url, null::timestamptz, o.late_order_id, o.reference
+  from flashsale.order_status o
+  where o.order_id = p_order_id
+$$;
+
+comment on function flashsale.as_row(bigint, text) is
+$$An order as the answer of a verb; no row: there is no such order$$;
+
 create or replace function flashsale.order_status(
   p_order_id bigint, p_customer_id text default null)
 returns flashsale.order_row
@@ -96,14 +112,9 @@ as $$
 declare
   v_row flashsale.order_row;
 begin
-  select
-    'found', o.order_id, o.item_id, o.customer_id, o.status, o.ticket, o.position, o.created_at,
-    o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id, o.payment_status, o.amount,
-    o.currency, o.checkout_url, null::timestamptz, o.late_order_id, o.reference
-  into v_row
-  from flashsale.order_status o
-  where o.order_id = p_order_id
-    and (o.customer_id = p_customer_id or p_customer_id is null);
+  select r.* into v_row
+  from flashsale.as_row(p_order_id, 'found') r
+  where r.customer_id = p_customer_id or p_customer_id is null;
   if not found then
     perform flashsale.raise_unknown_order(p_order_id);
   end if;
@@ -123,13 +134,7 @@ as $$
 declare
   v_row flashsale.order_row;
 begin
-  select
-    p_outcome, o.order_id, o.item_id, o.customer_id, o.status, o.ticket, o.position, o.created_at,
-    o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id, o.payment_status, o.amount,
-    o.currency, o.checkout_url, null::timestamptz, o.late_order_id, o.reference
-  into v_row
-  from flashsale.order_status o
-  where o.order_id = p_order_id;
+  select r.* into v_row from flashsale.as_row(p_order_id, p_outcome) r;
   return v_row;
 end
 $$;

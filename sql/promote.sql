@@ -183,7 +183,7 @@ declare
   v_granted bigint[];
   v_now timestamptz;
 begin
-  if flashsale.provider_down() then -- nobody's clock starts while nobody can pay
+  if exists (select from flashsale.outage()) then -- no clock starts while nobody can pay
     return 0;
   end if;
   select array_agg(e.order_id), array_agg(e.order_id) filter (where e.reserved_at is not null)
@@ -213,7 +213,10 @@ begin
     returning o.order_id
   )
   select array_agg(g.order_id order by g.order_id) into v_granted from granted g;
-  return flashsale.enqueue_payment_jobs('open', flashsale.attempts_for(v_granted, v_again, v_now));
+  if v_again is not null then
+    v_granted := flashsale.attempts_for(v_granted, v_again, v_now);
+  end if;
+  return flashsale.enqueue_payment_jobs('open', v_granted);
 end
 $$;
 
@@ -233,9 +236,6 @@ as $$
 declare
   v_attempts bigint[];
 begin
-  if p_again is null then
-    return p_order_ids;
-  end if;
   with again as (
     insert into flashsale_data.payments (order_id, amount, currency, requested_at)
     select o.order_id, i.price, i.currency, p_now

@@ -70,7 +70,7 @@ to 10^15 or a currency of three capital letters: it is kept, and has no effect).
 
 -- These two have no settings, so that they are inlined.
 create or replace function flashsale.name_of_event(p_event_id text, p_content text) returns text
-language sql immutable parallel safe
+language sql stable parallel safe -- as convert_to is
 as $$
   select case
     when length(p_event_id) between 1 and 255 then p_event_id

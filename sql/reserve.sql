@@ -253,7 +253,7 @@ begin
     -- The transaction gets its id before it takes a ticket. fill relies on that.
     v_ticket := case when pg_current_xact_id() is not null then nextval(v_line) end;
   elsif v_outcome = 'existing' then
-    return flashsale.answer(v_order_id, 'existing');
+    return (select r from flashsale.as_row(v_order_id, 'existing') r);
   elsif v_outcome in ('closed', 'paused', 'not_open', 'sold_out') then
     return flashsale.refused(v_outcome, p_item_id, p_customer_id, v_opens_at);
   end if;

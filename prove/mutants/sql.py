@@ -1459,7 +1459,7 @@ SQL_MUTANTS = [
     Mutant(
         "promote: although the provider is down",
         "promote",
-        "  if flashsale.provider_down() then",
+        "  if exists (select from flashsale.outage()) then",
         "  if false then",
         "outage_sql",
     ),
@@ -1473,8 +1473,8 @@ SQL_MUTANTS = [
     Mutant(
         "promote: another hold with the old attempt",
         "promote",
-        "  if p_again is null then",
-        "  if true then",
+        "  if v_again is not null then",
+        "  if false then",
         "outage_sql",
     ),
     Mutant(
