@@ -167,7 +167,8 @@ def test_sessions_that_were_opened_together_are_recorded_each_for_itself(
     clock.advance(1)
     call(db, "cancel", orders["ann"].order_id)
     sweep(db)  # it is fay's turn
-    db.execute("select pgmq.send('payments', message) from pgmq.q_payments where msg_id = 2")
+    twice = Jsonb({"kind": "open", "payment_id": orders["bob"].order_id})
+    db.execute("select pgmq.send('payments', %s)", [twice])
     jobs = sorted(take(db), key=lambda job: (job.customer_id, job.job_id))
     assert [job.customer_id for job in jobs] == ["bob", "bob", *names[2:]]
     call(db, "cancel", orders["cid"].order_id)

@@ -629,14 +629,14 @@ async def test_a_worker_whose_calls_all_fail_at_once_goes_on(
     assert queue.takes == [20, 10, 1]
 
 
-class Broken(Exception):  # noqa: N818 - the words are clear
+class NotThoughtOf(Exception):  # noqa: N818 - the words are clear
     """Something that nobody has thought of."""
 
 
 @pytest.mark.parametrize("part", ["payments", "notifications", "sweep", "alive"])
 @pytest.mark.parametrize(
     "error",
-    [Broken(), ExceptionGroup("several", [Broken()]), asyncio.CancelledError()],
+    [NotThoughtOf(), ExceptionGroup("several", [NotThoughtOf()]), asyncio.CancelledError()],
     ids=["error", "group", "cancelled"],
 )
 async def test_no_error_ends_a_part_of_the_worker(

@@ -40,7 +40,7 @@ class LeasedJob(NamedTuple):
     """The whole row, with what is to be done."""
 
 
-class Opened(NamedTuple):
+class OpenedSession(NamedTuple):
     """The result of a job that has opened a session for a payment."""
 
     job: LeasedJob
@@ -104,7 +104,7 @@ class Jobs:
             )
         )
 
-    async def payments_opened(self, opened: Sequence[Opened]) -> set[int]:
+    async def payments_opened(self, opened: Sequence[OpenedSession]) -> set[int]:
         """Records that sessions were opened. Returns the job_ids of the jobs that are done."""
         rows = await self._pool.fetch(
             "select job_id, outcome from flashsale.payments_opened($1, $2, $3, $4, $5)",

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from flashsale.database.jobs import Jobs, LeasedJob, Opened
+from flashsale.database.jobs import Jobs, LeasedJob, OpenedSession
 from flashsale.providers.interface import (
     KEY_REUSED,
     PaymentProvider,
@@ -125,7 +125,7 @@ class PaymentQueue(Queue):
                 )
                 deadline = f"{expires_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}"
                 session = await _once(open_session, f"payment-{name}-open", deadline)
-                opened = Opened(job, payment_id, session.session_id, session.checkout_url)
+                opened = OpenedSession(job, payment_id, session.session_id, session.checkout_url)
                 return partial(self._opened.add, job.job_id, opened)
             case VoidJob(payment_id, _, _, session_id):
                 void_session = partial(self._provider.void_session, session_id)

@@ -11,7 +11,7 @@ from flashsale.database.sqlstates import is_passing
 R = TypeVar("R")
 
 
-class _Result(NamedTuple, Generic[R]):
+class _Waiting(NamedTuple, Generic[R]):
     job_id: int
     result: R
     recorded: asyncio.Future[bool]
@@ -23,13 +23,13 @@ class Results(Generic[R]):
     def __init__(self, record: Callable[[Sequence[R]], Awaitable[Set[int]]]) -> None:
         """record: records results, and returns the job_ids that are done with that."""
         self._record = record
-        self._waiting: list[_Result[R]] = []
+        self._waiting: list[_Waiting[R]] = []
         self._recording: asyncio.Task[None] | None = None
 
     async def add(self, job_id: int, result: R) -> bool:
         """Records the result of a job. Returns whether it is done. Errors: those of `record`."""
         recorded: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Result(job_id, result, recorded))
+        self._waiting.append(_Waiting(job_id, result, recorded))
         if self._recording is None or self._recording.done():
             self._recording = asyncio.create_task(self._record_all())
         return await recorded
@@ -45,21 +45,21 @@ class Results(Generic[R]):
                 else:  # it refuses one of them, which must not take the others along
                     await self._record_each(results)
 
-    async def _record_each(self, results: list[_Result[R]]) -> None:
+    async def _record_each(self, results: list[_Waiting[R]]) -> None:
         for result in results:
             try:
                 await self._record_these([result])
             except Exception as error:
                 _fail([result], error)
 
-    async def _record_these(self, results: list[_Result[R]]) -> None:
+    async def _record_these(self, results: list[_Waiting[R]]) -> None:
         done = await self._record([result.result for result in results])
         for result in results:
             if not result.recorded.done():  # it is if its job was cancelled
                 result.recorded.set_result(result.job_id in done)
 
 
-def _fail(results: list[_Result[R]], error: Exception) -> None:
+def _fail(results: list[_Waiting[R]], error: Exception) -> None:
     for result in results:
         if not result.recorded.done():
             result.recorded.set_exception(error)
