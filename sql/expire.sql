@@ -69,6 +69,8 @@ The caller has locked the orders. The answer decides: paid or expired. After the
 settle_seconds without an answer they expire.$$;
 
 -- The order keeps reserved_at, by which grant_holds knows that its next hold needs a new attempt.
+-- There is nothing to void: a session that was opened too late has its void, and one that is found
+-- later gets it then (payment_opened).
 create or replace function flashsale.return_to_line(p_order_ids bigint[], p_now timestamptz)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -86,7 +88,6 @@ begin
   update flashsale_data.orders o
   set status = 'waiting', expires_at = null
   where o.order_id = any (p_order_ids) and o.status = 'reserved';
-  perform flashsale.enqueue_voids(p_order_ids);
 end
 $$;
 

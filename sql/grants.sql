@@ -74,6 +74,7 @@ grant execute on function
     flashsale.retry_job(text, bigint, integer, text, boolean),
     flashsale.note_provider(boolean),
     flashsale.payment_opened(bigint, integer, bigint, text, text),
+    flashsale.payments_opened(bigint[], integer[], bigint[], text[], text[]),
     flashsale.payment_voided(bigint, integer, bigint),
     flashsale.payment_captured(bigint, integer, bigint, text, bigint, text, timestamptz),
     flashsale.payment_refunded(bigint, integer, bigint)

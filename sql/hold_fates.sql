@@ -22,8 +22,9 @@ p_expires_at: the deadline. A session that was opened later was never shown to t
 -- * settling: the customer may have paid in time, because there is a session that could be paid
 --   before the deadline and that nobody has closed yet. The unit is not free until the provider has
 --   answered the void, or settle_seconds are over.
--- * waiting: the customer could not pay, because the provider was down and no session was ever
---   opened in this hold. They go back to the line, in which they are the next.
+-- * waiting: the customer could not pay, because the provider was down, or there is a backlog of
+--   sessions from then (note_provider), and no session was ever opened in this hold. They go back
+--   to the line, in which they are the next.
 -- * expired: all others. A session that the provider has refused to open is one of these cases.
 --
 -- Attempts of an earlier hold, which an outage has ended, were requested before this one began.

@@ -133,6 +133,7 @@
 -- The worker's jobs: calls to the payment provider, and e-mails
 \ir lease.sql
 \ir take_payment_jobs.sql
+\ir payments_opened.sql
 \ir payment_opened.sql
 \ir payment_voided.sql
 \ir payment_captured.sql

@@ -24,6 +24,11 @@ as $$ select exists (select from flashsale.outage()) $$;
 comment on function flashsale.provider_down() is
 $$Whether a worker has said in the last ten seconds that nobody can pay$$;
 
+-- An outage leaves a backlog of sessions to open. A hold that begins after the provider's return
+-- may come due before the worker has got to its session, and then it is the outage that costs it.
+-- So while a worker is behind, it says again that the provider is back, and each time prolongs what
+-- hold_fates calls an outage. This works only for a backlog that follows an outage: without the
+-- limit of ten seconds, a hold without a session would come back for ever whenever there is a rush.
 create or replace function flashsale.note_provider(p_is_down boolean) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -42,8 +47,9 @@ begin
       or s.noted_at not between v_now - interval '2 seconds' and v_now;
   else
     update flashsale_data.provider_status s
-    set down_since = null, noted_at = v_now -- until now nobody could pay
-    where s.one_row and s.down_since is not null;
+    set down_since = null, noted_at = v_now -- until now there was somebody who could not pay
+    where s.one_row
+      and (s.down_since is not null or s.noted_at > v_now - interval '10 seconds');
   end if;
 end
 $$;
@@ -51,5 +57,7 @@ $$;
 comment on function flashsale.note_provider(boolean) is
 $$Records that the payment provider is down, or that it is back
 p_is_down true: to be said again each second, because it counts for ten. It has no effect within two
-seconds after somebody said that the provider is back. While it is down, nobody is
-promoted, and a hold that comes due without a session goes back to the line.$$;
+seconds after somebody said that the provider is back. While it is down, nobody is promoted, and a
+hold that comes due without a session goes back to the line. false: to be said once, and again each
+second while there are more sessions to open than can be opened at once: until then, too, a hold
+that comes due without a session goes back to the line.$$;

@@ -141,25 +141,20 @@ returns pgmq.message_record[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_free pgmq.message_record[];
-  v_busy bigint[];
-begin
-  with job as materialized (
-    select
-      r as message, r.msg_id,
-      flashsale.is_busy(flashsale.id_in(r.message, 'payment_id')) as busy
+  v_busy constant bigint[] := flashsale.busy_payments(array(
+    select flashsale.id_in(r.message, 'payment_id')
     from unnest(p_read) r
-    order by flashsale.id_in(r.message, 'payment_id')
-  )
-  select
-    array_agg(j.message order by j.msg_id) filter (where not j.busy),
-    array_agg(j.msg_id) filter (where j.busy)
-  into v_free, v_busy
-  from job j;
+    where flashsale.id_in(r.message, 'payment_id') is not null));
+begin
   update pgmq.q_payments q
   set vt = clock_timestamp() + interval '0.5 seconds', read_ct = q.read_ct - 1
-  where q.msg_id = any (v_busy);
-  return v_free;
+  where q.msg_id = any (array(
+    select r.msg_id from unnest(p_read) r
+    where flashsale.id_in(r.message, 'payment_id') = any (v_busy)));
+  return (
+    select array_agg(r order by r.msg_id)
+    from unnest(p_read) r
+    where (flashsale.id_in(r.message, 'payment_id') = any (v_busy)) is not true);
 end
 $$;
 

@@ -479,9 +479,11 @@ def expired_in_an_outage(story: MoneyStory) -> None:
 
 
 def lost_without_an_outage(story: MoneyStory) -> None:
-    story.change(8, lost_holds=((112, 122), (136, 146)), reserved_at=146.1, expires_at=156.1)
-    story.change(8, paid_at=150)
-    story.move("s8", "captured", at=text(150))
+    behind = (136, 146)  # began just after the outage, so the worker may have been behind
+    lost = ((112, 122), behind, (146.1, 156.1))
+    story.change(8, lost_holds=lost, reserved_at=156.2, expires_at=166.2)
+    story.change(8, paid_at=160)
+    story.move("s8", "captured", at=text(160))
 
 
 def left_settling(story: MoneyStory) -> None:

@@ -241,6 +241,31 @@ async def test_the_database_is_told_that_the_provider_is_down_and_that_it_is_bac
 
 
 @pytest.mark.slow
+async def test_the_backlog_of_an_outage_costs_nobody_their_place(
+    shop: Shop, db: Connection
+) -> None:
+    """It takes longer than a hold, also for those who come when the provider is back."""
+    await shop.stage.faults(fail=1)
+    early = await shop.sale(*(f"c{n}" for n in range(60)), stock=200, hold_seconds=2)
+
+    async def is_down() -> bool:
+        return bool(value(db, "select is_down from flashsale.provider_status"))
+
+    await until(is_down, "the breaker")
+    await shop.stage.faults(latency_ms=500)
+    for n in range(60):
+        await shop.order(early[0], f"d{n}")
+    could_pay = "select from flashsale_data.payments p where p.order_id = o.order_id and opened_at"
+    without = f"select customer_id from flashsale_data.orders o where not exists ({could_pay}"
+
+    async def all_could_pay() -> bool:
+        assert rows(db, f"{without} is not null) and ended_at is not null") == []
+        return rows(db, f"{without} is not null)") == []
+
+    await until(all_could_pay, "the sessions")
+
+
+@pytest.mark.slow
 async def test_a_long_hold_is_tried_until_the_provider_is_back(shop: Shop, db: Connection) -> None:
     await shop.stage.stop()
     (order,) = await shop.sale("ann", hold_seconds=1800)

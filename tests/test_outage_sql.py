@@ -220,9 +220,9 @@ def test_an_outage_before_the_hold_began_is_no_excuse(db: Connection, clock: Clo
     clock.advance(1)
     down(db, False)
     clock.advance(1)
-    down(db, False)  # said again, it changes nothing
     order = reserve(db, shoe, "ann")
     clock.advance(60)
+    down(db, False)  # said again so much later, it changes nothing
     sweep(db)
     assert status(db, order.order_id).status == "expired"
 
@@ -238,6 +238,38 @@ def test_a_hold_that_comes_due_just_after_the_outage_is_not_lost(
     clock.advance(6)
     sweep(db)
     assert status(db, order.order_id).status == "reserved"  # waited, and got another hold
+
+
+def test_the_backlog_of_an_outage_costs_nobody_their_place(db: Connection, clock: Clock) -> None:
+    """Its worker says each second that it is behind."""
+    shoe = item(db, stock=2, hold_seconds=20)
+    down(db)
+    clock.advance(1)
+    down(db, False)
+    clock.advance(1)
+    ann, bob = many(db, shoe, ["ann", "bob"])  # after the return
+    for _ in range(3):
+        for _second in range(10):
+            clock.advance(2)
+            down(db, False)
+        settle(db)
+        assert statuses(db, shoe) == {"ann": "reserved", "bob": "reserved"}
+    assert mails(db) == []
+    jobs = {job.order_id: job for job in take(db) if job.kind == "open"}
+    assert open_session(db, jobs[ann.order_id]) == "opened"
+    refused(db, jobs[bob.order_id])
+    clock.advance(10)
+    down(db, False)
+    clock.advance(10)
+    settle(db)
+    assert statuses(db, shoe) == {"ann": "settling", "bob": "expired"}  # as ever
+    clock.advance(20)
+    down(db, False)  # a backlog long after an outage is no part of it
+    cid = reserve(db, shoe, "cid")
+    clock.advance(20)
+    down(db, False)
+    sweep(db)
+    assert status(db, cid.order_id).status == "expired"
 
 
 def test_a_customer_who_had_a_session_expires_though_the_provider_is_down(

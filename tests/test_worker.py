@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import asyncpg
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
@@ -39,7 +40,9 @@ from flashsale.worker import payments, trouble
 from flashsale.worker import queue as worker_queue
 from flashsale.worker import run as worker
 from flashsale.worker.mail import Mail
+from flashsale.worker.notifications import NotificationQueue
 from flashsale.worker.payments import PaymentQueue
+from flashsale.worker.results import Results
 from simulator_support import staged
 from support import Connection, call, connect, item, many, pay, reserve, rows, status, value
 
@@ -586,6 +589,146 @@ async def test_a_provider_that_is_down_is_probed_and_its_return_noticed(
     assert caplog.text.count("failures in a row, probing") == 1
 
 
+class Slots(PaymentQueue):
+    """All jobs that may be under way at once fail, half of them while the others are taken."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        unused = settings("postgresql://nowhere", job_concurrency=20)
+        super().__init__(unused, Jobs(unused), stop, FakeProvider())
+        self.takes: list[int] = []
+        self.recorded = asyncio.Event()
+
+    async def take(self, limit: int, lease_seconds: int) -> list[LeasedJob]:
+        self.takes.append(limit)
+        if len(self.takes) == 2:
+            await until(lambda: self.is_down)
+        elif len(self.takes) > 2:
+            self._stop.set()
+            return []
+        return [LeasedJob(n, 1, {}) for n in range(10)]
+
+    async def perform(self, job: LeasedJob) -> worker_queue.Acknowledge:
+        raise ProviderUnavailable("connection refused")
+
+
+async def test_a_worker_whose_calls_all_fail_at_once_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It had no job left to wait for, and ended."""
+    monkeypatch.setattr(worker_queue, "PROBE_SECONDS", 0.05)
+    queue = Slots(asyncio.Event())
+
+    async def retry(*_: object) -> str:
+        await until(lambda: len(queue.takes) == 2)
+        await asyncio.sleep(0.02)  # until all slots are taken
+        return "retry"
+
+    monkeypatch.setattr(queue.jobs, "retry", retry)
+    async with asyncio.timeout(10):
+        await queue.work()
+    assert queue.takes == [20, 10, 1]
+
+
+class NotThoughtOf(Exception):  # noqa: N818 - the words are clear
+    """Something that nobody has thought of."""
+
+
+@pytest.mark.parametrize("part", ["payments", "notifications", "sweep", "alive"])
+@pytest.mark.parametrize(
+    "error",
+    [NotThoughtOf(), ExceptionGroup("several", [NotThoughtOf()]), asyncio.CancelledError()],
+    ids=["error", "group", "cancelled"],
+)
+async def test_no_error_ends_a_part_of_the_worker(
+    database_url: str,
+    db: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    part: str,
+    error: BaseException,
+) -> None:
+    monkeypatch.setattr(worker, "RETRY_MAX_SECONDS", 0.01)
+    owner, name = {
+        "payments": (PaymentQueue, "work"),
+        "notifications": (NotificationQueue, "work"),
+        "sweep": (worker, "_sweep"),
+        "alive": (worker, "_say_alive"),
+    }[part]
+    works, begun = getattr(owner, name), 0
+
+    async def fails_first(*args: Any) -> None:
+        nonlocal begun
+        begun += 1
+        if begun < 3:
+            raise error
+        await works(*args)
+
+    monkeypatch.setattr(owner, name, fails_first)
+    order = reserve(db, item(db), "ann")
+    box = Box()
+    async with working(database_url, sender=box):
+        await until(lambda: payment(db, order) == "open")
+        await until(lambda: box.mails)
+        await until(lambda: begun == 3 and sweeps(db))
+    assert caplog.text.count(f"{part} has failed, and begins again") == 2
+
+
+async def test_results_that_come_during_a_call_share_the_next_one() -> None:
+    calls: list[list[int]] = []
+    door = Door()
+
+    async def record(results: Sequence[int]) -> set[int]:
+        calls.append(list(results))
+        await door("")
+        return {n for n in results if n != 3}
+
+    results = Results(record)
+    adding = [asyncio.create_task(results.add(n, n)) for n in range(5)]
+    await until(lambda: calls)
+    adding[4].cancel()
+    more = [asyncio.create_task(results.add(n, n)) for n in (5, 6)]
+    await asyncio.sleep(0)
+    door.opened.set()
+    done = await asyncio.gather(*adding, *more, return_exceptions=True)
+    assert done[:4] == [True, True, True, False] and done[5:] == [True, True]
+    assert calls == [[0, 1, 2, 3, 4], [5, 6]]
+
+
+async def test_a_result_that_is_refused_takes_no_other_along() -> None:
+    calls = 0
+
+    async def record(results: Sequence[int]) -> set[int]:
+        nonlocal calls
+        calls += 1
+        if 2 in results:
+            raise asyncpg.UniqueViolationError
+        return set(results)
+
+    results = Results(record)
+    done = await asyncio.gather(*(results.add(n, n) for n in range(4)), return_exceptions=True)
+    assert [it if it is True else type(it) for it in done] == [
+        True,
+        True,
+        asyncpg.UniqueViolationError,
+        True,
+    ]
+    assert calls == 5
+
+
+async def test_while_the_database_is_away_results_are_not_tried_one_by_one() -> None:
+    calls = 0
+
+    async def record(results: Sequence[int]) -> set[int]:
+        nonlocal calls
+        calls += 1
+        raise ConnectionRefusedError
+
+    results = Results(record)
+    done = await asyncio.gather(*(results.add(n, n) for n in range(4)), return_exceptions=True)
+    assert {type(it) for it in done} == {ConnectionRefusedError}
+    assert calls == 1
+
+
 async def test_a_provider_that_refuses_is_not_down(
     database_url: str, db: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -631,7 +774,7 @@ async def no_answer(_: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["no answer", "hangs"])
-async def test_the_database_is_told_that_the_provider_is_down_and_once_that_it_is_back(
+async def test_the_database_is_told_that_the_provider_is_down_and_that_it_is_back(
     database_url: str, db: Connection, notes: list[bool], fault: str
 ) -> None:
     orders = many(db, item(db, stock=30), [f"c{n}" for n in range(30)])
@@ -648,7 +791,7 @@ async def test_the_database_is_told_that_the_provider_is_down_and_once_that_it_i
         said = len(notes)
         await asyncio.sleep(0.5)
         assert len(notes) == said
-    assert notes.count(False) == 1 and notes[-1] is False
+    assert sorted(notes, reverse=True) == notes and notes[-1] is False
 
 
 async def test_a_call_that_hangs_keeps_the_provider_down(
@@ -700,6 +843,29 @@ async def test_the_return_of_the_provider_is_said_again_until_the_database_knows
         db.execute("alter function flashsale.away(boolean) rename to note_provider")
         await until(lambda: not is_down(db))
     assert caplog.text.count("noting whether the provider is down failed") == 1
+
+
+async def test_a_worker_that_is_behind_after_an_outage_says_so_until_it_has_caught_up(
+    database_url: str, db: Connection, notes: list[bool]
+) -> None:
+    orders = many(db, item(db, stock=100), [f"c{n}" for n in range(100)])
+    provider = FakeProvider()
+    provider.fault = no_answer
+
+    async def slow(_: str) -> None:
+        await asyncio.sleep(0.1)
+
+    async with working(database_url, provider, job_concurrency=4):
+        await until(lambda: is_down(db))
+        provider.fault = slow
+        await until(lambda: notes.count(False) >= 5)
+        assert not all(payment(db, o) == "open" for o in orders)
+        provider.fault = nothing
+        await until(lambda: idle(db))
+        await asyncio.sleep(0.2)
+        said = len(notes)
+        await asyncio.sleep(0.2)
+        assert len(notes) == said
 
 
 async def test_the_jobs_of_holds_that_went_back_notice_the_provider_s_return(

@@ -10,6 +10,9 @@ NOTICED_SECONDS = 5.0
 """An outage that takes up so much of a hold is noticed: the worker tries within two seconds, and
 after ten failures says each second that the provider is down."""
 
+BEHIND_SECONDS = 10.0
+"""For so long after an outage a hold may go back to the line, because its session was not open."""
+
 
 def settling_is_short(run: Run) -> Iterator[str]:
     answered = _answers(run)
@@ -60,9 +63,10 @@ def nobody_loses_a_place_to_an_outage(run: Run) -> Iterator[str]:
         if line["kind"] == "opened" and line.get("order_id"):
             opened[place_of(line["order_id"])] = time_of(line["at"])
     refused = {p.place: p.refused_at for p in run.database.payments if p.refused_at is not None}
+    away_or_behind = [(start, stop + BEHIND_SECONDS) for start, stop in run.provider_outages]
     for order in run.database.orders:
         for begin, end in order.lost_holds:
-            if not _away(run.provider_outages + run.outages, begin, end):
+            if not _away(away_or_behind + run.outages, begin, end):
                 yield f"{order.place} lost a hold, and the provider was not down"
         if order.status != "expired" or opened.get(order.place, FOREVER) < (order.expires_at or 0):
             continue

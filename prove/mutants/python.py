@@ -354,8 +354,8 @@ PYTHON_MUTANTS = [
     PythonMutant(
         "worker: a provider that is down is asked as fast as possible",
         "worker/queue",
-        "        await pause(self._stop, PROBE_SECONDS)\n        return min(1, free)\n",
-        "        return free\n",
+        "            await pause(self._stop, PROBE_SECONDS)\n            return 1\n",
+        "            return self._at_once - len(running)\n",
         "worker::test_a_provider_that_is_down_is_probed_and_its_return_noticed",
     ),
     PythonMutant(
@@ -651,23 +651,74 @@ PYTHON_MUTANTS = [
     PythonMutant(
         "payments: nobody is told of an outage",
         "worker/payments",
-        "            if not (tries if self.is_down else said_down):\n",
-        "            if not said_down:\n",
-        "worker::test_the_database_is_told_that_the_provider_is_down_and_once_that_it_is_back",
+        "                to_say = self.failures != failures or self.under_way > 0\n",
+        "                to_say = said_down\n",
+        "worker::test_the_database_is_told_that_the_provider_is_down_and_that_it_is_back",
     ),
     PythonMutant(
         "payments: nobody is told of the provider's return",
         "worker/payments",
-        "            if not (tries if self.is_down else said_down):\n",
-        "            if not (tries and self.is_down):\n",
-        "worker::test_the_database_is_told_that_the_provider_is_down_and_once_that_it_is_back",
+        "                to_say = said_down or (self.has_more",
+        "                to_say = False and (self.has_more",
+        "worker::test_the_database_is_told_that_the_provider_is_down_and_that_it_is_back",
+    ),
+    PythonMutant(
+        "payments: nobody is told of the backlog of an outage",
+        "worker/payments",
+        "said_down or (self.has_more and self.done != done)",
+        "said_down",
+        "worker::test_a_worker_that_is_behind_after_an_outage_says_so_until_it_has_caught_up",
+    ),
+    PythonMutant(
+        "payments: a backlog is told of for ever",
+        "worker/payments",
+        "said_down or (self.has_more and self.done != done)",
+        "said_down or self.done > 0",
+        "worker::test_a_worker_that_is_behind_after_an_outage_says_so_until_it_has_caught_up",
+    ),
+    PythonMutant(
+        "worker: waits for jobs that have ended meanwhile, and ends",
+        "worker/queue",
+        "        if len(running) >= self._at_once:\n",
+        "        full = len(running) >= self._at_once\n"
+        "        await pause(self._stop, PROBE_SECONDS)\n"
+        "        if full:\n",
+        "worker::test_a_worker_whose_calls_all_fail_at_once_goes_on",
+    ),
+    PythonMutant(
+        "worker: an error that nobody has thought of ends it",
+        "worker/run",
+        "            if this is None or this.cancelling():\n                raise\n",
+        "            raise\n",
+        "worker::test_no_error_ends_a_part_of_the_worker",
+    ),
+    PythonMutant(
+        "worker: a call that was cancelled by nobody ends a part of it",
+        "worker/run",
+        "        except (Exception, asyncio.CancelledError):\n            if this",
+        "        except Exception:\n            if this",
+        "worker::test_no_error_ends_a_part_of_the_worker",
+    ),
+    PythonMutant(
+        "results: one that is refused takes the others along",
+        "worker/results",
+        "                if is_passing(error):\n",
+        "                if True:\n",
+        "worker::test_a_result_that_is_refused_takes_no_other_along",
+    ),
+    PythonMutant(
+        "results: one by one while the database is away",
+        "worker/results",
+        "                if is_passing(error):\n",
+        "                if False:\n",
+        "worker::test_while_the_database_is_away_results_are_not_tried_one_by_one",
     ),
     PythonMutant(
         "payments: the return is told for ever",
         "worker/payments",
         "                said_down = is_down\n",
         "                said_down = True\n",
-        "worker::test_the_database_is_told_that_the_provider_is_down_and_once_that_it_is_back",
+        "worker::test_the_database_is_told_that_the_provider_is_down_and_that_it_is_back",
     ),
     PythonMutant(
         "payments: the return is told once, even if nobody heard it",
@@ -680,8 +731,8 @@ PYTHON_MUTANTS = [
     PythonMutant(
         "payments: a worker without jobs says that the provider is down",
         "worker/payments",
-        "            tries = self.failures != failures or self.under_way > 0\n",
-        "            tries = True\n",
+        "                to_say = self.failures != failures or self.under_way > 0\n",
+        "                to_say = True\n",
         "worker::test_a_worker_that_has_nothing_to_try_does_not_say_that_the_provider_is_down",
     ),
     PythonMutant(

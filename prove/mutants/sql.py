@@ -1047,10 +1047,48 @@ SQL_MUTANTS = [
     ),
     Mutant(
         "jobs: a session opened too late is not voided",
-        "payment_opened",
-        "    perform flashsale.enqueue_payment_jobs('void', array[p_payment_id]);\n",
-        "",
+        "payments_opened",
+        "    where s.payment_id <> all (v_running)\n",
+        "    where false\n",
         "jobs::test_a_session_that_may_exist_is_found_again_and_voided",
+    ),
+    Mutant(
+        "jobs: a session is voided although its hold runs",
+        "payments_opened",
+        "    where s.payment_id <> all (v_running)\n",
+        "",
+        "jobs::test_sessions_that_were_opened_together_are_recorded_each_for_itself",
+    ),
+    Mutant(
+        "jobs: sessions that were opened together are mixed up",
+        "payments_opened",
+        "session_id = p_session_ids[array_position(p_payment_ids, p.payment_id)],",
+        "session_id = p_session_ids[1 + array_length(p_payment_ids, 1)"
+        " - array_position(p_payment_ids, p.payment_id)],",
+        "jobs::test_sessions_that_were_opened_together_are_recorded_each_for_itself",
+    ),
+    *(
+        Mutant(
+            f"jobs: the result of an opened session waits for {table}",
+            "lease",
+            f"    where {column} = any ({ids}){more}\n    for update skip locked);",
+            f"    where {column} = any ({ids}){more}\n    for update);",
+            "jobs::test_the_result_of_a_job_waits_for_nobody_who_has_locked_its_order",
+        )
+        for table, column, ids, more in (
+            (
+                "an order",
+                "o.order_id",
+                "v_order_ids",
+                " -- in any order, because this waits for nobody",
+            ),
+            (
+                "a payment",
+                "p.payment_id",
+                "p_payment_ids",
+                " and p.payment_id <> all (v_busy)",
+            ),
+        )
     ),
     Mutant(
         "jobs: waits for a locked order",
@@ -1074,7 +1112,14 @@ SQL_MUTANTS = [
             "  if false then",
             "jobs::test_the_result_of_a_job_waits_for_nobody_who_has_locked_its_order",
         )
-        for name in ("payment_opened", "payment_voided", "payment_captured", "payment_refunded")
+        for name in ("payment_voided", "payment_captured", "payment_refunded")
+    ),
+    Mutant(
+        "jobs: the result of an opened session is recorded while its order is locked",
+        "payments_opened",
+        " and p.payment_id <> all (v_busy)\n      and p.status = 'requested'",
+        "\n      and p.status = 'requested'",
+        "jobs::test_the_result_of_a_job_waits_for_nobody_who_has_locked_its_order",
     ),
     Mutant(
         "end_payment: without the order's lock",
@@ -1354,6 +1399,20 @@ SQL_MUTANTS = [
         "s.noted_at >= o.reserved_at then",
         "s.noted_at is not null then",
         "outage_sql",
+    ),
+    Mutant(
+        "note_provider: the backlog of an outage is no excuse",
+        "note_provider",
+        " or s.noted_at > v_now - interval '10 seconds');",
+        ");",
+        "outage_sql::test_the_backlog_of_an_outage_costs_nobody_their_place",
+    ),
+    Mutant(
+        "note_provider: any backlog is an excuse",
+        "note_provider",
+        "(s.down_since is not null or s.noted_at > v_now - interval '10 seconds');",
+        "true;",
+        "outage_sql::test_the_backlog_of_an_outage_costs_nobody_their_place",
     ),
     Mutant(
         "hold_fates: an outage is no excuse",

@@ -187,7 +187,7 @@ def _provider(host: str | None, port: int | None, faults: str | None) -> int:
 
 
 def _worker(**flags: Any) -> int:
-    import asyncio
+    import uvloop
 
     from flashsale.server import files_for, start_log
     from flashsale.worker.run import run
@@ -196,7 +196,7 @@ def _worker(**flags: Any) -> int:
     settings.need_database_url()
     start_log()
     files_for("MAIL_CONCURRENCY", settings.mail_concurrency, settings.job_concurrency)
-    asyncio.run(run(settings))
+    uvloop.run(run(settings))
     return 0
 
 

@@ -40,6 +40,15 @@ class LeasedJob(NamedTuple):
     """The whole row, with what is to be done."""
 
 
+class OpenedSession(NamedTuple):
+    """The result of a job that has opened a session for a payment."""
+
+    job: LeasedJob
+    payment_id: int
+    session_id: str
+    checkout_url: str
+
+
 class DueItem(NamedTuple):
     """An item that has something to do, and its holds that are past their deadlines."""
 
@@ -95,19 +104,17 @@ class Jobs:
             )
         )
 
-    async def payment_opened(
-        self, job: LeasedJob, payment_id: int, session_id: str, checkout_url: str
-    ) -> bool:
-        """Records that a session was opened. Returns whether the job is done."""
-        outcome = await self._pool.fetchval(
-            "select flashsale.payment_opened($1, $2, $3, $4, $5)",
-            job.job_id,
-            job.tries,
-            payment_id,
-            session_id,
-            checkout_url,
+    async def payments_opened(self, opened: Sequence[OpenedSession]) -> set[int]:
+        """Records that sessions were opened. Returns the job_ids of the jobs that are done."""
+        rows = await self._pool.fetch(
+            "select job_id, outcome from flashsale.payments_opened($1, $2, $3, $4, $5)",
+            [it.job.job_id for it in opened],
+            [it.job.tries for it in opened],
+            [it.payment_id for it in opened],
+            [it.session_id for it in opened],
+            [it.checkout_url for it in opened],
         )
-        return outcome not in _NOT_DONE
+        return {row["job_id"] for row in rows if row["outcome"] not in _NOT_DONE}
 
     async def payment_captured(
         self,

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from flashsale.database.jobs import Jobs, LeasedJob
+from flashsale.database.jobs import Jobs, LeasedJob, OpenedSession
 from flashsale.providers.interface import (
     KEY_REUSED,
     PaymentProvider,
@@ -19,6 +19,7 @@ from flashsale.providers.interface import (
 )
 from flashsale.settings import Settings
 from flashsale.worker.queue import Acknowledge, Queue
+from flashsale.worker.results import Results
 from flashsale.worker.trouble import Trouble
 
 NOTE_SECONDS = 1.0  # between notes of an outage, each of which counts for ten in the database
@@ -66,6 +67,7 @@ class PaymentQueue(Queue):
         """provider: where sessions are opened, voided and refunded."""
         super().__init__(settings, jobs, stop, at_once=settings.job_concurrency)
         self._provider = provider
+        self._opened = Results(jobs.payments_opened)
 
     async def work(self) -> None:
         """As of Queue. Meanwhile it tells the database whether the provider is down."""
@@ -78,18 +80,21 @@ class PaymentQueue(Queue):
     async def _tell(self) -> None:
         """Says each second that the provider is down, and once that it is back.
 
-        It is said only by a worker that still tries: after another failure, or during a call. So a
-        worker that has no job to try does not contradict the others, and what it has said ends by
-        itself.
+        That it is down is said only by a worker that still tries: after another failure, or during
+        a call. So a worker that has no job to try does not contradict the others, and what it has
+        said ends by itself. That it is back is said again while there is a backlog.
         """
         trouble = Trouble("noting whether the provider is down")
-        said_down, failures = False, 0
+        said_down, failures, done = False, 0, 0
         while True:
             await asyncio.sleep(NOTE_SECONDS)
-            tries = self.failures != failures or self.under_way > 0
-            if not (tries if self.is_down else said_down):
+            if self.is_down:
+                to_say = self.failures != failures or self.under_way > 0
+            else:
+                to_say = said_down or (self.has_more and self.done != done)
+            if not to_say:
                 continue
-            is_down, failures = self.is_down, self.failures
+            is_down, failures, done = self.is_down, self.failures, self.done
             try:
                 await self.jobs.note_provider(is_down)
             except Exception as error:
@@ -120,13 +125,8 @@ class PaymentQueue(Queue):
                 )
                 deadline = f"{expires_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}"
                 session = await _once(open_session, f"payment-{name}-open", deadline)
-                return partial(
-                    self.jobs.payment_opened,
-                    job,
-                    payment_id,
-                    session.session_id,
-                    session.checkout_url,
-                )
+                opened = OpenedSession(job, payment_id, session.session_id, session.checkout_url)
+                return partial(self._opened.add, job.job_id, opened)
             case VoidJob(payment_id, _, _, session_id):
                 void_session = partial(self._provider.void_session, session_id)
                 answer = await _once(void_session, f"payment-{name}-void", session_id)

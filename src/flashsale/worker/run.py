@@ -8,8 +8,9 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -22,7 +23,7 @@ from flashsale.worker.mail import Sender
 from flashsale.worker.notifications import NotificationQueue
 from flashsale.worker.payments import PaymentQueue
 from flashsale.worker.queue import Queue
-from flashsale.worker.trouble import Trouble, in_short, pause
+from flashsale.worker.trouble import RETRY_MAX_SECONDS, Trouble, in_short, pause
 
 log = logging.getLogger("flashsale.worker")
 
@@ -58,10 +59,14 @@ async def run(
         ]
         log.info("working: runner=%s database_role=%s", runner(), worker_role(settings))
         async with asyncio.TaskGroup() as group:
+            works: dict[str, Callable[[], Awaitable[None]]] = {
+                "sweep": partial(_sweep, settings, stop),
+                "alive": partial(_say_alive, stop, queues),
+                **{queue.name: queue.work for queue in queues},
+            }
             loops = [
-                group.create_task(_sweep(settings, stop), name="sweep"),
-                group.create_task(_say_alive(stop, queues), name="alive"),
-                *(group.create_task(queue.work(), name=queue.name) for queue in queues),
+                group.create_task(_keep_going(name, work, stop), name=name)
+                for name, work in works.items()
             ]
             await stop.wait()
             log.info("stopping: finishing what is under way")
@@ -84,6 +89,19 @@ def runner() -> str:
 async def healthy(settings: Settings) -> bool:
     """Whether a worker on this machine has swept lately, as the database saw it."""
     return await has_swept(settings, _machine())
+
+
+async def _keep_going(name: str, work: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    """Works until `stop` is set, whatever happens: an error of ours must not end the worker."""
+    this = asyncio.current_task()
+    while not stop.is_set():
+        try:
+            await work()
+        except (Exception, asyncio.CancelledError):
+            if this is None or this.cancelling():
+                raise
+            log.exception("%s has failed, and begins again", name)
+            await pause(stop, RETRY_MAX_SECONDS)
 
 
 async def _sweep(settings: Settings, stop: asyncio.Event) -> None:
