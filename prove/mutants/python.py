@@ -787,15 +787,15 @@ PYTHON_MUTANTS = [
     PythonMutant(
         "models: a settling order is final",
         "models",
-        '("waiting", "reserved", "settling")',
-        '("waiting", "reserved")',
+        '"refunded", "expired", "cancelled", "unserved")',
+        '"refunded", "settling", "expired", "cancelled", "unserved")',
         "http_money::test_a_stream_goes_on_while_it_settles_and_ends_when_it_is_refunded",
     ),
     PythonMutant(
         "models: a refunded order is not final",
         "models",
-        '("waiting", "reserved", "settling")',
-        '("waiting", "reserved", "settling", "refunded")',
+        '("paid", "refunded", "expired", "cancelled"',
+        '("paid", "expired", "cancelled"',
         "http_money::test_a_stream_goes_on_while_it_settles_and_ends_when_it_is_refunded",
     ),
     PythonMutant(
