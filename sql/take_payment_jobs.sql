@@ -119,17 +119,13 @@ comment on function flashsale.void_sessions(pgmq.message_record[]) is
 $$The read jobs, of which those that void an order now name a session
 An order's other sessions get jobs of their own. A job of an order without sessions is deleted.$$;
 
--- An order that is reserved has gone back to the line since, and has got another hold: only what
--- its earlier holds have left behind is voided.
 create or replace function flashsale.sessions_to_void(p_order_id bigint) returns bigint[]
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select array_agg(p.payment_id order by p.payment_id)
   from flashsale_data.payments p
-  join flashsale_data.orders o on o.order_id = p.order_id
   where p.order_id = p_order_id
     and (p.status = 'open' or p.status = 'failed' and p.session_id is not null)
-    and (o.status <> 'reserved' or p.requested_at < o.reserved_at)
 $$;
 
 comment on function flashsale.sessions_to_void(bigint) is

@@ -424,6 +424,22 @@ def test_a_late_worker_can_not_give_up_a_job_that_another_one_has(db: Connection
     assert status(db, order.order_id).payment_status == "requested"
 
 
+def test_a_worker_whose_job_was_taken_meanwhile_can_not_give_it_up(
+    db: Connection, database_url: str
+) -> None:
+    reserve(db, item(db), "ann")
+    db.execute("update pgmq.q_payments set read_ct = 9")
+    (job,) = rows(db, "select * from flashsale.take_payment_jobs(10, 0)")
+    with connect(database_url, autocommit=False) as other, connect(database_url) as late:
+        other.execute("update pgmq.q_payments set read_ct = read_ct + 1")  # takes it
+        given_up = "select flashsale.retry_job('payments', %s, %s, 'x')"
+        giving_up = Call(lambda: value(late, given_up, job.job_id, job.tries))
+        eventually(lambda: blocked(db, late))
+        other.commit()
+        assert giving_up.result() == "lost_lease"
+    assert value(db, "select count(*) from flashsale.dead_letter") == 0
+
+
 @pytest.mark.parametrize("given_up_by", ["take_payment_jobs", "retry_job"])
 def test_a_payment_that_could_not_be_opened_has_failed_and_can_be_requested_anew(
     db: Connection, given_up_by: str

@@ -730,7 +730,7 @@ SQL_MUTANTS = [
         "sweep",
         "  where s.shut_by = 'closed'\n    or s.shut_by is null and not c.down",
         "  where s.shut_by is null and not c.down",
-        "promote",
+        "sweep::test_lines_that_end_do_not_keep_another_items_line_waiting",
     ),
     Mutant(
         "violation: blind for: oversold",
@@ -1162,7 +1162,7 @@ SQL_MUTANTS = [
         "    where p_queue = 'payments' and q.msg_id = p_job_id and q.read_ct = p_tries\n"
         "    returning",
         "    where p_queue = 'payments' and q.msg_id = p_job_id\n    returning",
-        "found::test_a_late_worker_can_not_give_up_a_job_that_another_one_has",
+        "found::test_a_worker_whose_job_was_taken_meanwhile_can_not_give_it_up",
     ),
     Mutant(
         "jobs: an open that take_payment_jobs buries leaves its payment requested",
@@ -1569,13 +1569,6 @@ SQL_MUTANTS = [
         "retry_job",
         "v_holds or p_unavailable and flashsale.is_settling(v_message)",
         "v_holds",
-        "outage_sql",
-    ),
-    Mutant(
-        "jobs: voids the sessions of the present hold",
-        "take_payment_jobs",
-        "    and (o.status <> 'reserved' or p.requested_at < o.reserved_at)\n",
-        "",
         "outage_sql",
     ),
     Mutant(
