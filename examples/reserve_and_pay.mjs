@@ -32,11 +32,11 @@ try {
   } else {
     console.log(`${customer}: reserved with ticket ${order.ticket}`);
 
-    // Here your tool takes the money. `pg` returns a bigint, such as payment_id, as a string:
-    // leave it one, since it does not fit into a JavaScript number.
+    // Here your tool takes the money; the second argument is your name for this payment. `pg`
+    // returns a bigint, such as order_id, as a string: leave it one, since it does not fit into a
+    // JavaScript number.
     const paid = await ask(
-      "select * from flashsale.pay($1, $2, $3, $4)",
-      order.payment_id, `till-${order.payment_id}`, order.amount, order.currency,
+      "select * from flashsale.pay_offline($1, $2)", order.order_id, `till-${order.order_id}`,
     );
     console.log(`${customer}: ${paid.outcome}`);
   }

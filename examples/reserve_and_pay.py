@@ -18,7 +18,7 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 RESERVE = "select * from flashsale.reserve(%s, %s, %s)"
-PAY = "select * from flashsale.pay(%s, %s, %s, %s)"
+PAY = "select * from flashsale.pay_offline(%s, %s)"
 
 
 def main(item_id: int, customer: str, key: str) -> int:
@@ -35,8 +35,7 @@ def main(item_id: int, customer: str, key: str) -> int:
             return 0
         print(f"{customer}: reserved with ticket {order.ticket} until {order.expires_at:%H:%M:%S}")
         # Here your tool takes the money. The second argument is your name for this payment.
-        session = f"till-{order.payment_id}"
-        paid = ask(conn, PAY, order.payment_id, session, order.amount, order.currency)
+        paid = ask(conn, PAY, order.order_id, f"till-{order.order_id}")
         print(f"{customer}: {paid.outcome}")
         return 0
 

@@ -13,7 +13,7 @@
 set role flashsale_tool;
 
 -- \gset makes a variable of psql of each column: order_outcome, order_ticket and so on.
-select coalesce(status, outcome) as state, ticket, payment_id, amount, currency,
+select coalesce(status, outcome) as state, ticket, order_id as id,
   coalesce(status = 'reserved', false) as held
 from flashsale.reserve(:item_id, :'customer', :'key') \gset order_
 
@@ -21,8 +21,7 @@ from flashsale.reserve(:item_id, :'customer', :'key') \gset order_
   \echo :customer: reserved with ticket :order_ticket
   -- Here the money is taken. The second argument is your name for this payment.
   select outcome
-  from flashsale.pay(
-    :order_payment_id, 'till-' || :order_payment_id, :order_amount, :'order_currency') \gset paid_
+  from flashsale.pay_offline(:order_id, 'till-' || :order_id) \gset paid_
   \echo :customer: :paid_outcome
 \else
   \echo :customer: :order_state

@@ -13,20 +13,25 @@ from functools import partial
 
 from prove import suites
 from prove.faults import (
+    deadline,
     every_commit,
     failover,
     kills,
     mass,
     neighbours,
     network,
+    outage,
     restore,
     server,
+    storm,
     upgrade,
 )
 from prove.report import Proof, Row, table
 
 SIDE_BY_SIDE: list[dict[str, Proof]] = [
-    {"storm": kills.storm},
+    {"storm": storm.proof},
+    {"deadline": deadline.proof},
+    {"outage": outage.proof},
     {"kills": kills.kills},
     {"lost_replies": network.lost_replies},
     {"wires": network.wires, "server_faults": server.proof},

@@ -7,6 +7,7 @@ declare
   v_row flashsale.order_row;
   v_now timestamptz;
   v_cancelled bigint[];
+  v_held bigint; -- the order, if it has ever held a unit
 begin
   perform from flashsale_data.orders o
   where o.order_id = p_order_id
@@ -18,31 +19,59 @@ begin
     set status = 'cancelled', ended_at = v_now
     where o.order_id = p_order_id
       and (o.customer_id = p_customer_id or p_customer_id is null)
-      and (o.status = 'waiting' or o.status = 'reserved' and o.expires_at > v_now)
+      and (o.status = 'waiting' or o.status = 'reserved' and (
+        o.expires_at > v_now or flashsale.hold_fate(o.order_id) = 'waiting'))
     returning o.order_id, o.item_id, o.reserved_at
   ), tallied as (
     insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
     select c.item_id, 0, 1 from cancelled c where c.reserved_at is null
   )
-  select array_agg(c.order_id) into v_cancelled from cancelled c;
+  select array_agg(c.order_id), max(c.order_id) filter (where c.reserved_at is not null)
+  into v_cancelled, v_held
+  from cancelled c;
   v_row := flashsale.order_status(p_order_id, p_customer_id);
   if v_cancelled is not null then
-    perform
-      flashsale.void_payments_of(v_cancelled), flashsale.enqueue_mail('cancelled', v_cancelled);
+    perform flashsale.enqueue_voids(array[v_held]) where v_held is not null;
+    perform flashsale.enqueue_mail('cancelled', v_cancelled);
     v_row.outcome := 'cancelled';
     return v_row;
+  elsif v_row.status = 'paid' and flashsale.may_give_back(p_order_id, p_customer_id, v_now) then
+    perform flashsale.refund_paid(p_order_id, 'customer', v_now);
+    return flashsale.answer(p_order_id, 'refunded');
   elsif v_row.status = 'paid' then
     raise exception 'This order is paid and can''t be cancelled.' using
       errcode = 'RV202', constraint = 'already_paid', detail = format('order_id %s', p_order_id),
-      hint = 'A paid order is final.';
+      hint = 'It can be given back within refund_seconds, if not paid at a till. Staff refund it.';
   end if;
-  v_row.outcome := 'already_ended';
+  v_row.outcome := case v_row.status when 'settling' then 'settling' else 'already_ended' end;
   return v_row;
 end
 $$;
 
 comment on function flashsale.cancel(bigint, text) is
 $$Cancels an order; its unit goes to the next customer in the line
-p_customer_id: the order's customer; null for any customer's order.
-Outcomes: cancelled; already_ended (it was cancelled, expired or unserved before: nothing changes).
+p_customer_id: the order's customer; null for any customer's order. A paid order is refunded, if its
+customer asks for that within the item's refund_seconds, and if it was not paid at a till.
+Outcomes: cancelled; refunded; already_ended (it was cancelled, expired, unserved or refunded
+before: nothing changes); settling (the deadline has passed, and the payment provider is being asked
+whether the money came in time: nothing changes).
 Errors: RV102 unknown order, or another customer's; RV202 already paid.$$;
+
+create or replace function flashsale.may_give_back(
+  p_order_id bigint, p_customer_id text, p_now timestamptz)
+returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from flashsale_data.orders o
+    join flashsale_data.items i on i.item_id = o.item_id
+    where o.order_id = p_order_id and o.customer_id = p_customer_id
+      and p_now < o.paid_at + i.refund_seconds * interval '1 second')
+  and not exists (
+    select from flashsale_data.payments p
+    where p.order_id = p_order_id and p.status = 'succeeded' and p.reference is not null)
+$$;
+
+comment on function flashsale.may_give_back(bigint, text, timestamptz) is
+$$Whether a customer may give a paid order back: it is theirs, in time
+What a till has taken, the till has to pay out: that is for staff.$$;

@@ -14,12 +14,12 @@ begin
   from jsonb_object_keys(p_changes) k (key)
   where k.key not in (
     'add_stock', 'withdraw_stock', 'opens_at', 'closes_at', 'hold_seconds', 'max_waiting',
-    'paused');
+    'paused', 'settle_seconds', 'refund_seconds');
   if v_unknown is not null then
     raise exception 'These can''t be changed: %.', v_unknown using
       errcode = 'RV302', constraint = 'bad_value',
       hint = 'Possible are add_stock, withdraw_stock, opens_at, closes_at, hold_seconds, '
-        'max_waiting and paused.';
+        'max_waiting, paused, settle_seconds and refund_seconds.';
   end if;
   v_item := flashsale.lock_item(p_item_id);
   perform flashsale.check_terms(
@@ -33,6 +33,9 @@ begin
       then (p_changes ->> 'closes_at')::timestamptz else i.closes_at end,
     max_waiting = case when p_changes ? 'max_waiting'
       then (p_changes ->> 'max_waiting')::numeric else i.max_waiting end,
+    refund_seconds = case when p_changes ? 'refund_seconds'
+      then (p_changes ->> 'refund_seconds')::numeric else i.refund_seconds end,
+    settle_seconds = coalesce((p_changes ->> 'settle_seconds')::numeric, i.settle_seconds),
     hold_seconds = coalesce((p_changes ->> 'hold_seconds')::numeric, i.hold_seconds),
     paused = coalesce((p_changes ->> 'paused')::boolean, i.paused)
   where i.item_id = p_item_id;
@@ -49,7 +52,7 @@ $$;
 comment on function flashsale.change_item(integer, jsonb) is
 $$Changes an item's terms, all or nothing, and returns it
 p_changes: an object with any of add_stock, withdraw_stock, opens_at, closes_at, hold_seconds,
-max_waiting and paused. A null removes opens_at, closes_at or max_waiting. Holds that run keep their
-deadline.
+max_waiting, paused, settle_seconds and refund_seconds. A null removes opens_at, closes_at,
+max_waiting or refund_seconds. Holds that run keep their deadline.
 Errors: RV101 unknown item, RV204 withdraws more units than are not paid yet, RV302 a value is out
 of range or can not be changed.$$;

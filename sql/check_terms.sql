@@ -1,5 +1,5 @@
 -- The limits on an item's terms, each with the message for a value beyond it. A term that is not in
--- p_terms is not checked. Only opens_at, closes_at and max_waiting may be null: no limit.
+-- p_terms is not checked. Only opens_at, closes_at, max_waiting and refund_seconds may be null.
 --
 -- The terms may come from anywhere, as JSON of any kind. So these functions read a value without an
 -- error, and what can't be read counts as out of range.
@@ -80,7 +80,13 @@ begin
       'add_stock must be 1 to 10000000 units'),
     (13, p_terms ? 'withdraw_stock',
       flashsale.whole_number_in(p_terms, 'withdraw_stock') between 1 and 1000000,
-      'withdraw_stock must be 1 to 1000000 units')
+      'withdraw_stock must be 1 to 1000000 units'),
+    (14, p_terms ? 'settle_seconds',
+      flashsale.whole_number_in(p_terms, 'settle_seconds') between 0 and 60,
+      'settle_seconds must be 0 to 60'),
+    (15, (p_terms ->> 'refund_seconds') is not null,
+      flashsale.whole_number_in(p_terms, 'refund_seconds') between 1 and 31536000,
+      'refund_seconds must be 1 to 31536000, or null')
   ) r (n, is_given, is_right, problem)
   where r.is_given and r.is_right is not true;
   if v_problem is not null then

@@ -15,3 +15,16 @@ drop function if exists flashsale.fold_tallies(); -- 0.2: folds one item
 drop function if exists flashsale.fill_next_items(text, integer); -- 0.2: is now items_to_fill
 drop function if exists flashsale.note_sweep(text, integer, integer, integer); -- 0.2: more counts
 drop function if exists flashsale.items_to_serve(); -- 0.2: is now lines_to_serve
+-- 0.2: one job for all sessions of an order; and more arguments
+drop function if exists flashsale.void_payments_of(bigint[]);
+drop function if exists flashsale.pay(bigint, text, bigint, text);
+drop function if exists flashsale.buy_in_time(bigint, bigint, text, timestamptz);
+drop function if exists flashsale.end_payment(bigint, text, text);
+drop function if exists flashsale.payment_captured(bigint, integer, bigint, text, bigint, text);
+drop function if exists
+  flashsale.record_payment_event(text, text, text, text, bigint, text, timestamptz);
+drop function if exists flashsale.retry_job(text, bigint, integer, text);
+drop function if exists flashsale.create_item(
+  text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text);
+drop function if exists flashsale.order_story(flashsale_data.orders, text);
+drop function if exists flashsale.payment_story(bigint);

@@ -40,21 +40,26 @@ $$;
 
 comment on function flashsale.enqueue_mail(text, bigint[]) is
 $$Enqueues an e-mail to the customer of each order
-p_kind: reserved, your_turn, paid, expired, cancelled, refunded or unserved. Returns the number of
-e-mails. A null array counts as empty.$$;
+p_kind: reserved, your_turn, paid, paid_late, expired, cancelled, refunded, order_refunded or
+unserved. Returns the number of e-mails. A null array counts as empty.$$;
 
-create or replace function flashsale.void_payments_of(p_order_ids bigint[]) returns integer
-language sql volatile set search_path = pg_catalog, pg_temp
+create or replace function flashsale.enqueue_voids(p_order_ids bigint[]) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
-  select flashsale.enqueue_payment_jobs('void', array_agg(p.payment_id))
-  from flashsale_data.payments p
-  where p.order_id = any (p_order_ids)
-    and p.ended_at is null -- requested or open; by the index of active attempts
+declare
+  v_count integer;
+begin
+  insert into pgmq.q_payments (vt, message)
+  select clock_timestamp(), jsonb_build_object('kind', 'void', 'order_id', o.order_id)
+  from unnest(p_order_ids) o (order_id); -- in the order of the array
+  get diagnostics v_count = row_count;
+  return v_count;
+end
 $$;
 
-comment on function flashsale.void_payments_of(bigint[]) is
-$$Enqueues the void of the payment attempts that ended orders leave behind
-An attempt stays open until the provider confirms the void, because money may be on its way. A
-first attempt without a row has none to void: its open job will find that the hold is over. Whether
-there is anything to void is found out when the job is taken.
-Returns the number of jobs.$$;
+comment on function flashsale.enqueue_voids(bigint[]) is
+$$Enqueues the void of all sessions that orders leave behind
+One job per order, whatever there is to void: the caller's snapshot may be old, and a session may be
+opened at this moment, so that is found out when the job is taken (sessions_to_void). An attempt
+stays open until the provider confirms the void, because money may be on its way.
+Returns the number of jobs. A null array counts as empty.$$;

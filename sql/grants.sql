@@ -15,7 +15,8 @@ grant usage on schema flashsale
 
 -- Views call these functions with the rights of the view's reader.
 grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
-    flashsale.order_id_of(integer, integer), flashsale.running_transactions(),
+    flashsale.hold_fate(bigint), flashsale.order_id_of(integer, integer),
+    flashsale.provider_down(), flashsale.running_transactions(),
     flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
 
@@ -36,16 +37,25 @@ grant execute on function
 -- Terms of sale: the HTTP service has them in its contract.
 grant execute on function
     flashsale.create_item(
-      text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text),
+      text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
+      integer),
     flashsale.change_item(integer, jsonb)
   to flashsale_api, flashsale_operator;
 
 grant execute on function
-    flashsale.record_payment_event(text, text, text, text, bigint, text, timestamptz)
+    flashsale.record_payment_event(
+      text, text, text, text, bigint, text, timestamptz, text, boolean)
   to flashsale_api;
 
+-- Money by the hands of staff: the HTTP service has these in its contract.
+grant execute on function
+    flashsale.refund_order(bigint, text, boolean, text),
+    flashsale.extend_holds(integer, integer, text, text)
+  to flashsale_api, flashsale_operator;
+
 -- Internal tools that take money themselves, a till for example.
-grant execute on function flashsale.pay(bigint, text, bigint, text) to flashsale_tool;
+grant execute on function flashsale.pay_offline(bigint, text, text)
+  to flashsale_api, flashsale_tool, flashsale_operator;
 
 grant execute on function
     flashsale.sweep(text, integer),
@@ -61,10 +71,12 @@ grant execute on function
     flashsale.take_payment_jobs(integer, integer),
     flashsale.take_notifications(integer, integer),
     flashsale.finish_notifications(bigint[], integer[]),
-    flashsale.retry_job(text, bigint, integer, text),
+    flashsale.retry_job(text, bigint, integer, text, boolean),
+    flashsale.note_provider(boolean),
     flashsale.payment_opened(bigint, integer, bigint, text, text),
+    flashsale.payments_opened(bigint[], integer[], bigint[], text[], text[]),
     flashsale.payment_voided(bigint, integer, bigint),
-    flashsale.payment_captured(bigint, integer, bigint, text, bigint, text),
+    flashsale.payment_captured(bigint, integer, bigint, text, bigint, text, timestamptz),
     flashsale.payment_refunded(bigint, integer, bigint)
   to flashsale_worker;
 
@@ -85,10 +97,15 @@ grant execute on function
 
 grant execute on function flashsale.explain_order(bigint) to flashsale_tool;
 
+grant execute on function flashsale.money(bigint, text)
+  to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
+
 grant select on flashsale.item_status, flashsale.sweep_status, flashsale.queue_status,
-    flashsale.status_totals
+    flashsale.status_totals, flashsale.provider_status
   to flashsale_api, flashsale_worker;
-grant select on flashsale.sweep_failure, flashsale.filling_blocker to flashsale_api;
+grant select on flashsale.sweep_failure, flashsale.filling_blocker, flashsale.unusable_event,
+    flashsale.settling_order
+  to flashsale_api;
 grant select on flashsale.item_status, flashsale.order_status to flashsale_tool;
 grant select on all tables in schema flashsale to flashsale_operator;
 

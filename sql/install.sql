@@ -13,8 +13,9 @@
 --              attempt's job.
 --   There are also order_keys (which order answered an Idempotency-Key), payment_events (what the
 --   payment provider told us), tallies (changes of counters on their way to items), dead_letters
---   (jobs that were given up), sweepers (who swept when) and sweep_failures (items whose sweep
---   fails). The jobs themselves are in pgmq's queues.
+--   (jobs that were given up), sweepers (who swept when), sweep_failures (items whose sweep fails),
+--   offline_references (what tills call their payments), provider_status (whether the payment
+--   provider is down) and history (what staff have done). The jobs themselves are in pgmq's queues.
 --
 -- THE LINE
 --   Each item has a sequence. An order takes the sequence's next number: its ticket. The order is
@@ -27,19 +28,22 @@
 --
 -- VERBS THAT CHANGE AN ORDER'S STATE
 --   reserve, reserve_many    (none) -> reserved | waiting
---   pay                      reserved -> paid, before the deadline
---   cancel                   reserved, waiting -> cancelled
---   expire                   reserved -> expired, from the deadline on
+--   pay                      reserved, settling -> paid, if the money came before the deadline
+--   pay_offline              reserved -> paid, before the deadline
+--   cancel                   reserved, waiting -> cancelled; paid -> refunded, if allowed
+--   refund_order             paid -> refunded; and record_payment_event, if the provider says so
+--   expire                   reserved -> settling, expired, or waiting again, from the deadline on
+--                            (hold_fates decides); settling -> expired
 --   promote                  waiting -> reserved; waiting -> unserved after the sale has closed
 --   fill                     (a hole in the line) -> void
 --   sweep does expire, fill and promote for everything that is due. It may run at any time and any
 --   number of times at once. Runners do the same one item per transaction: begin_sweep, sweep_item.
 --
 -- LOCK ORDER
---   order_keys, then orders, then payments. Only reserve_many waits for several keys or orders: it
---   inserts both, and locks holds that are over, in the order of (item, customer). The other verbs
---   wait for one order. Sweeps lock many, by order_id or by deadline, but with skip locked, so that
---   a sweep never waits.
+--   order_keys, then orders, then payments. Only two verbs wait for several orders, both in the
+--   order of (item, customer): reserve_many, which inserts keys and orders and locks holds that are
+--   over, and extend_holds, which locks those that run. The other verbs wait for one order. Sweeps
+--   lock many, by order_id or by deadline, but with skip locked, so that a sweep never waits.
 --   There is one exception. Late money may buy a new order (buy_late): pay then inserts an order
 --   while it holds the old order and the payment. It can wait only for a transaction that is just
 --   inserting an order of the same customer and item. That one found the old order ended already.
@@ -63,8 +67,8 @@
 --   time: these make what is not in a dump. Functions and views are replaced and never dropped, so
 --   that objects of other people that depend on them stay. What we no longer have is dropped by
 --   name in dropped.sql. Tables, and the row types of the API, are in migrations/.
---   A value that a migration adds to an enum can't be used by the sql/ of the same release, because
---   Postgres wants it to be committed first.
+--   A value of an enum can't be used in the transaction that adds it. So migrate adds the values
+--   that migrations and sql/ need before all of that, and commits them.
 
 -- Foundations: dropped objects, roles, the clock, row types, and functions that several verbs call
 \ir dropped.sql
@@ -73,9 +77,13 @@
 \ir row_types.sql
 \ir errors.sql
 \ir shut_by.sql
+\ir money.sql
 \ir order_ids.sql
 \ir issued_tickets.sql
+\ir history.sql
 \ir enqueue.sql
+\ir note_provider.sql
+\ir hold_fates.sql
 
 -- Customers: request a unit, look at orders, cancel
 \ir order_status.sql
@@ -107,6 +115,9 @@
 \ir record_payment_event.sql
 \ir end_payment.sql
 \ir settle_refund.sql
+\ir refund_order.sql
+\ir pay_offline.sql
+\ir extend_holds.sql
 
 -- The line moves: overdue holds end, forfeits are recycled, the next customers get their units
 \ir expire.sql
@@ -122,6 +133,7 @@
 -- The worker's jobs: calls to the payment provider, and e-mails
 \ir lease.sql
 \ir take_payment_jobs.sql
+\ir payments_opened.sql
 \ir payment_opened.sql
 \ir payment_voided.sql
 \ir payment_captured.sql

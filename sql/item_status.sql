@@ -23,7 +23,9 @@ select
   greatest(0, l.issued - i.now_serving - i.gaps_in_line) as waiting,
   i.withdrawing,
   i.created_at,
-  least(s.swept_at, c.now) as as_of
+  least(s.swept_at, c.now) as as_of,
+  i.settle_seconds,
+  i.refund_seconds
 from flashsale_data.items i
 -- The clock is read once per row: shut_by is inlined for a column, and not for a volatile function.
 cross join lateral (select flashsale.clock() as now) c
@@ -58,13 +60,18 @@ comment on column flashsale.item_status.now_serving is
 comment on column flashsale.item_status.issued is 'How many tickets the line has given out.';
 comment on column flashsale.item_status.available is
   'Units that the next customers get at once. Exact.';
-comment on column flashsale.item_status.reserved is 'Units that are held. As of as_of.';
+comment on column flashsale.item_status.reserved is
+  'Units that are held, settling ones included. As of as_of.';
 comment on column flashsale.item_status.paid is 'Units that are sold. As of as_of.';
 comment on column flashsale.item_status.waiting is 'Orders that wait for a unit. As of as_of.';
 comment on column flashsale.item_status.withdrawing is
   'Units that leave the sale as they come back.';
 comment on column flashsale.item_status.created_at is 'When the item was put on sale.';
 comment on column flashsale.item_status.as_of is 'When the last sweep was; null: there was none.';
+comment on column flashsale.item_status.settle_seconds is
+  'For how long after a deadline the provider is asked whether money came in time.';
+comment on column flashsale.item_status.refund_seconds is
+  'For how long a customer may give a paid order back; null: never.';
 
 create or replace function flashsale.item_status(p_item_id integer) returns flashsale.item_status
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp

@@ -10,7 +10,8 @@ as $$ select case when p_message ->> 'kind' in ('refund', 'void') then 300 else 
 comment on function flashsale.max_tries(jsonb) is
 $$How often a job is tried before it goes to the dead letters
 To open a session and to send an e-mail: 10 times, which takes about four minutes. To refund or to
-void, which we owe the customer: 300 times, about a day.$$;
+void, which we owe the customer: 300 times, about a day. While a hold runs and the provider does not
+answer, a try to open its session does not count (retry_job).$$;
 
 -- A message may have any content, because operators can put messages into the queue by hand.
 create or replace function flashsale.id_in(p_message jsonb, p_name text) returns bigint
@@ -25,27 +26,49 @@ $$The id that a job's message has under a name; null if that is no id$$;
 -- A transaction of somebody else may have locked an order for as long as it likes. The worker has
 -- few connections, and a batch of jobs is one transaction: if it waited for one order, nobody would
 -- get a checkout. So it never waits. The job is put off, and found again when its time has come.
-create or replace function flashsale.is_busy(p_payment_id bigint) returns boolean
-language plpgsql volatile set search_path = pg_catalog, pg_temp
+-- The probes have a limit, because an `exists` may become a join that reads the whole table.
+create or replace function flashsale.busy_payments(p_payment_ids bigint[]) returns bigint[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
-  v_order_id constant bigint := coalesce(
-    (select p.order_id from flashsale_data.payments p where p.payment_id = p_payment_id),
-    p_payment_id); -- a first attempt, which has no row yet
+  v_order_ids constant bigint[] := array(
+    select coalesce(
+      (select p.order_id from flashsale_data.payments p where p.payment_id = u.payment_id),
+      u.payment_id) -- a first attempt, which has no row yet
+    from unnest(p_payment_ids) with ordinality u (payment_id, n)
+    order by u.n);
+  v_locked bigint[];
+  v_busy bigint[];
 begin
-  perform from flashsale_data.orders o where o.order_id = v_order_id for update skip locked;
-  if not found
-    and exists (select from flashsale_data.orders o where o.order_id = v_order_id)
-  then
-    return true;
-  end if;
-  perform from flashsale_data.payments p
-  where p.payment_id = p_payment_id
-  for update skip locked;
-  return not found
-    and exists (select from flashsale_data.payments p where p.payment_id = p_payment_id);
+  v_locked := array(
+    select o.order_id from flashsale_data.orders o
+    where o.order_id = any (v_order_ids) -- in any order, because this waits for nobody
+    for update skip locked);
+  v_busy := array(
+    select u.payment_id
+    from unnest(p_payment_ids, v_order_ids) u (payment_id, order_id)
+    where u.order_id <> all (v_locked)
+      and (select true from flashsale_data.orders o where o.order_id = u.order_id limit 1));
+  v_locked := array(
+    select p.payment_id from flashsale_data.payments p
+    where p.payment_id = any (p_payment_ids) and p.payment_id <> all (v_busy)
+    for update skip locked);
+  return v_busy || array(
+    select u.payment_id
+    from unnest(p_payment_ids) u (payment_id)
+    where u.payment_id <> all (v_locked || v_busy)
+      and (select true from flashsale_data.payments p where p.payment_id = u.payment_id limit 1));
 end
 $$;
+
+comment on function flashsale.busy_payments(bigint[]) is
+$$Which of the payments another transaction has locked, or their orders
+The others, and their orders, are locked for the caller's transaction.$$;
+
+create or replace function flashsale.is_busy(p_payment_id bigint) returns boolean
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$ select p_payment_id = any (flashsale.busy_payments(array[p_payment_id])) $$;
 
 comment on function flashsale.is_busy(bigint) is
 $$Whether another transaction has locked a payment or its order

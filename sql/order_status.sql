@@ -1,71 +1,79 @@
 -- The public view of orders, and the functions that read one order from it.
 --
--- A hold past its deadline is shown as expired, whether or not a sweep has marked it.
+-- A hold past its deadline is shown as what it is then (hold_fates), whether or not a sweep has
+-- marked it.
 create or replace view flashsale.order_status as
 select
   o.order_id,
   o.item_id,
   o.customer_id,
-  case
-    when o.status = 'reserved' and o.expires_at <= flashsale.clock() then 'expired'
-    else o.status::text
-  end as status,
+  f.status,
   o.ticket,
-  case when o.status = 'waiting' then greatest(1, o.ticket - i.now_serving) end as position,
+  case when f.status = 'waiting' then greatest(1, o.ticket - i.now_serving) end as position,
   o.created_at,
-  o.reserved_at,
-  o.expires_at,
+  case when f.status <> 'waiting' then o.reserved_at end as reserved_at,
+  case when f.status <> 'waiting' then o.expires_at end as expires_at,
   o.paid_at,
   case
-    when o.status = 'reserved' and o.expires_at <= flashsale.clock() then o.expires_at
+    when o.status = 'reserved' and f.status = 'expired' then o.expires_at
     else o.ended_at
   end as ended_at,
   coalesce(p.payment_id, case when f.unwritten then o.order_id end) as payment_id,
   coalesce(p.status::text, case when f.unwritten then 'requested' end) as payment_status,
   coalesce(p.amount, case when f.unwritten then i.price end) as amount,
   coalesce(p.currency, case when f.unwritten then i.currency end) as currency,
-  p.checkout_url
+  p.checkout_url,
+  o.late_order_id,
+  p.reference
 from flashsale_data.orders o
 join flashsale_data.items i on i.item_id = o.item_id
 left join lateral (
-  select a.payment_id, a.status, a.amount, a.currency, a.checkout_url
+  select a.payment_id, a.status, a.amount, a.currency, a.checkout_url, a.reference
   from flashsale_data.payments a
-  where a.order_id = o.order_id
+  where a.order_id = o.order_id and o.status <> 'waiting'
   order by a.payment_id desc
   limit 1
 ) p on true
 cross join lateral (
-  -- Whether the order has a first attempt whose row first_payments has not inserted yet. The row
-  -- may also exist and belong to another order, if late money has bought one.
-  select case
-    when p.payment_id is not null then false
-    when o.status = 'reserved' then true
-    when o.status = 'paid' then false
-    else o.reserved_at is not null and not exists (
-      select from flashsale_data.payments a where a.payment_id = o.order_id)
-  end as unwritten
+  select
+    case
+      when o.status = 'reserved' and o.expires_at <= flashsale.clock()
+        then flashsale.hold_fate(o.order_id)
+      else o.status::text
+    end as status,
+    -- Whether the order has a first attempt whose row first_payments has not inserted yet. The row
+    -- may also exist and belong to another order, if late money has bought one.
+    case
+      when p.payment_id is not null then false
+      when o.status = 'reserved' then true
+      when o.status in ('waiting', 'paid') then false
+      else o.reserved_at is not null and not exists (
+        select from flashsale_data.payments a where a.payment_id = o.order_id)
+    end as unwritten
   offset 0 -- keeps the planner from computing this once per use
 ) f;
 
 comment on view flashsale.order_status is
 $$Every order as its customer sees it, with its latest payment attempt
-A hold past its deadline shows as expired, whether or not a sweep has marked it.$$;
+A hold past its deadline shows as what it is then, whether or not a sweep has marked it: settling,
+expired, or waiting again.$$;
 
 comment on column flashsale.order_status.order_id is 'The order.';
 comment on column flashsale.order_status.item_id is 'The item.';
 comment on column flashsale.order_status.customer_id is 'The customer; null: void.';
 comment on column flashsale.order_status.status is
-  'waiting, reserved, paid, expired, cancelled, unserved or void; expired from the deadline on.';
+  'waiting, reserved, settling, paid, refunded, expired, cancelled, unserved or void.';
 comment on column flashsale.order_status.ticket is
   'The order''s place in its item''s line, from 1.';
 comment on column flashsale.order_status.position is
   'Of a waiting order: its place among those that wait, at most; 1 is next.';
 comment on column flashsale.order_status.created_at is 'When the customer requested the unit.';
 comment on column flashsale.order_status.reserved_at is
-  'When a unit was set aside; null: it has never held one.';
+  'When a unit was set aside; null: it has never held one, or has lost it to an outage.';
 comment on column flashsale.order_status.expires_at is 'The deadline: pay before it.';
 comment on column flashsale.order_status.paid_at is 'When it was paid.';
-comment on column flashsale.order_status.ended_at is 'When it ended without a sale.';
+comment on column flashsale.order_status.ended_at is
+  'When it ended without a sale, or was refunded.';
 comment on column flashsale.order_status.payment_id is 'Its latest payment attempt.';
 comment on column flashsale.order_status.payment_status is
   'requested, open, succeeded, failed, voided, refund_due or refunded.';
@@ -74,6 +82,26 @@ comment on column flashsale.order_status.amount is
 comment on column flashsale.order_status.currency is 'ISO 4217.';
 comment on column flashsale.order_status.checkout_url is
   'Where the customer pays, once the payment is open.';
+comment on column flashsale.order_status.late_order_id is
+  'Of an expired order: the order that its late money has bought.';
+comment on column flashsale.order_status.reference is
+  'Of an order that was paid offline: the till''s name of the payment.';
+
+-- This has no settings, so that it is inlined.
+create or replace function flashsale.as_row(p_order_id bigint, p_outcome text)
+returns setof flashsale.order_row
+language sql stable rows 1
+as $$
+  select
+    p_outcome, o.order_id, o.item_id, o.customer_id, o.status, o.ticket, o.position, o.created_at,
+    o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id, o.payment_status, o.amount,
+    o.currency, o.checkout_url, null::timestamptz, o.late_order_id, o.reference
+  from flashsale.order_status o
+  where o.order_id = p_order_id
+$$;
+
+comment on function flashsale.as_row(bigint, text) is
+$$An order as the answer of a verb; no row: there is no such order$$;
 
 create or replace function flashsale.order_status(
   p_order_id bigint, p_customer_id text default null)
@@ -84,10 +112,9 @@ as $$
 declare
   v_row flashsale.order_row;
 begin
-  select 'found', o.*, null::timestamptz into v_row
-  from flashsale.order_status o
-  where o.order_id = p_order_id
-    and (o.customer_id = p_customer_id or p_customer_id is null);
+  select r.* into v_row
+  from flashsale.as_row(p_order_id, 'found') r
+  where r.customer_id = p_customer_id or p_customer_id is null;
   if not found then
     perform flashsale.raise_unknown_order(p_order_id);
   end if;
@@ -107,9 +134,7 @@ as $$
 declare
   v_row flashsale.order_row;
 begin
-  select p_outcome, o.*, null::timestamptz into v_row
-  from flashsale.order_status o
-  where o.order_id = p_order_id;
+  select r.* into v_row from flashsale.as_row(p_order_id, p_outcome) r;
   return v_row;
 end
 $$;

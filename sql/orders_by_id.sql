@@ -4,9 +4,11 @@ language sql stable security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
   select
-    'found', o.order_id, o.item_id, o.customer_id, r.status::text, o.ticket, o.position,
-    o.created_at, o.reserved_at, o.expires_at, o.paid_at, r.ended_at, o.payment_id,
-    o.payment_status, o.amount, o.currency, o.checkout_url, null::timestamptz
+    'found', o.order_id, o.item_id, o.customer_id, r.status::text, o.ticket,
+    case when r.status = 'waiting' then o.position end, o.created_at,
+    case when r.status <> 'waiting' then r.reserved_at end, r.expires_at, o.paid_at, r.ended_at,
+    o.payment_id, o.payment_status, o.amount, o.currency, o.checkout_url, null::timestamptz,
+    o.late_order_id, o.reference
   from flashsale.order_status o
   join flashsale_data.orders r on r.order_id = o.order_id
   where o.order_id = any (p_order_ids)
@@ -15,5 +17,5 @@ $$;
 comment on function flashsale.orders_by_id(bigint[]) is
 $$Many orders at once, of any customers
 For a caller that follows orders until they are final. So a hold past its deadline is shown as
-expired only once a sweep has ended it: until then, a payment that came in time may still be
-committing. The rows are not sorted, and unknown orders are left out. Outcomes: found.$$;
+settling or expired only once a sweep has marked it: until then, a payment that came in time may
+still be committing. The rows are not sorted, and unknown orders are left out. Outcomes: found.$$;

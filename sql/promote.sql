@@ -7,8 +7,8 @@
 --    some later ticket was waiting behind. Once the line has passed it (its ticket is not above
 --    now_serving), it is counted into items.forfeited and marked as recycled. now_serving is
 --    stock + forfeited, so the line moves by one ticket per recycled order.
--- 3. If the item is open, the waiting orders that now_serving has reached get their holds, the
---    lowest tickets first (grant_holds).
+-- 3. If the item is open, and the payment provider is not down, the waiting orders that now_serving
+--    has reached get their holds, the lowest tickets first (grant_holds).
 --
 -- Why this is safe when many sweeps and many customers are at work at once:
 --
@@ -70,7 +70,8 @@ comment on function flashsale.promote(integer, integer) is
 $$Serves an item's line: recycles forfeits and grants holds, by ticket
 Each hold gets its full window (hold_seconds) and its payment job in this transaction. After
 closes_at the line ends instead: waiting orders become unserved. While the item is paused or not yet
-open, nobody is promoted. p_limit: at most so many orders of each kind; more: call again at once.
+open, or the payment provider is down, nobody is promoted. p_limit: at most so many orders of each
+kind; more: call again at once.
 Returns how many orders were recycled, promoted and unserved. Never waits: if another sweep or an
 operator has locked the item, or if there is no such item, it does nothing.$$;
 
@@ -80,7 +81,7 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_unserved bigint[];
-  v_count integer;
+  v_gaps integer; -- those that have never held a unit
 begin
   with leaving as (
     select o.order_id
@@ -95,14 +96,15 @@ begin
     update flashsale_data.orders o
     set status = 'unserved', ended_at = p_now
     where o.order_id = any (array(select l.order_id from leaving l)) and o.status = 'waiting'
-    returning o.order_id
+    returning o.order_id, o.reserved_at
   )
-  select array_agg(l.order_id order by l.order_id) into v_unserved from left_out l;
-  v_count := coalesce(cardinality(v_unserved), 0);
-  update flashsale_data.items i set gaps_in_line = i.gaps_in_line + v_count
-  where i.item_id = p_item_id and v_count > 0;
+  select array_agg(l.order_id order by l.order_id), count(*) filter (where l.reserved_at is null)
+  into v_unserved, v_gaps
+  from left_out l;
+  update flashsale_data.items i set gaps_in_line = i.gaps_in_line + v_gaps
+  where i.item_id = p_item_id and v_gaps > 0;
   perform flashsale.enqueue_mail('unserved', v_unserved);
-  return v_count;
+  return coalesce(cardinality(v_unserved), 0);
 end
 $$;
 
@@ -177,12 +179,17 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_entitled bigint[];
+  v_again bigint[]; -- those that have lost a hold to an outage
   v_granted bigint[];
   v_now timestamptz;
 begin
-  select array_agg(e.order_id) into v_entitled
+  if exists (select from flashsale.outage()) then -- no clock starts while nobody can pay
+    return 0;
+  end if;
+  select array_agg(e.order_id), array_agg(e.order_id) filter (where e.reserved_at is not null)
+  into v_entitled, v_again
   from (
-    select o.order_id
+    select o.order_id, o.reserved_at
     from flashsale_data.orders o
     where o.order_id between
         flashsale.order_id_of(p_item.item_id, 0)
@@ -206,6 +213,9 @@ begin
     returning o.order_id
   )
   select array_agg(g.order_id order by g.order_id) into v_granted from granted g;
+  if v_again is not null then
+    v_granted := flashsale.attempts_for(v_granted, v_again, v_now);
+  end if;
   return flashsale.enqueue_payment_jobs('open', v_granted);
 end
 $$;
@@ -214,3 +224,34 @@ comment on function flashsale.grant_holds(flashsale_data.items, integer) is
 $$Reserves a unit for each waiting order that the line has reached
 The caller has locked the item; p_item.now_serving is up to date. Returns how many, at most p_limit,
 the lowest tickets first.$$;
+
+-- The first attempt of an order has the order's id, and its row comes later (first_payments). If an
+-- outage has ended that attempt, the provider may have a session for it, with the old deadline. So
+-- the new hold has a new attempt.
+create or replace function flashsale.attempts_for(
+  p_order_ids bigint[], p_again bigint[], p_now timestamptz)
+returns bigint[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_attempts bigint[];
+begin
+  with again as (
+    insert into flashsale_data.payments (order_id, amount, currency, requested_at)
+    select o.order_id, i.price, i.currency, p_now
+    from unnest(p_order_ids) o (order_id)
+    join flashsale_data.items i on i.item_id = flashsale.item_of(o.order_id)
+    where o.order_id = any (p_again)
+    order by o.order_id
+    returning order_id, payment_id
+  )
+  select array_agg(coalesce(a.payment_id, o.order_id) order by o.order_id) into v_attempts
+  from unnest(p_order_ids) o (order_id)
+  left join again a on a.order_id = o.order_id;
+  return v_attempts;
+end
+$$;
+
+comment on function flashsale.attempts_for(bigint[], bigint[], timestamptz) is
+$$The payment attempts of holds that were just granted, by ticket
+p_again: those of the orders that had a hold before, which get a new attempt.$$;

@@ -14,12 +14,7 @@ begin
   for update;
   v_row := flashsale.order_status(p_order_id, p_customer_id);
   if v_row.status <> 'reserved' then
-    raise exception 'Only a reserved order can be paid; this one is %.', v_row.status using
-      errcode = 'RV203', constraint = 'not_reserved', detail = format('order_id %s', p_order_id),
-      hint = case v_row.status
-        when 'waiting' then 'Wait for your turn.'
-        when 'paid' then 'It is paid.'
-        else 'Ask for a new order.' end;
+    perform flashsale.raise_not_reserved(v_row);
   end if;
   if v_row.payment_status in ('requested', 'open') then
     v_row.outcome := 'existing';
@@ -40,3 +35,21 @@ $$Starts another payment attempt for a reserved order after one failed
 The deadline stays as it is. p_customer_id: the order's customer; null for any customer's order.
 Outcomes: requested; existing (an attempt is under way).
 Errors: RV102 unknown order, or another customer's; RV203 the order is not reserved.$$;
+
+create or replace function flashsale.raise_not_reserved(p_order flashsale.order_row) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception 'Only a reserved order can be paid; this one is %.', p_order.status using
+    errcode = 'RV203', constraint = 'not_reserved',
+    detail = format('order_id %s', p_order.order_id),
+    hint = case p_order.status
+      when 'waiting' then 'Wait for your turn.'
+      when 'settling' then 'The deadline has passed. Whether money came in time is being asked.'
+      when 'paid' then 'It is paid.'
+      else 'Ask for a new order.' end;
+end
+$$;
+
+comment on function flashsale.raise_not_reserved(flashsale.order_row) is
+$$Raises RV203: this order can't be paid$$;

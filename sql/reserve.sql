@@ -170,7 +170,7 @@ as $$
   select row(
     p_outcome, null, p_item_id, p_customer_id, null, null, null, null, null, null, null, null,
     null, null, null, null, null,
-    case when p_outcome = 'not_open' then p_opens_at end)::flashsale.order_row
+    case when p_outcome = 'not_open' then p_opens_at end, null, null)::flashsale.order_row
 $$;
 
 comment on function flashsale.refused(text, integer, text, timestamptz) is
@@ -191,7 +191,7 @@ as $$
   select row(
     'reserved', p_order_id, p_item_id, p_customer_id, 'reserved', flashsale.ticket_of(p_order_id),
     null, p_now, p_now, p_expires_at, null, null, p_order_id, 'requested', p_price, p_currency,
-    null, null)::flashsale.order_row
+    null, null, null, null)::flashsale.order_row
 $$;
 
 comment on function flashsale.reserved(
@@ -210,7 +210,7 @@ as $$
   select row(
     'waiting', p_order_id, p_item_id, p_customer_id, 'waiting', flashsale.ticket_of(p_order_id),
     flashsale.ticket_of(p_order_id) - p_now_serving, p_now, null, null, null, null, null, null,
-    null, null, null, null)::flashsale.order_row
+    null, null, null, null, null, null)::flashsale.order_row
 $$;
 
 comment on function flashsale.waiting(bigint, integer, text, timestamptz, integer) is
@@ -253,8 +253,7 @@ begin
     -- The transaction gets its id before it takes a ticket. fill relies on that.
     v_ticket := case when pg_current_xact_id() is not null then nextval(v_line) end;
   elsif v_outcome = 'existing' then
-    return (select row('existing', o.*, null)::flashsale.order_row
-      from flashsale.order_status o where o.order_id = v_order_id);
+    return (select r from flashsale.as_row(v_order_id, 'existing') r);
   elsif v_outcome in ('closed', 'paused', 'not_open', 'sold_out') then
     return flashsale.refused(v_outcome, p_item_id, p_customer_id, v_opens_at);
   end if;

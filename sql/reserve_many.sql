@@ -236,7 +236,8 @@ end
 $$;
 
 comment on function flashsale.end_overdue(bigint[]) is
-$$Ends the customers' own overdue holds, so that they can reserve anew$$;
+$$Ends the customers' own overdue holds, so that they can reserve anew
+An order that settles, or goes back to the line, is the answer to their request.$$;
 
 -- Keys come before orders, so that duplicates of a request meet there. Both are inserted in one
 -- fixed order, so that two batches never wait for each other.
@@ -346,7 +347,8 @@ as $$
     o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id, o.payment_status, o.amount,
     o.currency, o.checkout_url,
     case when r.outcome = 'not_open' then (
-      select i.opens_at from flashsale_data.items i where i.item_id = r.item_id) end
+      select i.opens_at from flashsale_data.items i where i.item_id = r.item_id) end,
+    o.late_order_id, o.reference
   from rows from (
     unnest(p_item_ids), unnest(p_customer_ids), unnest(p_outcomes), unnest(p_order_ids),
     unnest(p_deadlines)
@@ -363,14 +365,15 @@ as $$
       case when r.outcome = 'reserved' then 'requested' end as payment_status,
       case when r.outcome = 'reserved' then i.price end as amount,
       case when r.outcome = 'reserved' then i.currency end as currency,
-      null as checkout_url
+      null as checkout_url, null::bigint as late_order_id, null as reference
     from flashsale_data.items i
     where r.outcome in ('reserved', 'waiting') and p_placed_at is not null
       and i.item_id = r.item_id
     union all
     (select
       s.status, s.ticket, s.position, s.created_at, s.reserved_at, s.expires_at, s.paid_at,
-      s.ended_at, s.payment_id, s.payment_status, s.amount, s.currency, s.checkout_url
+      s.ended_at, s.payment_id, s.payment_status, s.amount, s.currency, s.checkout_url,
+      s.late_order_id, s.reference
     from flashsale.order_status s
     where (r.outcome = 'existing' or p_placed_at is null) and s.order_id = r.order_id
     limit 1)

@@ -11,16 +11,17 @@ comment on column flashsale.order_row.item_id is 'The item.';
 comment on column flashsale.order_row.customer_id is
   'The customer, by the name that the caller gave them.';
 comment on column flashsale.order_row.status is
-  'waiting, reserved, paid, expired, cancelled, unserved or void; expired from the deadline on.';
+  'waiting, reserved, settling, paid, refunded, expired, cancelled, unserved or void.';
 comment on column flashsale.order_row.ticket is 'The order''s place in its item''s line, from 1.';
 comment on column flashsale.order_row.position is
   'Of a waiting order: its place among those that wait, at most; 1 is next.';
 comment on column flashsale.order_row.created_at is 'When the customer requested the unit.';
 comment on column flashsale.order_row.reserved_at is
-  'When a unit was set aside; null: it has never held one.';
+  'When a unit was set aside; null: it has never held one, or has lost it to an outage.';
 comment on column flashsale.order_row.expires_at is 'The deadline: pay before it.';
 comment on column flashsale.order_row.paid_at is 'When it was paid.';
-comment on column flashsale.order_row.ended_at is 'When it ended without a sale.';
+comment on column flashsale.order_row.ended_at is
+  'When it ended without a sale, or was refunded.';
 comment on column flashsale.order_row.payment_id is 'Its latest payment attempt.';
 comment on column flashsale.order_row.payment_status is
   'requested, open, succeeded, failed, voided, refund_due or refunded.';
@@ -30,6 +31,10 @@ comment on column flashsale.order_row.currency is 'ISO 4217.';
 comment on column flashsale.order_row.checkout_url is
   'Where the customer pays, once the payment is open.';
 comment on column flashsale.order_row.retry_at is 'Of the refusal not_open: when the sale opens.';
+comment on column flashsale.order_row.late_order_id is
+  'Of an expired order: the order that its late money has bought.';
+comment on column flashsale.order_row.reference is
+  'Of an order that was paid offline: the till''s name of the payment.';
 
 comment on type flashsale.payment_job is
 $$A call to make at the payment provider$$;
@@ -49,6 +54,7 @@ comment on column flashsale.payment_job.amount is
   'Minor units of currency: what to ask for, or what to send back.';
 comment on column flashsale.payment_job.currency is 'ISO 4217.';
 comment on column flashsale.payment_job.expires_at is 'The deadline of the hold.';
+comment on column flashsale.payment_job.item_name is 'What the customer pays for.';
 
 comment on type flashsale.notification_job is
 $$An e-mail to send$$;
@@ -57,5 +63,6 @@ comment on column flashsale.notification_job.job_id is 'The job; with tries it n
 comment on column flashsale.notification_job.tries is
   'How often the job was taken, this time included.';
 comment on column flashsale.notification_job.message is
-  'An object: kind (reserved, your_turn, paid, expired, cancelled, refunded or unserved), order_id
-  (as text), item_id, item_name, customer_id, expires_at and checkout_url.';
+  'An object: kind (reserved, your_turn, paid, paid_late, expired, cancelled, refunded,
+  order_refunded or unserved), order_id (as text), item_id, item_name, customer_id, expires_at,
+  checkout_url and could_pay.';

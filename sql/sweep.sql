@@ -33,6 +33,7 @@ declare
   v_limit constant integer := greatest(1, p_limit / greatest(1, cardinality(v_due)));
   v_item flashsale_data.due_item;
   v_done record;
+  v_overdue integer := 0;
   v_failures integer := 0;
 begin
   expired := 0;
@@ -49,9 +50,10 @@ begin
     promoted := promoted + v_done.promoted;
     unserved := unserved + v_done.unserved;
     more := more or v_done.more;
+    v_overdue := v_overdue + coalesce(cardinality(v_item.overdue_ids), 0);
     v_failures := v_failures + (v_done.error is not null)::integer;
   end loop;
-  more := coalesce(more, false) or expired >= p_limit;
+  more := coalesce(more, false) or v_overdue >= p_limit;
   perform flashsale.note_sweep(p_runner, 1, expired, promoted, v_failures);
 end
 $$;
@@ -107,7 +109,7 @@ begin
     from (
       select o.item_id, o.order_id
       from flashsale_data.orders o
-      where o.status = 'reserved' and o.expires_at <= v_now
+      where (o.status = 'reserved' or o.settle_until <= v_now) and o.expires_at <= v_now
         and o.paid_at is null and o.ended_at is null -- by the index of holds
         and o.item_id <> all (v_failing)
       order by o.expires_at
@@ -135,7 +137,7 @@ $$;
 comment on function flashsale.items_due(text, integer) is
 $$What there is to do: items, those with little to do probably first
 p_limit: at most so many overdue holds over all items, the oldest deadlines first. Without those
-whose sweep failed a moment ago.$$;
+whose sweep failed a moment ago. Orders that settle are overdue when that has taken too long.$$;
 
 -- The table of tallies has no index, because it is nearly empty and always read whole.
 create or replace function flashsale.items_with_tallies() returns table (item_id integer)
@@ -255,11 +257,12 @@ as $$
       else i.now_serving - flashsale.ticket_of(f.order_id) + 1 end
   from first_waiting f
   join flashsale_data.items i on i.item_id = flashsale.item_of(f.order_id)
-  cross join (select flashsale.clock() as now) c
+  cross join (select flashsale.clock() as now, flashsale.provider_down() as down) c
   cross join lateral (
     select flashsale.shut_by(i.opens_at, i.closes_at, i.paused, c.now) as shut_by) s
   where s.shut_by = 'closed'
-    or s.shut_by is null and f.order_id <= flashsale.order_id_of(i.item_id, i.now_serving)
+    or s.shut_by is null and not c.down
+      and f.order_id <= flashsale.order_id_of(i.item_id, i.now_serving)
   union all
   select i.item_id, 1
   from first_unrecycled f

@@ -1,7 +1,7 @@
 -- take_notifications leases e-mails to a worker. As in take_payment_jobs, e-mails that should not
 -- be sent are removed here: hopeless ones (tried too often, or without an order) go to the dead
--- letters, and an e-mail that says "your unit is reserved" is dropped if the unit is not reserved
--- any more.
+-- letters, and an e-mail that is not true any more is dropped: that the unit is reserved, if it is
+-- not, and that the order has expired, if its late money has bought another one since.
 create or replace function flashsale.take_notifications(p_limit integer, p_lease_seconds integer)
 returns setof flashsale.notification_job
 language plpgsql security definer
@@ -36,7 +36,8 @@ begin
         select
           o.order_id is null or r.read_ct > flashsale.max_tries(r.message) as is_hopeless,
           coalesce(r.message ->> 'kind' in ('reserved', 'your_turn'), false)
-            and o.status <> 'reserved' as is_obsolete
+            and o.status <> 'reserved'
+            or r.message ->> 'kind' = 'expired' and o.late_order_id is not null as is_obsolete
       ) m
     ), buried as (
       insert into flashsale_data.dead_letters (queue, message, tries, error, enqueued_at, died_at)
@@ -58,7 +59,11 @@ begin
         'item_name', m.name,
         'customer_id', m.customer_id,
         'expires_at', m.expires_at,
-        'checkout_url', m.checkout_url)
+        'checkout_url', m.checkout_url,
+        'could_pay', (
+          select true from flashsale_data.payments p
+          where p.order_id = m.order_id and p.opened_at < m.expires_at
+          limit 1) is not null) -- keeps this a probe per order: `exists` may read all payments
     from mail m
     where m.is_due
     order by m.msg_id;
@@ -69,6 +74,6 @@ $$;
 
 comment on function flashsale.take_notifications(integer, integer) is
 $$Leases e-mails to send to the caller, oldest first
-p_limit: at most so many. p_lease_seconds: no other worker gets them for so long. "Your unit is
-reserved" is dropped if it is not reserved any more, and an e-mail that was tried too often goes to
-the dead letters.$$;
+p_limit: at most so many. p_lease_seconds: no other worker gets them for so long. What is not true
+any more is dropped, and an e-mail that was tried too often goes to the dead letters. could_pay:
+whether there was a session in which the customer could have paid in time.$$;

@@ -5,14 +5,16 @@
 --   ask for nothing that we know. If such a job was to open a payment, the payment has failed, so
 --   that the customer can ask for another attempt.
 -- * Obsolete jobs are dropped: what they ask for has been done, or is not needed any more.
+-- * The job that voids the sessions of an order becomes a job for each of them (void_sessions), and
+--   nothing if there is none.
 -- * An open whose hold ended before anybody called the provider is dropped too, and its payment is
 --   voided here: there is no session that could be voided at the provider.
 --
 -- A job whose order or payment is locked by another transaction is put off, and that is not a try.
 --
 -- A payment is marked as tried when its job is given to a worker, because the provider may have
--- been called from then on. A job that opens such a payment is not dropped when its hold ends:
--- there may be a session, and only the provider can void it.
+-- been called from then on. A job that opens such a payment is not dropped when its hold ends, or
+-- when its order goes back to the line: there may be a session, and only the provider can void it.
 create or replace function flashsale.take_payment_jobs(p_limit integer, p_lease_seconds integer)
 returns setof flashsale.payment_job
 language plpgsql security definer
@@ -29,7 +31,7 @@ begin
     select array_agg(r order by r.msg_id) into v_read
     from pgmq.read('payments', p_lease_seconds, p_limit) r;
     exit when v_read is null;
-    v_read := flashsale.without_busy(v_read);
+    v_read := flashsale.without_busy(flashsale.void_sessions(v_read));
     continue when v_read is null;
     perform flashsale.first_payments(array(
       select flashsale.id_in(r.message, 'payment_id')
@@ -67,7 +69,8 @@ begin
     )
     select
       j.job_id, j.tries, j.kind, j.payment_id, j.order_id, j.item_id, j.customer_id, j.session_id,
-      j.amount, j.currency, j.expires_at
+      j.amount, j.currency, j.expires_at,
+      (select i.name from flashsale_data.items i where i.item_id = j.item_id)
     from job j
     where j.is_due
     order by j.job_id;
@@ -81,30 +84,73 @@ $$Leases payment jobs to the caller, oldest first
 p_limit: at most so many. p_lease_seconds: no other worker gets them for so long. Jobs that are not
 needed any more are dropped, and those that were tried too often go to the dead letters.$$;
 
+-- What there is to void is found out here, in a snapshot that is younger than the job. The caller
+-- that ended the hold may have had an older one, in which a session was not open yet.
+create or replace function flashsale.void_sessions(p_read pgmq.message_record[])
+returns pgmq.message_record[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_read pgmq.message_record[];
+  v_job pgmq.message_record;
+  v_payment_ids bigint[];
+begin
+  foreach v_job in array p_read loop
+    if v_job.message ->> 'kind' = 'void' and not v_job.message ? 'payment_id' and exists (
+      select from flashsale_data.orders o
+      where o.order_id = flashsale.id_in(v_job.message, 'order_id'))
+    then
+      v_payment_ids := flashsale.sessions_to_void(flashsale.id_in(v_job.message, 'order_id'));
+      if v_payment_ids is null then
+        delete from pgmq.q_payments q where q.msg_id = v_job.msg_id;
+        continue;
+      end if;
+      v_job.message := jsonb_build_object('kind', 'void', 'payment_id', v_payment_ids[1]);
+      update pgmq.q_payments q set message = v_job.message where q.msg_id = v_job.msg_id;
+      perform flashsale.enqueue_payment_jobs('void', v_payment_ids[2:]);
+    end if;
+    v_read := v_read || v_job;
+  end loop;
+  return v_read;
+end
+$$;
+
+comment on function flashsale.void_sessions(pgmq.message_record[]) is
+$$The read jobs, of which those that void an order now name a session
+An order's other sessions get jobs of their own. A job of an order without sessions is deleted.$$;
+
+create or replace function flashsale.sessions_to_void(p_order_id bigint) returns bigint[]
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(p.payment_id order by p.payment_id)
+  from flashsale_data.payments p
+  where p.order_id = p_order_id
+    and (p.status = 'open' or p.status = 'failed' and p.session_id is not null)
+$$;
+
+comment on function flashsale.sessions_to_void(bigint) is
+$$The attempts of an order whose sessions are not known to be closed
+Of a failed one the provider may know more than we do, and asking does no harm.$$;
+
 create or replace function flashsale.without_busy(p_read pgmq.message_record[])
 returns pgmq.message_record[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_free pgmq.message_record[];
-  v_busy bigint[];
-begin
-  with job as materialized (
-    select
-      r as message, r.msg_id,
-      flashsale.is_busy(flashsale.id_in(r.message, 'payment_id')) as busy
+  v_busy constant bigint[] := flashsale.busy_payments(array(
+    select flashsale.id_in(r.message, 'payment_id')
     from unnest(p_read) r
-    order by flashsale.id_in(r.message, 'payment_id')
-  )
-  select
-    array_agg(j.message order by j.msg_id) filter (where not j.busy),
-    array_agg(j.msg_id) filter (where j.busy)
-  into v_free, v_busy
-  from job j;
+    where flashsale.id_in(r.message, 'payment_id') is not null));
+begin
   update pgmq.q_payments q
   set vt = clock_timestamp() + interval '0.5 seconds', read_ct = q.read_ct - 1
-  where q.msg_id = any (v_busy);
-  return v_free;
+  where q.msg_id = any (array(
+    select r.msg_id from unnest(p_read) r
+    where flashsale.id_in(r.message, 'payment_id') = any (v_busy)));
+  return (
+    select array_agg(r order by r.msg_id)
+    from unnest(p_read) r
+    where (flashsale.id_in(r.message, 'payment_id') = any (v_busy)) is not true);
 end
 $$;
 
@@ -137,7 +183,8 @@ language sql stable
 as $$
   select
     r.msg_id, r.read_ct::integer, r.enqueued_at, r.message, m.kind, p.payment_id, p.order_id,
-    o.item_id, o.customer_id, p.session_id, p.amount, p.currency, o.expires_at,
+    o.item_id, o.customer_id, p.session_id, p.amount, p.currency,
+    coalesce(p.expires_at, o.expires_at),
     j.is_hopeless,
     not j.is_hopeless and not j.is_obsolete and j.is_over,
     not j.is_hopeless and not j.is_obsolete and not j.is_over
@@ -160,10 +207,12 @@ as $$
       p.payment_id is null
         or coalesce(m.kind not in ('open', 'void', 'refund'), true)
         or r.read_ct > flashsale.max_tries(r.message) as is_hopeless,
-      p.status <> case m.kind
-        when 'open' then 'requested'::flashsale_data.payment_status
-        when 'void' then 'open'
-        when 'refund' then 'refund_due'
+      case m.kind
+        when 'open' then p.status <> 'requested' and not ( -- its hold has gone back to the line
+          p.status = 'failed' and p.tried and p.session_id is null and p.expires_at is not null)
+        when 'void' then p.status <> 'open' and not (
+          p.status = 'failed' and p.session_id is not null)
+        when 'refund' then p.status <> 'refund_due'
       end as is_obsolete,
       coalesce(
         m.kind = 'open' and not p.tried

@@ -98,14 +98,15 @@ from flashsale_data.payments p
 where p.status = 'refund_due';
 
 comment on view flashsale.money_at_risk is
-$$Money that we received, could not use, and have not sent back yet
+$$Money that we received, and that has to go back but has not yet
 If a refund was given up, retry_dead_letter tries it again.$$;
 
 comment on column flashsale.money_at_risk.payment_id is 'The payment.';
 comment on column flashsale.money_at_risk.order_id is 'Its order; null for a stray.';
 comment on column flashsale.money_at_risk.status is 'refund_due.';
 comment on column flashsale.money_at_risk.refund_reason is
-  'Why it could not be used: wrong_amount, superseded, late or stray.';
+  'Why it goes back: wrong_amount, superseded, cancelled, late or stray; staff or customer: they
+  refunded a paid order.';
 comment on column flashsale.money_at_risk.amount is 'Minor units of currency.';
 comment on column flashsale.money_at_risk.currency is 'ISO 4217.';
 comment on column flashsale.money_at_risk.session_id is
@@ -136,7 +137,7 @@ comment on column flashsale.stray_payment.received_at is 'When we heard of the m
 create or replace view flashsale.payment_event as
 select
   e.event_id, e.type, e.session_id, e.payment_id, e.amount, e.currency, e.occurred_at,
-  e.received_at, e.outcome
+  e.received_at, e.outcome, e.payload
 from flashsale_data.payment_events e;
 
 comment on view flashsale.payment_event is
@@ -155,6 +156,65 @@ comment on column flashsale.payment_event.occurred_at is
 comment on column flashsale.payment_event.received_at is 'When we stored it.';
 comment on column flashsale.payment_event.outcome is
   'What it led to, as record_payment_event returns it.';
+comment on column flashsale.payment_event.payload is
+  'Of an unusable event: its text as it came.';
+
+create or replace view flashsale.unusable_event as
+select
+  e.event_id, e.received_at, e.type, e.session_id, e.payment_id, e.amount, e.currency,
+  e.occurred_at, e.payload
+from flashsale_data.payment_events e
+where e.outcome = 'unusable';
+
+comment on view flashsale.unusable_event is
+$$Events of the payment provider that we could not use: please look
+Money may have come that we know nothing about. Look the session up at the provider.$$;
+
+comment on column flashsale.unusable_event.event_id is
+  'The provider''s name of the event, or sha256: and a sum of its content.';
+comment on column flashsale.unusable_event.received_at is 'When we stored it.';
+comment on column flashsale.unusable_event.type is 'What it says that has happened.';
+comment on column flashsale.unusable_event.session_id is 'The provider''s name of the attempt.';
+comment on column flashsale.unusable_event.payment_id is 'The payment that it names.';
+comment on column flashsale.unusable_event.amount is 'Minor units of currency.';
+comment on column flashsale.unusable_event.currency is 'As sent.';
+comment on column flashsale.unusable_event.occurred_at is
+  'When it happened, by the provider''s clock.';
+comment on column flashsale.unusable_event.payload is 'Its text as it came.';
+
+create or replace view flashsale.settling_order as
+select o.order_id, o.item_id, o.customer_id, o.expires_at, o.settle_until
+from flashsale_data.orders o
+where o.status = 'settling'
+  and o.expires_at <= (select flashsale.clock())
+  and o.paid_at is null and o.ended_at is null; -- by the index of holds
+
+comment on view flashsale.settling_order is
+$$Orders past their deadline about whose money the provider is being asked
+Each of them is paid or has expired by settle_until, and a sweep later. Many of them, for longer
+than settle_seconds, mean that nobody sweeps.$$;
+
+comment on column flashsale.settling_order.order_id is 'The order.';
+comment on column flashsale.settling_order.item_id is 'The item, whose unit is not free yet.';
+comment on column flashsale.settling_order.customer_id is 'The customer.';
+comment on column flashsale.settling_order.expires_at is 'The deadline, which has passed.';
+comment on column flashsale.settling_order.settle_until is
+  'When it expires, unless the provider answers before.';
+
+create or replace view flashsale.provider_status as
+select d.is_down, case when d.is_down then s.down_since end as down_since, s.noted_at
+from (select flashsale.provider_down() as is_down) d
+left join flashsale_data.provider_status s on s.one_row;
+
+comment on view flashsale.provider_status is
+$$Whether the payment provider is down, as the workers know it: one row
+While it is down, nobody is promoted, and no hold is lost that nobody could pay.$$;
+
+comment on column flashsale.provider_status.is_down is
+  'Whether a worker has said so in the last ten seconds.';
+comment on column flashsale.provider_status.down_since is 'Since when; null: it answers.';
+comment on column flashsale.provider_status.noted_at is
+  'When it was known to be down the last time; null: never.';
 
 create or replace view flashsale.dead_letter as
 select d.dead_letter_id, d.queue, d.message, d.tries, d.error, d.enqueued_at, d.died_at

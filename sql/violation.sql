@@ -4,7 +4,7 @@ create or replace view flashsale.violation as
 with counted as (
   select
     o.item_id,
-    count(*) filter (where o.status in ('reserved', 'paid')) as units,
+    count(*) filter (where o.status in ('reserved', 'settling', 'paid')) as units,
     count(*) filter (where o.status = 'paid') as paid,
     count(*) filter (where o.recycled) as recycled,
     count(*) filter (where o.ended_at is not null and not o.recycled and o.reserved_at is null)
@@ -34,7 +34,7 @@ union all
 select 'served out of turn', o.item_id, o.order_id,
   format('ticket %s is %s, now_serving is %s', o.ticket, o.status, i.now_serving)
 from flashsale_data.orders o join flashsale_data.items i on i.item_id = o.item_id
-where (o.status in ('reserved', 'paid') or o.recycled) and o.ticket > i.now_serving
+where (o.status in ('reserved', 'settling', 'paid') or o.recycled) and o.ticket > i.now_serving
 union all
 select 'forfeits are counted once', i.item_id, null,
   format('%s orders are recycled, %s tickets withdrawn, forfeited is %s',
@@ -92,10 +92,18 @@ where o.order_id <> flashsale.order_id_of(o.item_id, o.ticket)
   or o.ticket < 1
   or (o.customer_id is null) <> (o.status = 'void')
   or length(o.customer_id) not between 1 and 128
-  or (o.reserved_at is null) <> (o.expires_at is null)
+  or o.reserved_at is null and o.expires_at is not null
   or o.expires_at <= o.reserved_at
-  or o.expires_at is null and o.status in ('reserved', 'paid', 'expired')
+  or o.expires_at is null and o.status in ('reserved', 'settling', 'paid', 'refunded', 'expired')
+  or o.expires_at is not null and o.status in ('waiting', 'unserved')
   or o.status = 'expired' and o.ended_at < o.expires_at
+  or o.status = 'refunded' and o.ended_at < o.paid_at
+  or (o.status = 'settling') <> (o.settle_until is not null)
+  or o.settle_until < o.expires_at
+  or o.late_order_id is not null and (o.status <> 'expired' or not exists (
+    select from flashsale_data.orders b
+    where b.order_id = o.late_order_id and b.item_id = o.item_id
+      and b.customer_id = o.customer_id and b.status in ('paid', 'refunded')))
   or o.recycled and o.ended_at is null
 union all
 select 'paid means paid for', o.item_id, o.order_id, 'paid without exactly one successful payment'
@@ -110,10 +118,27 @@ select 'money buys an order or goes back', o.item_id, o.order_id,
 from flashsale_data.payments p join flashsale_data.orders o on o.order_id = p.order_id
 where p.status = 'succeeded' and o.status <> 'paid'
 union all
+select 'a refund gives the money back once', o.item_id, o.order_id,
+  'refunded without exactly one payment that goes back for that'
+from flashsale_data.orders o
+where o.status = 'refunded'
+  and 1 <> (
+    select count(*) from flashsale_data.payments p
+    where p.order_id = o.order_id and p.refund_reason in ('staff', 'customer', 'provider'))
+union all
 select 'a success has its session', o.item_id, o.order_id,
-  format('payment %s succeeded without a session of the provider', p.payment_id)
+  format('payment %s succeeded without a session of the provider or a reference of a till',
+    p.payment_id)
 from flashsale_data.payments p left join flashsale_data.orders o on o.order_id = p.order_id
-where p.status = 'succeeded' and p.session_id is null
+where p.status = 'succeeded' and (p.session_id is null) = (p.reference is null)
+union all
+select 'a reference pays one order', null, p.order_id,
+  format('payment %s has the reference %L', p.payment_id, p.reference)
+from flashsale_data.payments p
+where p.reference is not null
+  and not exists (
+    select from flashsale_data.offline_references r
+    where r.reference = p.reference and r.order_id = p.order_id)
 union all
 select 'a payment has its order', null, p.order_id, format('payment %s', p.payment_id)
 from flashsale_data.payments p
@@ -132,9 +157,10 @@ from (
   where o.status = 'reserved'
     and not exists (select from flashsale_data.payments a where a.order_id = o.order_id)
   union all
-  select a.payment_id, a.order_id, a.status -- its void
+  select a.payment_id, a.order_id, 'open' -- its void
   from flashsale_data.payments a join flashsale_data.orders o on o.order_id = a.order_id
-  where a.status = 'open' and o.ended_at is not null
+  where (a.status = 'open' or a.status = 'failed' and a.payable)
+    and (o.ended_at is not null or o.status in ('settling', 'paid'))
 ) p
 left join (
   select q.message ->> 'kind' as kind, q.message ->> 'payment_id' as payment_id
@@ -143,6 +169,11 @@ left join (
   select d.message ->> 'kind', d.message ->> 'payment_id'
   from flashsale_data.dead_letters d
   where d.queue = 'payments'
+  union
+  select 'void', a.payment_id::text -- the void of an order is that of all its sessions
+  from pgmq.q_payments q
+  join flashsale_data.payments a on a.order_id::text = q.message ->> 'order_id'
+  where q.message ->> 'kind' = 'void'
 ) j
   on j.payment_id = p.payment_id::text
   and j.kind = case p.status when 'requested' then 'open' when 'open' then 'void' else 'refund' end

@@ -10,7 +10,8 @@ import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-LIVE = ("waiting", "reserved", "paid")
+LIVE = ("waiting", "reserved", "settling", "paid")
+SETTLE = timedelta(seconds=2)
 FOREVER = 2**31 - 1
 
 
@@ -19,7 +20,10 @@ class ModelPayment:
     """An attempt to pay."""
 
     amount: int
+    requested_at: datetime
     status: str = "requested"
+    opened_at: datetime | None = None
+    offline: bool = False
 
 
 @dataclass(eq=False)
@@ -32,6 +36,7 @@ class ModelOrder:
     reserved_at: datetime | None = None
     expires_at: datetime | None = None
     ended_at: datetime | None = None
+    settle_until: datetime | None = None
     recycled: bool = False
     payments: list[ModelPayment] = field(default_factory=list)
 
@@ -73,7 +78,7 @@ class ModelItem:
     orders: dict[int, ModelOrder] = field(default_factory=dict)
     withdrawn: set[int] = field(default_factory=set)
     keys: dict[tuple[str, str], ModelOrder] = field(default_factory=dict)
-    jobs: list[tuple[str, ModelPayment]] = field(default_factory=list)
+    jobs: list[tuple[str, ModelPayment | ModelOrder]] = field(default_factory=list)
 
     @property
     def now_serving(self) -> int:
@@ -88,8 +93,19 @@ class ModelItem:
         return "not_open" if self.opens_at is not None and self.opens_at > self.now else "open"
 
     def shown(self, order: ModelOrder) -> str:
-        """The status that a customer sees: a hold past its deadline is over."""
-        return "expired" if self.overdue(order) else order.status
+        """The status that a customer sees: a hold past its deadline is over, or settles."""
+        if not self.overdue(order):
+            return order.status
+        return "settling" if self.payable(order) else "expired"
+
+    def payable(self, order: ModelOrder, but: ModelPayment | None = None) -> bool:
+        """Whether a session of the order may have been paid before its deadline."""
+        assert order.expires_at is not None
+        return any(
+            p.status == "open" and p.opened_at is not None and p.opened_at < order.expires_at
+            for p in order.payments
+            if p is not but
+        )
 
     def overdue(self, order: ModelOrder) -> bool:
         return (
@@ -191,54 +207,72 @@ class ModelItem:
         self._charge(order)
 
     def _charge(self, order: ModelOrder) -> None:
-        order.payments.append(ModelPayment(self.price))
+        order.payments.append(ModelPayment(self.price, self.now))
         self.jobs.append(("open", order.payments[-1]))
 
     # The end of an order
 
     def _end(self, order: ModelOrder, status: str) -> None:
-        order.status, order.ended_at = status, self.now
-        # A first attempt that has not been begun has nothing to void.
-        self.jobs += [
-            ("void", p)
-            for n, p in enumerate(order.payments)
-            if p.status == "open" or (n and p.status == "requested")
-        ]
+        if order.reserved_at is not None and order.status != "settling":
+            self.jobs.append(("void", order))  # it finds out what there is to void
+        order.status, order.ended_at, order.settle_until = status, self.now, None
 
-    def _expire(self, order: ModelOrder) -> None:
-        if self.overdue(order):
+    def _expire(self, order: ModelOrder) -> bool:
+        """What a sweep does with a hold that is due; returns whether it has expired."""
+        if order.status == "settling":
+            assert order.settle_until is not None
+            if order.settle_until > self.now:
+                return False
+        elif not self.overdue(order):
+            return False
+        elif self.payable(order):
+            order.status, order.settle_until = "settling", self.now + SETTLE
+            self.jobs.append(("void", order))
+            return False
+        self._end(order, "expired")
+        return True
+
+    def _end_settling(self, order: ModelOrder, but: ModelPayment | None = None) -> None:
+        if order.status == "settling" and not self.payable(order, but):
             self._end(order, "expired")
 
     def cancel(self, order: ModelOrder) -> str:
         if order.status == "paid":
             raise RefusedError("RV202")
+        if self.shown(order) == "settling":
+            return "settling"
         if order.ended_at is not None or self.overdue(order):
             return "already_ended"
         self.tallied_gaps += order.status == "waiting"
         self._end(order, "cancelled")
         return "cancelled"
 
-    def pay(self, order: ModelOrder, payment: ModelPayment, amount: int) -> str:
+    def pay(self, order: ModelOrder, payment: ModelPayment, amount: int, captured: datetime) -> str:
         if payment.status in ("succeeded", "refund_due", "refunded"):
             return "already_paid" if payment.status == "succeeded" else "refund_due"
-        late = order.status != "reserved" or self.overdue(order)
-        if amount == payment.amount and payment is order.payments[-1] and order.status != "paid":
-            if not late:
-                order.status, payment.status = "paid", "succeeded"
+        if not (payment.opened_at or payment.requested_at) <= captured <= self.now:
+            captured = self.now
+        if amount == payment.amount and order.status not in ("paid", "refunded", "cancelled"):
+            assert order.expires_at is not None
+            if self.shown(order) in ("reserved", "settling") and captured < order.expires_at:
+                order.status, order.settle_until, payment.status = "paid", None, "succeeded"
+                if len(order.payments) > 1:
+                    self.jobs.append(("void", order))
                 return "paid"
             if self.keep_if_free and self._buy_late(order, payment):
                 return "paid"
         payment.status, payment.amount = "refund_due", amount
         self.jobs.append(("refund", payment))
+        self._end_settling(order)
         return "refund_due"
 
     def _buy_late(self, order: ModelOrder, payment: ModelPayment) -> bool:
         if self.state != "open" or self.issued >= self.now_serving or self.count("waiting"):
             return False
-        if self.overdue(order) and payment is order.payments[0] and payment.status == "requested":
-            # pay has inserted the attempt's row. The void is obsolete, and the worker drops it.
-            self.jobs.append(("void", payment))
         self._expire(order)
+        self._end_settling(order, payment)
+        if order.ended_at is None:
+            return False  # another session may have been paid in time
         self.issued += 1
         assert order.customer is not None
         if self.live(order.customer):
@@ -250,6 +284,28 @@ class ModelItem:
         payment.status = "succeeded"
         return True
 
+    def pay_offline(self, order: ModelOrder) -> str:
+        if self.shown(order) != "reserved":
+            raise RefusedError("RV203")
+        order.status = "paid"
+        order.payments.append(ModelPayment(self.price, self.now, "succeeded", offline=True))
+        self.jobs.append(("void", order))
+        return "paid"
+
+    def refund(self, order: ModelOrder, return_units: bool) -> str:
+        if order.status == "refunded":
+            return "already_refunded"
+        if order.status != "paid":
+            raise RefusedError("RV207")
+        if not return_units:
+            self.withdrawing = min(self.stock, self.withdrawing + 1)
+        (payment,) = [p for p in order.payments if p.status == "succeeded"]
+        order.status, order.ended_at = "refunded", self.now
+        payment.status = "refunded" if payment.offline else "refund_due"
+        if not payment.offline:
+            self.jobs.append(("refund", payment))
+        return "refunded"
+
     def request_payment(self, order: ModelOrder) -> str:
         if self.shown(order) != "reserved":
             raise RefusedError("RV203")
@@ -258,34 +314,36 @@ class ModelItem:
         self._charge(order)
         return "requested"
 
-    def fail(self, payment: ModelPayment) -> str:
+    def fail(self, order: ModelOrder, payment: ModelPayment) -> str:
         if payment.status not in ("requested", "open"):
             return "ignored"
         payment.status = "failed"
+        self._end_settling(order)
         return "failed"
 
     def work(self) -> None:
         """The worker takes every job, and all calls of the provider succeed."""
         jobs, self.jobs = self.jobs, []
         order_of = {p: o for o in self.orders.values() for p in o.payments}
-        before = {p: p.status for _, p in jobs}
-        for kind, payment in jobs:
-            if kind == "open" and before[payment] == "requested":
-                order = order_of[payment]
+        before = {p: p.status for p in order_of}
+        for kind, about in jobs:
+            if isinstance(about, ModelOrder):
+                for payment in about.payments:
+                    if before[payment] in ("open", "failed"):
+                        payment.status = "voided"
+                self._end_settling(about)
+            elif kind == "open" and before[about] == "requested":
+                order = order_of[about]
                 in_time = order.status == "reserved" and not self.overdue(order)
-                payment.status = "open" if in_time else "voided"
-            elif kind == "void" and before[payment] == "open":
-                payment.status = "voided"
-            elif kind == "refund" and before[payment] == "refund_due":
-                payment.status = "refunded"
+                about.status = "open" if in_time else "voided"
+                about.opened_at = self.now if in_time else None
+            elif kind == "refund" and before[about] == "refund_due":
+                about.status = "refunded"
 
     # Moving the line
 
     def expire(self) -> int:
-        due = [o for o in self.orders.values() if self.overdue(o)]
-        for order in due:
-            self._expire(order)
-        return len(due)
+        return sum([self._expire(order) for order in self.orders.values()])
 
     def promote(self) -> tuple[int, int, int]:
         """Returns how many were recycled, promoted and unserved."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prove.judge.checker import INVARIANTS, FinalTables, ItemRow, OrderRow, PaymentRow, Run, judge
+from prove.judge.checker import INVARIANTS, exercised, judge
 from prove.judge.history import History
+from prove.judge.records import Act, FinalTables, ItemRow, OrderRow, PaymentRow, Run
 from prove.report import Row, table
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +34,11 @@ def order(ticket: int, status: str, created: float, **times: Any) -> OrderRow:
     )
 
 
+def text(at: float) -> str:
+    """A time as the ledger has it."""
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
 class Story:
     """One unit. c1 lets the hold expire, ticket 2 burned, c3 waits, gets the unit and pays.
 
@@ -53,22 +60,29 @@ class Story:
         ]
         self.keys = {("c1", SHOE, "k1"): (SHOE, 1)}
         self.ledger = [
-            {"kind": "opened", "session_id": "s1", "payment_id": "1"},
-            self.moved("s1", "captured"),
-            self.moved("s1", "refunded"),
-            {"kind": "opened", "session_id": "s2", "payment_id": "2"},
-            self.moved("s2", "captured"),
+            self.opened("s1", 1, 1),
+            self.moved("s1", "captured", 130),
+            self.moved("s1", "refunded", 131),
+            self.opened("s2", 2, 3),
+            self.moved("s2", "captured", 112),
         ]
         self.item = ItemRow(SHOE, 1, 10, now_serving=3, withdrawing=0, closes_at=150)
         self.jobs = 0
         self.violations: list[str] = []
+        self.acts: list[Act] = []
         for ticket, asked in ((1, 99.9), (3, 101.9), (4, 102.9)):
             self.asks(ticket, asked, asked + 0.2)
         self.asks(1, 100.5, 100.6)  # the same key again
 
     @staticmethod
-    def moved(session: str, to: str, amount: int = PRICE) -> dict[str, Any]:
-        return {"kind": "moved", "session_id": session, "to": to, "amount": amount}
+    def opened(session: str, payment_id: int, ticket: int, at: float = 101) -> dict[str, Any]:
+        about = {"payment_id": str(payment_id), "order_id": str(SHOE << 32 | ticket)}
+        return {"kind": "opened", "session_id": session, "at": text(at)} | about
+
+    @staticmethod
+    def moved(session: str, to: str, at: float = 131, **more: Any) -> dict[str, Any]:
+        line = {"kind": "moved", "session_id": session, "to": to, "at": text(at)}
+        return line | {"amount": PRICE, "key": f"{session}-{to}"} | more
 
     def asks(self, ticket: int, asked: float, answered: float, status: str | None = None) -> None:
         """The customer of a ticket reserves, and gets the state in the row as the answer."""
@@ -101,6 +115,7 @@ class Story:
             dead_letters=0,
             violations=self.violations,
             now=200,
+            acts=self.acts,
         )
         return Run(self.history, database, self.ledger, {SHOE: 1}, bound=1.0)
 
@@ -135,6 +150,7 @@ def overtaken(story: Story) -> None:
     )
     story.orders[2] = order(3, "unserved", 102, ended=150)._replace(recycled=True)
     story.payments[1] = PaymentRow(2, SHOE, 4, PRICE, "succeeded", "s2")
+    story.ledger[3] = story.opened("s2", 2, 4)
 
 
 def tickets_against_time(story: Story) -> None:
@@ -201,11 +217,11 @@ def refunded_twice(story: Story) -> None:
 
 
 def refunded_another_amount(story: Story) -> None:
-    story.ledger[2] = story.moved("s1", "refunded", PRICE - 1)
+    story.ledger[2] = story.moved("s1", "refunded", amount=PRICE - 1)
 
 
 def paid_without_money(story: Story) -> None:
-    story.ledger.pop()
+    story.ledger[-1] = story.moved("s2", "voided")
     story.payments[1] = story.payments[1]._replace(status="open")
 
 
@@ -214,7 +230,8 @@ def granted_without_a_job(story: Story) -> None:
 
 
 def two_sessions(story: Story) -> None:
-    story.ledger.append({"kind": "opened", "session_id": "s3", "payment_id": "1"})
+    story.ledger.append(story.opened("s3", 1, 1))
+    story.ledger.append(story.moved("s3", "voided"))
 
 
 def a_job_is_left(story: Story) -> None:
@@ -274,6 +291,258 @@ def test_a_broken_invariant_is_reported_by_its_name(
     story = Story()
     broken(story)
     assert {found.partition(":")[0] for found in judge(story.run())} == {invariant}
+
+
+class MoneyStory(Story):
+    """Twenty units, and a customer for each way in which money goes.
+
+    c1 pays in time, which is heard of after the deadline. c2 is refunded by staff, c3 gives the
+    order back, c4 is refunded at the provider, c5 pays at a till. The money of c6 comes late, and
+    buys ticket 7. c8 loses the hold to an outage and pays in the next one. c9's session is voided
+    after the deadline.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.orders = [
+            order(1, "paid", 100, reserved=100, paid=109.5),
+            order(2, "refunded", 100.1, reserved=100.1, paid=105, ended=120),
+            order(3, "refunded", 100.2, reserved=100.2, paid=105, ended=150),
+            order(4, "refunded", 100.3, reserved=100.3, paid=105, ended=125),
+            order(5, "paid", 100.4, reserved=100.4, paid=104),
+            order(6, "expired", 100.5, reserved=100.5, ended=110.7),
+            order(7, "paid", 111.5, reserved=111.5, paid=111.5)._replace(customer="c6"),
+            order(8, "paid", 112, reserved=136, paid=138)._replace(lost_holds=((112, 122),)),
+            order(9, "expired", 112.1, reserved=112.1, ended=122.4),
+        ]
+        for ticket in (1, 2, 3, 4, 6, 9):
+            self.change(ticket, may_settle=True)
+        for ticket in (2, 3, 4):
+            self.change(ticket, recycled=True)
+        self.change(6, late=(SHOE, 7))
+        self.payments = [
+            self.pays(1, "succeeded", opened_at=101, ended_at=110.6),
+            self.pays(2, "refunded", refund_reason="staff", opened_at=101),
+            self.pays(3, "refunded", refund_reason="customer", opened_at=101),
+            self.pays(4, "refunded", refund_reason="provider", opened_at=101),
+            self.pays(5, "voided", opened_at=101),
+            self.pays(6, "succeeded", opened_at=101)._replace(ticket=7),
+            PaymentRow(8, SHOE, 8, PRICE, "failed", None),
+            self.pays(9, "voided", opened_at=113),
+            PaymentRow(10, SHOE, 5, PRICE, "succeeded", None, reference="till-1"),
+            PaymentRow(11, SHOE, 8, PRICE, "succeeded", "s8", opened_at=137),
+        ]
+        self.ledger = [self.opened(f"s{n}", n, n) for n in (1, 2, 3, 4, 5, 6)]
+        self.ledger += [self.opened("s8", 11, 8, 137), self.opened("s9", 9, 9, 113)]
+        for ticket, at in ((1, 109.5), (2, 105), (3, 105), (4, 105), (6, 110.9), (8, 138)):
+            self.ledger.append(self.moved(f"s{ticket}", "captured", at))
+        self.ledger += [self.moved("s2", "refunded", 121), self.moved("s3", "refunded", 151)]
+        self.ledger.append(self.moved("s4", "refunded", 124, key=None))
+        self.ledger += [self.moved("s5", "voided", 104.2), self.moved("s9", "voided", 122.3)]
+        self.acts = [Act(120, "refund_order", SHOE, SHOE << 32 | 2)]
+        self.item = ItemRow(SHOE, 20, 10, 23, 0, None, settle_seconds=2, refund_seconds=60)
+        self.history = History()
+        self.history.epoch = 0.0
+        self.keys = {}
+        for ticket in (1, 2, 3, 4, 5, 6, 8, 9):
+            created = self.orders[ticket - 1].created_at
+            self.asks(ticket, created - 0.01, created + 0.01, "reserved")
+        self.acted("refund_order", 2, "", 119.9)
+        self.acted("pay_offline", 5, "till-1", 103.9)
+
+    @staticmethod
+    def pays(ticket: int, status: str, **more: Any) -> PaymentRow:
+        return PaymentRow(ticket, SHOE, ticket, PRICE, status, f"s{ticket}", **more)
+
+    def acted(self, kind: str, ticket: int, key: str, asked: float) -> None:
+        """Staff did something about an order."""
+        op = self.history.ask(kind, SHOE, key=key, order=(SHOE, ticket))
+        op.asked, op.answered, op.status = asked, asked + 0.2, 200
+
+    def pay(self, payment_id: int, **fields: Any) -> None:
+        """Changes a payment."""
+        n = [payment.payment_id for payment in self.payments].index(payment_id)
+        self.payments[n] = self.payments[n]._replace(**fields)
+
+    def move(self, session: str, what: str, **fields: Any) -> None:
+        """Changes the line of the ledger that says so."""
+        for line in self.ledger:
+            if (line["session_id"], line.get("to")) == (session, what):
+                line |= fields
+
+    def run(self) -> Run:
+        run = super().run()
+        run.stock[SHOE] = 20
+        run.provider_outages.append((111.8, 135.5))
+        return run
+
+
+def test_a_correct_run_in_which_money_goes_all_ways_has_no_violation() -> None:
+    assert judge(MoneyStory().run()) == []
+
+
+def test_the_ways_of_money_are_counted() -> None:
+    count = exercised(MoneyStory().run())
+    wanted = {"settling -> paid": 1, "paid -> refunded": 3, "offline payments": 1}
+    wanted |= {"refunded by staff": 1, "refunded by customer": 1, "refunded by provider": 1}
+    wanted |= {"reserved -> waiting": 1, "late money buys": 1, "seconds of outage": 23}
+    assert {what: count[what] for what in wanted} == wanted
+
+
+def money_in_time_expires(story: MoneyStory) -> None:
+    story.change(1, status="expired", paid_at=None, ended_at=110.6, recycled=True)
+    story.pay(1, status="refunded", refund_reason="late")
+    story.ledger.append(story.moved("s1", "refunded", 111))
+
+
+def late_money_buys_its_order(story: MoneyStory) -> None:
+    story.move("s1", "captured", at=text(110.2))
+
+
+def paid_when_it_was_heard_of(story: MoneyStory) -> None:
+    story.change(1, paid_at=109.9)
+
+
+def late_order_untold(story: MoneyStory) -> None:
+    story.change(6, late=(SHOE, 5))
+    story.asks(7, 115, 115.1, "paid")
+    story.history.ops[-1].kind = "read"
+
+
+def cancelled_and_kept(story: MoneyStory) -> None:
+    story.change(6, status="cancelled", ended_at=108.0, recycled=True)
+
+
+def given_back_too_late(story: MoneyStory) -> None:
+    story.change(3, ended_at=166)
+
+
+def refunded_without_a_word(story: MoneyStory) -> None:
+    story.acts.clear()
+
+
+def not_the_provider(story: MoneyStory) -> None:
+    story.move("s4", "refunded", key="payment-4-refund")
+
+
+def a_refund_that_was_promised(story: MoneyStory) -> None:
+    story.acted("refund_order", 1, "", 130)
+
+
+def two_refunds_for_one_order(story: MoneyStory) -> None:
+    story.payments.append(PaymentRow(12, SHOE, 2, PRICE, "refunded", None, "staff", "till-2"))
+
+
+def one_reference_twice(story: MoneyStory) -> None:
+    story.change(9, status="paid", paid_at=120, ended_at=None, recycled=False)
+    story.payments.append(PaymentRow(12, SHOE, 9, PRICE, "succeeded", None, reference="till-1"))
+
+
+def a_till_that_is_not_believed(story: MoneyStory) -> None:
+    story.acted("pay_offline", 9, "till-9", 115)
+
+
+def paid_at_a_till_and_online(story: MoneyStory) -> None:
+    story.move("s5", "voided", to="captured", at=text(104))
+    story.pay(5, status="succeeded")
+
+
+def left_open(story: MoneyStory) -> None:
+    story.ledger = [line for line in story.ledger if line != story.moved("s5", "voided", 104.2)]
+
+
+def declined_and_left_open(story: MoneyStory) -> None:
+    story.move("s5", "voided", to="failed", payable=True)
+
+
+def settled_for_too_long(story: MoneyStory) -> None:
+    story.ledger = [line for line in story.ledger if line != story.moved("s9", "voided", 122.3)]
+    story.ledger.append(story.moved("s9", "voided", 170))
+    story.change(9, ended_at=140)
+
+
+def settled_after_the_answer(story: MoneyStory) -> None:
+    story.item = story.item._replace(settle_seconds=30)
+    story.change(9, ended_at=140)
+
+
+def shown_settling_for_too_long(story: MoneyStory) -> None:
+    story.asks(9, 160, 160.1, "settling")
+    story.history.ops[-1].body["expires_at"] = text(122.1)
+
+
+def expired_in_an_outage(story: MoneyStory) -> None:
+    story.change(8, status="expired", reserved_at=112, expires_at=122, lost_holds=())
+    story.change(8, paid_at=None, ended_at=122.2, recycled=True)
+    story.payments = [p for p in story.payments if p.payment_id != 11]
+    story.ledger = [line for line in story.ledger if line["session_id"] != "s8"]
+
+
+def lost_without_an_outage(story: MoneyStory) -> None:
+    behind = (136, 146)  # began just after the outage, so the worker may have been behind
+    lost = ((112, 122), behind, (146.1, 156.1))
+    story.change(8, lost_holds=lost, reserved_at=156.2, expires_at=166.2)
+    story.change(8, paid_at=160)
+    story.move("s8", "captured", at=text(160))
+
+
+def left_settling(story: MoneyStory) -> None:
+    story.change(9, status="settling", ended_at=None, recycled=False)
+
+
+@pytest.mark.parametrize(
+    ("broken", "invariant"),
+    [
+        (money_in_time_expires, "money_in_time_buys"),
+        (late_money_buys_its_order, "money_in_time_buys"),
+        (paid_when_it_was_heard_of, "money_in_time_buys"),
+        (late_order_untold, "late_money_is_told"),
+        (cancelled_and_kept, "late_money_is_told"),
+        (given_back_too_late, "refunds_go_back_once"),
+        (refunded_without_a_word, "refunds_go_back_once"),
+        (not_the_provider, "refunds_go_back_once"),
+        (a_refund_that_was_promised, "refunds_go_back_once"),
+        (two_refunds_for_one_order, "refunds_go_back_once"),
+        (one_reference_twice, "offline_payments_count_once"),
+        (a_till_that_is_not_believed, "offline_payments_count_once"),
+        (paid_at_a_till_and_online, "every_capture_is_settled_once"),
+        (left_open, "no_session_stays_open"),
+        (declined_and_left_open, "no_session_stays_open"),
+        (settled_for_too_long, "settling_is_short"),
+        (settled_after_the_answer, "settling_is_short"),
+        (shown_settling_for_too_long, "settling_is_short"),
+        (expired_in_an_outage, "nobody_loses_a_place_to_an_outage"),
+        (lost_without_an_outage, "nobody_loses_a_place_to_an_outage"),
+        (left_settling, "nothing_is_left_over"),
+    ],
+)
+def test_money_that_went_wrong_is_reported_by_its_name(
+    broken: Callable[[MoneyStory], None], invariant: str
+) -> None:
+    story = MoneyStory()
+    broken(story)
+    assert {found.partition(":")[0] for found in judge(story.run())} == {invariant}
+
+
+def extended(story: Story) -> None:
+    story.acts.append(Act(105, "extend_holds", SHOE, None, seconds=5))
+    story.change(1, expires_at=115, ended_at=115.2)
+    story.change(3, reserved_at=115.3, expires_at=125.3, paid_at=117)
+    story.ledger[-1] = story.moved("s2", "captured", 117)
+
+
+def test_extended_holds_are_longer() -> None:
+    story = Story()
+    extended(story)
+    story.asks(1, 101, 101.1)
+    story.history.ops[-1].body["expires_at"] = text(110)  # before the extension
+    assert judge(story.run()) == []
+
+
+def test_a_hold_that_was_not_extended_with_the_others_is_found() -> None:
+    story = Story()
+    story.acts.append(Act(105, "extend_holds", SHOE, None, seconds=5))
+    assert {it.partition(":")[0] for it in judge(story.run())} == {"every_hold_gets_its_window"}
 
 
 def test_every_invariant_is_documented() -> None:

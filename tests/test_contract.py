@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from flashsale.currencies import DECIMALS, money
 from flashsale.models import Item, Order, Payment
 from support import Connection, item, many, rows, value
 
@@ -91,18 +92,20 @@ def test_the_public_may_call_nothing(db: Connection) -> None:
 
 
 EXPECTED_GRANTS = {
-    "flashsale_api": "cancel change_item create_item find_held item_status items order_status "
-    "orders_by_id orders_of record_payment_event request_payment reserve reserve_many",
-    "flashsale_worker": "begin_sweep expire fill finish_notifications payment_captured "
-    "payment_opened payment_refunded payment_voided promote retry_job sweep sweep_failed "
-    "sweep_item take_notifications take_payment_jobs",
+    "flashsale_api": "cancel change_item create_item extend_holds find_held item_status items "
+    "order_status orders_by_id orders_of pay_offline record_payment_event refund_order "
+    "request_payment reserve reserve_many",
+    "flashsale_worker": "begin_sweep expire fill finish_notifications note_provider "
+    "payment_captured payment_opened payment_refunded payment_voided payments_opened promote "
+    "retry_job sweep sweep_failed sweep_item take_notifications take_payment_jobs",
     "flashsale_tool": "cancel explain_order find_held item_status items order_status orders_by_id "
-    "orders_of pay request_payment reserve reserve_many",
-    "flashsale_operator": "cancel change_item close_item create_item expire explain_order fill "
-    "item_status items open_item order_status pause_item promote restock resume_item "
-    "retry_dead_letter sweep withdraw",
+    "orders_of pay_offline request_payment reserve reserve_many",
+    "flashsale_operator": "cancel change_item close_item create_item expire explain_order "
+    "extend_holds fill item_status items open_item order_status pause_item pay_offline promote "
+    "refund_order restock resume_item retry_dead_letter sweep withdraw",
 }
-FOR_VIEWS = {"clock", "issued_tickets", "order_id_of", "running_transactions", "shut_by"}
+FOR_VIEWS = {"clock", "hold_fate", "issued_tickets", "money", "order_id_of", "provider_down"}
+FOR_VIEWS |= {"running_transactions", "shut_by"}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -119,7 +122,16 @@ def test_each_audience_has_its_verbs_and_no_others(db: Connection, role: str) ->
     assert granted - FOR_VIEWS == set(EXPECTED_GRANTS[role].split())
 
 
-UNPINNED = {"clock", "id_in", "item_of", "look_up_payment_jobs", "max_tries", "order_id_of"}
+UNPINNED = {"as_row", "is_event", "name_of_event", "outage"}
+UNPINNED |= {
+    "can_be_paid",
+    "clock",
+    "id_in",
+    "item_of",
+    "look_up_payment_jobs",
+    "max_tries",
+    "order_id_of",
+}
 UNPINNED |= {"shut_by", "ticket_limit_for", "ticket_of", "withdrawn_through"}
 UNPINNED |= {
     "answers",
@@ -273,7 +285,8 @@ def test_the_service_calls_what_its_role_may_call_and_no_more() -> None:
 
 
 def test_the_worker_calls_what_its_role_may_call() -> None:
-    by_others = {"sweep", "expire", "fill", "promote"}  # earlier workers, and teams' own
+    # Earlier workers, and teams' own:
+    by_others = {"sweep", "expire", "fill", "promote", "payment_opened"}
     assert functions_called("database/jobs.py") | by_others == set(
         EXPECTED_GRANTS["flashsale_worker"].split()
     )
@@ -288,7 +301,7 @@ def test_what_http_shows_of_an_order_is_the_sql_row(db: Connection) -> None:
             "and attnum > 0",
         )
     }
-    nested = {"payment_id", "payment_status", "amount", "currency", "checkout_url"}
+    nested = {"payment_id", "payment_status", "amount", "currency", "checkout_url", "reference"}
     shown = set(Order.__struct_fields__) - {"payment"}
     assert shown | nested | {"outcome", "retry_at"} == columns
     assert {f.replace("payment_status", "status") for f in nested} == set(Payment.__struct_fields__)
@@ -301,6 +314,22 @@ def test_what_http_shows_of_an_item_is_the_view(db: Connection) -> None:
         "and attnum > 0 order by attnum",
     )
     assert [row.attname for row in view] == list(Item.__struct_fields__)
+
+
+def test_sql_and_python_write_amounts_in_the_same_way(db: Connection) -> None:
+    amounts = [0, 1, 9, 10, 99, 100, 999, 1000, 9999, 10_000, 4900, 1250, 10**15]
+    pairs = [(amount, code) for code in [*DECIMALS, "XXX"] for amount in amounts]
+    found = rows(
+        db,
+        "select flashsale.money(m.amount, m.currency) as written "
+        "from unnest(%s::bigint[], %s::text[]) with ordinality m (amount, currency, n) order by n",
+        [amount for amount, _ in pairs],
+        [code for _, code in pairs],
+    )
+    assert [row.written for row in found] == [money(amount, code) for amount, code in pairs]
+    assert money(4900, "EUR") == "49.00 EUR"
+    assert money(1250, "KWD") == "1.250 KWD"
+    assert money(4900, "JPY") == "4900 JPY"
 
 
 def test_reading_an_item_does_not_read_its_orders(db: Connection) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from http_support import NEW_ITEM, Api, api_fixture, problem, success  # noqa: F401 - fixtures
-from support import Connection, sweep
+from support import Connection, sweep, value
 
 ORDER_FIELDS = {
     "order_id",
@@ -23,6 +24,7 @@ ORDER_FIELDS = {
     "paid_at",
     "ended_at",
     "payment",
+    "late_order_id",
 }
 
 
@@ -212,7 +214,8 @@ async def test_a_customer_can_not_see_the_order_of_another(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "order_id", ["1", "0", "-1", "01", "abc", "4294967297x", "9" * 19, "9" * 60, "1.0", "1_0"]
+    "order_id",
+    ["1", "0", "-1", "01", "abc", "4294967297x", "9" * 19, "9" * 60, "9" * 65, "1.0", "1_0"],
 )
 async def test_a_text_that_is_no_order_id_is_not_found(api: Api, order_id: str) -> None:
     problem(await api("GET", f"/orders/{order_id}", "ann"), 404, "unknown_order")
@@ -289,6 +292,12 @@ async def test_an_event_counts_once(api: Api) -> None:
     assert outcomes == ["paid", "duplicate", "already_paid"]
 
 
+async def test_money_without_an_amount_is_kept_as_unusable(api: Api) -> None:
+    order = (await api.order(await api.item(), "ann")).json()
+    answer = await api.event(success(order) | {"amount": None})
+    assert (answer.status_code, answer.json()) == (200, {"outcome": "unusable"})
+
+
 async def test_an_event_may_have_unknown_fields(api: Api) -> None:
     order = (await api.order(await api.item(), "ann")).json()
     event = success(order) | {"livemode": False, "nested": {"a": [1]}}
@@ -309,3 +318,42 @@ async def test_a_customer_may_have_128_characters_and_a_key_255(api: Api) -> Non
     item = await api.item()
     key = {"Idempotency-Key": "k" * 255}
     assert (await api.order(item, "x" * 128, headers=key)).status_code == 201
+
+
+async def test_an_event_without_a_usable_id_or_time_counts_once(api: Api) -> None:
+    item = await api.item()
+    order = (await api.order(item, "ann")).json()
+    event = success(order) | {"event_id": "x" * 256, "occurred_at": "2030-01-01T00:00:00"}
+    outcomes = [(await api.event(event)).json()["outcome"] for _ in range(2)]
+    assert outcomes == ["paid", "duplicate"]
+
+
+UNUSABLE: dict[str, dict[str, Any]] = {
+    "NUL": {"session_id": "a\0"},
+    "no type": {"type": None},
+    "a negative amount": {"amount": -1},
+    "an amount past bigint": {"amount": 2**63},
+    "a bad currency": {"currency": "eur"},
+    "money without an amount": {"amount": None},
+}
+
+
+@pytest.mark.parametrize("changes", UNUSABLE.values(), ids=UNUSABLE)
+async def test_a_genuine_event_that_can_t_be_used_is_kept(
+    api: Api, db: Connection, changes: dict[str, Any]
+) -> None:
+    order = {"payment": {"payment_id": "1", "amount": 1, "currency": "EUR"}}
+    event = success(order) | changes
+    outcomes = [(await api.event(event)).json()["outcome"] for _ in range(2)]
+    assert outcomes == ["unusable", "duplicate"]
+    payload = value(db, "select payload from flashsale.unusable_event")
+    assert json.loads(payload) == event
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\0", b"[" * 7000])
+async def test_a_genuine_body_that_is_no_event_is_kept(
+    api: Api, db: Connection, body: bytes
+) -> None:
+    assert (await api.event(body)).json() == {"outcome": "unusable"}
+    payload = value(db, "select payload from flashsale.unusable_event")
+    assert payload == body.decode("utf-8", "replace").replace("\0", "\ufffd")

@@ -74,6 +74,11 @@ BAD_ITEMS: dict[str, dict[str, Any]] = {
     "a currency of two letters": {"currency": "EU"},
     "a currency and a line feed": {"currency": "EUR\n"},
     "an unknown policy": {"late_payment": "keep"},
+    "settling backwards": {"settle_seconds": -1},
+    "settling for too long": {"settle_seconds": 61},
+    "settling for null": {"settle_seconds": None},
+    "refunds for no time": {"refund_seconds": 0},
+    "refunds for more than a year": {"refund_seconds": 31_536_001},
     "an unknown field": {"colour": "red"},
     "a naive time": {"opens_at": "2030-01-01T00:00:00"},
     "a date": {"opens_at": "2030-01-01"},
@@ -103,6 +108,9 @@ BAD_CHANGES: dict[str, dict[str, Any]] = {
     "a null hold": {"hold_seconds": None},
     "a null pause": {"paused": None},
     "a number for a pause": {"paused": 1},
+    "settling for too long": {"settle_seconds": 61},
+    "settling for null": {"settle_seconds": None},
+    "refunds for no time": {"refund_seconds": 0},
     "a field that stays": {"price": 1},
     "a naive time": {"closes_at": "2030-01-01T00:00:00"},
     "closing before it opens": {
@@ -244,31 +252,8 @@ async def test_an_event_must_have_a_recent_and_valid_signature(api: Api) -> None
         )
 
 
-BAD_EVENTS: dict[str, tuple[dict[str, Any], str]] = {
-    "no id": ({"event_id": ""}, "bad_value"),
-    "a long id": ({"event_id": "x" * 256}, "bad_value"),
-    "NUL": ({"session_id": "a\0"}, "bad_value"),
-    "a negative amount": ({"amount": -1}, "bad_value"),
-    "an amount past bigint": ({"amount": 2**63}, "bad_value"),
-    "a bad currency": ({"currency": "Euro"}, "bad_value"),
-    "a naive time": ({"occurred_at": "2030-01-01T00:00:00"}, "bad_value"),
-    "money without an amount": ({"amount": None}, "bad_payment"),
-}
-
-
-@pytest.mark.parametrize(("changes", "code"), BAD_EVENTS.values(), ids=BAD_EVENTS)
-async def test_a_bad_event_is_refused(api: Api, changes: dict[str, Any], code: str) -> None:
-    order = {"payment": {"payment_id": "1", "amount": 1, "currency": "EUR"}}
-    problem(await api.event(success(order) | changes), 422, code)
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", f'{{"x": {deep(7000)}}}'.encode()])
-async def test_a_signed_body_that_is_no_json_is_refused(api: Api, body: bytes) -> None:
-    problem(
-        await api.event(body),
-        422 if not body else 400,
-        "bad_value" if not body else "malformed_body",
-    )
+async def test_a_signed_request_without_a_body_is_refused(api: Api) -> None:
+    problem(await api.event(b""), 422, "bad_value")
 
 
 async def test_a_body_that_never_comes_is_given_up(database_url: str) -> None:
@@ -337,7 +322,13 @@ async def test_an_sqlstate_has_its_status(
 
 def test_every_error_of_the_sql_has_its_line_in_the_table() -> None:
     statuses = {"1": 404, "2": 409, "3": 422, "4": 403}
-    not_by_http = {"unknown_dead_letter", "bad_batch", "bad_request"}
+    not_by_http = {
+        "unknown_dead_letter",
+        "bad_batch",
+        "bad_request",
+        "not_revivable",
+        "bad_payment",
+    }
     for source in SQL.glob("*.sql"):
         for sqlstate, code in re.findall(
             r"errcode = '(RV\d+)', constraint = '(\w+)'", source.read_text()

@@ -11,8 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from flashsale.api.app import create_app
 from flashsale.database.version import API, OLDEST_API
 from flashsale.settings import Settings, SettingsError
+from flashsale.testing.clock import Clock
 from http_support import Api, api_fixture, problem, serving, settings  # noqa: F401 - fixtures
-from support import Connection, call, connect, item, reserve, sweep
+from money_support import open_sessions, take, voided
+from support import Connection, call, connect, item, many, reserve, sweep
 
 NOWHERE = "postgresql://nobody:hush@127.0.0.1:1/nothing"
 
@@ -194,6 +196,32 @@ async def test_metrics_show_a_failing_item_and_what_filling_waits_for(
         seen = samples((await api("GET", "/metrics")).text)
     assert seen["flashsale_sweep_failing_items", ()] == 1
     assert seen["flashsale_filling_wait_seconds", ()] >= 60
+
+
+async def test_metrics_tell_of_outages_settling_and_unusable_events(
+    api: Api, db: Connection, clock: Clock
+) -> None:
+    unusable = "flashsale_payment_events_total", ("unusable",)
+    watched = [("flashsale_provider_down", ()), ("flashsale_settling_orders", ()), unusable]
+
+    async def seen() -> list[float]:
+        found = samples((await api("GET", "/metrics")).text)
+        return [found[key] for key in watched]
+
+    assert await seen() == [0, 0, 0]  # not missing, or no alarm notices the first one
+    many(db, item(db, stock=3), ["ann", "bob", "cid"])
+    open_sessions(db)
+    clock.advance(60)
+    call(db, "note_provider", True)
+    sweep(db)
+    await api.event(b"{}")
+    assert await seen() == [1, 3, 1]
+    call(db, "note_provider", False)
+    for job in take(db):
+        voided(db, job)
+    reserve(db, item(db, "sock"), "dan")
+    clock.advance(60)  # no sweep has marked this one
+    assert await seen() == [0, 0, 1]
 
 
 async def test_each_app_counts_for_itself(database_url: str) -> None:

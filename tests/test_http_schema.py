@@ -19,12 +19,15 @@ CONTRACT = {
     ("get", "/items"): "200 304 422 503",
     ("get", "/items/{item_id}"): "200 304 404 503",
     ("patch", "/items/{item_id}"): "200 404 408 409 413 415 422 503",
+    ("post", "/items/{item_id}/extension"): "200 404 408 413 415 422 503",
     ("post", "/items/{item_id}/orders"): "200 201 202 401 404 408 409 413 415 422 503",
     ("get", "/orders"): "200 401 404 422 503",
     ("get", "/orders/{order_id}"): "200 401 404 503",
     ("delete", "/orders/{order_id}"): "200 401 404 409 503",
     ("post", "/orders/{order_id}/payment"): "202 401 404 409 503",
     ("get", "/orders/{order_id}/events"): "200 204 401 404 503",
+    ("post", "/orders/{order_id}/refund"): "200 404 408 409 413 415 422 503",
+    ("post", "/orders/{order_id}/offline-payment"): "200 404 408 409 413 415 422 503",
     ("post", "/webhooks/payments"): "200 401 408 413 415 422 503",
     ("get", "/health/live"): "200",
     ("get", "/health/ready"): "200 503",
@@ -80,7 +83,10 @@ async def test_every_request_body_has_an_example() -> None:
     assert set(bodies) == {
         ("post", "/items"),
         ("patch", "/items/{item_id}"),
+        ("post", "/items/{item_id}/extension"),
         ("post", "/items/{item_id}/orders"),
+        ("post", "/orders/{order_id}/refund"),
+        ("post", "/orders/{order_id}/offline-payment"),
         ("post", "/webhooks/payments"),
     }
     for key, body in bodies.items():
@@ -134,5 +140,5 @@ def test_structs_are_the_rows_that_sql_returns(db: Connection) -> None:
     assert [f.name for f in msgspec.structs.fields(Item)] == columns(db, "flashsale.item_status")
     order = [f.name for f in msgspec.structs.fields(Order)]
     payment = [f.name.replace("status", "payment_status") for f in msgspec.structs.fields(Payment)]
-    row = ["outcome", *order[:-1], *payment, "retry_at"]
+    row = ["outcome", *order[:-2], *payment[:-1], "retry_at", order[-1], payment[-1]]
     assert row == columns(db, "flashsale.order_row")

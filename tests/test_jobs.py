@@ -158,6 +158,71 @@ def test_the_result_of_a_job_waits_for_nobody_who_has_locked_its_order(
     assert value(db, report, again.job_id, again.tries, again.payment_id) == outcome
 
 
+def test_sessions_that_were_opened_together_are_recorded_each_for_itself(
+    db: Connection, database_url: str, clock: Clock
+) -> None:
+    shoe = item(db, stock=5)
+    names = ["ann", "bob", "cid", "dan", "eve", "fay"]
+    orders = {order.customer_id: order for order in many(db, shoe, names)}
+    clock.advance(1)
+    call(db, "cancel", orders["ann"].order_id)
+    sweep(db)  # it is fay's turn
+    twice = Jsonb({"kind": "open", "payment_id": orders["bob"].order_id})
+    db.execute("select pgmq.send('payments', %s)", [twice])
+    jobs = sorted(take(db), key=lambda job: (job.customer_id, job.job_id))
+    assert [job.customer_id for job in jobs] == ["bob", "bob", *names[2:]]
+    call(db, "cancel", orders["cid"].order_id)
+    results = [
+        [job.job_id for job in jobs],
+        [job.tries - (job.customer_id == "dan") for job in jobs],  # another has dan's lease
+        [job.payment_id for job in jobs],
+        [f"s-{job.customer_id}" for job in jobs],
+        [f"http://pay/{job.customer_id}" for job in jobs],
+    ]
+    with connect(database_url, autocommit=False) as tool:
+        eve = orders["eve"].order_id
+        tool.execute("select from flashsale_data.orders where order_id = %s for update", [eve])
+        told = rows(db, "select * from flashsale.payments_opened(%s, %s, %s, %s, %s)", *results)
+    outcomes = {
+        job.job_id: (job.customer_id, answer.outcome)
+        for job, answer in zip(jobs, told, strict=True)
+    }
+    assert [answer.job_id for answer in told] == results[0]
+    assert [outcomes[job.job_id] for job in jobs] == [
+        ("bob", "opened"),
+        ("bob", "opened"),
+        ("cid", "superseded"),
+        ("dan", "lost_lease"),
+        ("eve", "busy"),
+        ("fay", "opened"),
+    ]
+    found = rows(
+        db,
+        "select o.customer_id, p.session_id, p.status::text from flashsale_data.payments p "
+        "join flashsale_data.orders o using (order_id) order by 1",
+    )
+    assert [tuple(row) for row in found if row.customer_id != "ann"] == [
+        ("bob", "s-bob", "open"),
+        ("cid", "s-cid", "open"),
+        ("dan", "s-dan", "open"),
+        ("eve", None, "requested"),
+        ("fay", "s-fay", "open"),
+    ]
+    assert status(db, orders["fay"].order_id).checkout_url == "http://pay/fay"
+    mails = [
+        (row.message["kind"], row.message["order_id"])
+        for row in rows(db, "select message from pgmq.q_notifications order by msg_id")
+    ]
+    assert sorted(mails) == sorted(
+        [("cancelled", orders[name].order_id) for name in ("ann", "cid")]
+        + [("reserved", orders[name].order_id) for name in ("bob", "dan")]
+        + [("your_turn", orders["fay"].order_id)]
+    )
+    make_due(db)
+    left = {(job.kind, job.customer_id) for job in take(db)}
+    assert left == {("void", "cid"), ("open", "eve")}
+
+
 def test_a_job_that_is_not_needed_any_more_is_dropped(db: Connection, clock: Clock) -> None:
     order = reserve(db, item(db), "ann")
     clock.advance(60)

@@ -7,6 +7,7 @@ import logging
 import msgspec
 import pytest
 
+from flashsale.settings import Settings
 from flashsale.worker.mail import LogSender, Notification, compose
 from support import Connection, call, item, reserve, rows, sweep, value
 
@@ -58,7 +59,7 @@ def test_a_message_id_is_the_same_each_time_and_unique_to_its_job() -> None:
 async def test_the_simulated_mail_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flashsale.mail")
     name = "Shoe\nmail: to='eve' \u2028\x1b[2J"
-    await LogSender().send(compose(notification(item_name=name, customer_id="a\nb"), 17))
+    await LogSender(Settings()).send(compose(notification(item_name=name, customer_id="a\nb"), 17))
     (line,) = caplog.messages
     assert line.isprintable()
     assert line.startswith("mail: to='a\\nb' id=<notification-17@flashsale>")
@@ -70,7 +71,7 @@ async def test_the_log_does_not_have_the_link_with_which_anybody_may_pay(
     caplog.set_level(logging.INFO, "flashsale.mail")
     mail = compose(notification(checkout_url="https://pay.example/sessions/s1?key=secret"), 17)
     assert "https://pay.example/sessions/s1?key=secret" in mail.text
-    await LogSender().send(mail)
+    await LogSender(Settings()).send(mail)
     (line,) = caplog.messages
     assert "pay here: <link> (order 4294967297)" in line
     assert "secret" not in line and "pay.example" not in line

@@ -50,6 +50,18 @@ def told(conn: Connection, order: Any) -> Any:
     return call(conn, "record_payment_event", *event, order.amount, "EUR", None)
 
 
+def settled(conn: Connection, order: Any) -> Any:
+    value(conn, "select flashsale.first_payments(array[%s])::text", order.order_id)
+    call(conn, "payment_opened", 0, 0, order.payment_id, f"s{order.payment_id}", "http://pay")
+    conn.execute(
+        "update flashsale_data.orders set expires_at = clock_timestamp() where order_id = %s",
+        [order.order_id],
+    )
+    assert call(conn, "order_status", order.order_id).status == "settling"
+    call(conn, "expire")
+    return call(conn, "payment_voided", 0, 0, order.payment_id)
+
+
 def _read(conn: Connection) -> dict[str, int]:
     """How many rows of each stormed table were read so far, by this session too."""
     conn.execute("select pg_stat_force_next_flush()")
@@ -111,6 +123,37 @@ VERBS: dict[str, Callable[[Connection, Any], Any]] = {
     "record_payment_event": told,
     "take_payment_jobs, payment_opened": opened,
     "payment_voided": lambda conn, order: call(conn, "payment_voided", 1, 1, order.payment_id),
+    "pay_offline": lambda conn, order: call(
+        conn, "pay_offline", order.order_id, f"r{order.order_id}"
+    ),
+    "refund_order": lambda conn, order: (
+        pay(conn, order),
+        call(conn, "refund_order", order.order_id, "x"),
+    ),
+    "a refund at the provider": lambda conn, order: (
+        pay(conn, order),
+        call(
+            conn,
+            "record_payment_event",
+            f"r{order.payment_id}",
+            "payment.refunded",
+            f"s{order.payment_id}",
+            str(order.payment_id),
+            None,
+            None,
+            None,
+        ),
+    ),
+    "note_provider": lambda conn, order: (
+        call(conn, "note_provider", True),
+        call(conn, "note_provider", False),
+    ),
+    "a void": lambda conn, order: (
+        opened(conn, order),
+        call(conn, "cancel", order.order_id),
+        rows(conn, "select * from flashsale.take_payment_jobs(5, 30)"),
+    ),
+    "settling": settled,
     "payment_captured": lambda conn, order: call(
         conn, "payment_captured", 1, 1, order.payment_id, f"c{order.ticket}", 1000, "EUR"
     ),

@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 from prove.customers.client import Gateway, NotSent, Unanswered
-from prove.faults import mass, neighbours, restore, upgrade
-from prove.judge.checker import PaymentRow
+from prove.faults import deadline, mass, neighbours, outage, restore, upgrade
 from prove.judge.history import History
+from prove.judge.records import FinalTables, OrderRow, PaymentRow
 from prove.mutants import MUTANTS, misfit
 from prove.stage.fleet import THIS
 from prove.stage.releases import ROOT, of_commit, with_a_comment
 
 from flashsale.dev.postgres import EmbeddedPostgres
+from flashsale.settings import Settings
+from flashsale.worker.mail import LogSender, YourTurn, compose
 from support import Connection, connect, item, reserve
 
 # The gateway
@@ -232,3 +234,63 @@ def test_work_that_stands_still_is_found(counts: list[int], problems: list[str])
     watched = mass.Progress()
     watched.until_none_is_left(lambda: next(left))
     assert watched.problems == problems
+
+
+# The deadline
+
+
+def ordered(ticket: int, status: str, reserved: float = 100, **more: Any) -> OrderRow:
+    held = None if status == "waiting" else reserved
+    row = OrderRow(
+        1, ticket, f"c{ticket}", status, 100, held, held and held + 10, None, None, False
+    )
+    return row._replace(**more)
+
+
+@pytest.mark.parametrize(
+    ("captured_at", "order", "payment", "is_wrong"),
+    [
+        (109.99, ordered(1, "paid", paid_at=109.99), "succeeded", False),
+        (110.01, ordered(1, "expired", ended_at=110.1), "refunded", False),
+        (None, ordered(1, "expired", ended_at=110.1), "voided", False),
+        (109.99, ordered(1, "expired", ended_at=112), "refunded", True),
+        (110.0, ordered(1, "paid", paid_at=109.99), "succeeded", True),
+        (109.99, ordered(1, "paid", paid_at=109.5), "succeeded", True),
+        (110.01, ordered(1, "expired", ended_at=110.1), "succeeded", True),
+    ],
+)
+def test_money_that_was_judged_against_the_deadline_is_found(
+    captured_at: float | None, order: OrderRow, payment: str, is_wrong: bool
+) -> None:
+    paid = PaymentRow(1, 1, 1, 1000, payment, "s1")
+    database = FinalTables([order], {}, [paid], {}, 0, 0, [], 200)
+    found = deadline.misjudged([deadline.TimedPayment((1, 1), captured_at)], database)
+    assert bool(found) == is_wrong
+
+
+# The outage
+
+
+def test_who_loses_a_place_to_an_outage_is_found() -> None:
+    sound = [ordered(1, "reserved", 150), ordered(2, "reserved", 151), ordered(3, "waiting")]
+    assert outage.unfair(sound, 2) == []
+    expired = [ordered(1, "expired", ended_at=110), *sound[1:]]
+    assert outage.unfair(expired, 2) == ["(1, 1) is expired"]
+    overtaken = [ordered(1, "reserved", 152), *sound[1:]]
+    assert outage.unfair(overtaken, 2) == ["(1, 2) was served before (1, 1)"]
+
+
+def test_a_wrong_mail_about_an_outage_is_found() -> None:
+    right = ("ann", outage.PROMISE)
+    assert outage.wrong_mails([right, ("bob", outage.PROMISE)]) == []
+    assert outage.wrong_mails([right, right]) == ["ann was told 2 times"]
+    (found,) = outage.wrong_mails([right, ("bob", "Shoe: your reservation has expired")])
+    assert found.startswith("bob got a wrong mail")
+
+
+def test_a_mail_in_the_log_is_seen(caplog: pytest.LogCaptureFixture) -> None:
+    about = {"order_id": "1", "item_id": 1, "item_name": "shoe", "customer_id": "customer 1"}
+    mail = compose(YourTurn(**about), 1)  # type: ignore[arg-type]
+    with caplog.at_level("INFO", logger="flashsale.mail"):
+        asyncio.run(LogSender(Settings()).send(mail))
+    assert outage.MAIL.findall(caplog.text) == [("customer 1", "shoe: it is your turn")]

@@ -346,6 +346,21 @@ def ask_and_change_their_minds(conn: Connection, shoe: int, seed: int, customers
             assert pay(conn, order).outcome in ("paid", "refund_due")
         elif roll < 0.55:
             assert reserve(conn, shoe, name).order_id == order.order_id
+        elif order.outcome == "reserved" and roll < 0.6:
+            take_at_the_till(conn, order, dice)
+
+
+def take_at_the_till(conn: Connection, order: Any, dice: random.Random) -> None:
+    """The till takes the money, if it is not too late; some of these orders are refunded."""
+    try:
+        call(conn, "pay_offline", order.order_id, f"till-{order.order_id}")
+    except psycopg.Error as error:
+        if error.sqlstate != "RV203":
+            raise
+        return
+    if dice.random() < 0.5:
+        again = [call(conn, "refund_order", order.order_id, "broken").outcome for _ in range(2)]
+        assert again == ["refunded", "already_refunded"]
 
 
 def storm(db: Connection, url: str, requests: int, stock: int) -> None:

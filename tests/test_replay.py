@@ -35,7 +35,7 @@ def test_another_version_of_sql_takes_the_place_of_the_old_one(database_url: str
         conn.execute(
             "create or replace view flashsale.payment_event as "
             "select e.event_id, e.type, e.session_id, e.payment_id, 0::bigint as amount, "
-            "e.currency, e.occurred_at, e.received_at, e.outcome "
+            "e.currency, e.occurred_at, e.received_at, e.outcome, e.payload "
             "from flashsale_data.payment_events e"
         )
         conn.execute(

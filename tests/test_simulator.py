@@ -144,7 +144,8 @@ async def test_refund_happens_once(provider: Stage) -> None:
     wanted = {"amount": 1000, "currency": "EUR"}
     answers = await asyncio.gather(*(provider.refund(session, wanted, "r") for _ in range(10)))
     assert {a.json()["status"] for a in answers} == {"refunded"}
-    assert (await provider.refund(session, key="another")).json()["status"] == "refunded"
+    for key in ("another", None):
+        assert refusal(await provider.refund(session, key=key)) == (409, "already_refunded")
     assert (await provider.complete(session)).json()["status"] == "refunded"
     assert provider.moves() == [("captured", "1"), ("refunded", "1")]
     totals = await provider.totals()
@@ -157,6 +158,22 @@ async def test_refund_of_another_amount_is_refused(provider: Stage) -> None:
     for wrong in ({"amount": 999}, {"amount": 1000, "currency": "USD"}):
         assert refusal(await provider.refund(session, wrong)) == (409, "wrong_amount")
     assert provider.moves() == [("captured", "1")]
+
+
+async def test_a_currency_that_does_not_exist_is_refused(provider: Stage) -> None:
+    body = {"payment_id": "1", "amount": 1, "currency": "ABC"}
+    assert refusal(await provider.post("/sessions", body)) == (422, "unknown_currency")
+    for currency in ("EUR", "JPY", "KWD", "CLF"):
+        assert (await provider.post("/sessions", body | {"currency": currency})).is_success
+    assert len(provider.lines()) == 4
+
+
+async def test_what_is_paid_for_is_only_shown(provider: Stage) -> None:
+    """A worker of an older release sends no description; its retry must find the session."""
+    session = await provider.open("7", "k", description="Shoe")
+    assert session["description"] == "Shoe"
+    for again in ({}, {"description": "Boot"}):
+        assert await provider.open("7", "k", **again) == session
 
 
 async def test_sessions_come_in_pages(provider: Stage) -> None:
@@ -245,8 +262,22 @@ async def test_everything_survives_a_restart(stage: Stage) -> None:
     assert (await stage.open("0", "open-0"))["session_id"] == sessions[0]["session_id"]
     assert refusal(await stage.void(sessions[0], "void-3")) == (409, "idempotency_key_reused")
     assert (await stage.refund(sessions[4], key="refund-4")).json()["status"] == "refunded"
+    assert refusal(await stage.refund(sessions[4])) == (409, "already_refunded")
     assert len(stage.moves()) == 5
     assert len(stage.hook.deliveries) == 5
+
+
+async def test_a_ledger_of_an_older_release_is_replayed(stage: Stage) -> None:
+    at = '"at":"2026-01-01T00:00:00Z","session_id":"cs_1","payment_id":"1","amount":1,'
+    at += '"currency":"EUR","key":null'
+    stage.ledger.write_text(
+        f'{{"kind":"opened",{at},"order_id":null,"expires_at":null}}\n'
+        f'{{"kind":"moved",{at},"to":"failed","event_id":"evt_1"}}\n'
+    )
+    await stage.start()
+    shown = (await stage.client.get("/sessions/cs_1")).json()
+    assert (shown["status"], shown["description"]) == ("failed", None)
+    await until(lambda: stage.hook.types == ["payment.failed"])
 
 
 async def test_torn_last_line_is_cut_off(stage: Stage) -> None:
@@ -377,6 +408,63 @@ async def test_undelivered_events_are_sent_after_a_restart(stage: Stage) -> None
 
 
 # Events
+
+
+async def test_a_declined_session_may_stay_payable(stage: Stage) -> None:
+    # given sessions that were declined, one of which can still be paid
+    await stage.start({"decline_keeps_open": 1})
+    first, second, third = [await stage.open(str(n)) for n in (1, 2, 3)]
+    for _ in range(2):
+        declined = (await stage.complete(first, "fail")).json()
+        assert declined["status"] == "open" and declined["failed_at"]
+    await stage.complete(second, "fail")
+    await stage.faults()
+    await stage.complete(third, "fail")
+    await until(lambda: len(stage.hook.deliveries) == 4)
+    payable = {(d.event["payment_id"], d.event.get("payable")) for d in stage.hook.deliveries}
+    assert payable == {("1", True), ("2", True), ("3", None)}
+    # then they are what they were after a restart
+    before = (await stage.client.get("/sessions")).json()
+    await until(lambda: sum(line["kind"] == "delivered" for line in stage.lines()) == 4)
+    await stage.stop()
+    await stage.start()
+    after = (await stage.client.get("/sessions")).json()
+    assert after["sessions"] == before["sessions"]
+    assert (after["totals"]["open"], after["totals"]["failed"]) == (2, 1)
+    # and can be paid, or voided
+    assert (await stage.complete(first)).json()["status"] == "captured"
+    assert (await stage.void(second)).json()["status"] == "voided"
+    assert refusal(await stage.complete(third)) == (409, "already_failed")
+    assert stage.hook.types.count("payment.failed") == 4
+
+
+async def test_somebody_at_the_provider_refunds(stage: Stage) -> None:
+    # given money that came
+    await stage.start()
+    session = await stage.open("7")
+    await stage.complete(session)
+    # when it is refunded without a key of the service
+    assert (await stage.refund(session)).json()["status"] == "refunded"
+    # then the webhook hears of it, and the ledger keeps who did it
+    await until(lambda: len(stage.hook.deliveries) == 2)
+    assert stage.hook.types[-1] == "payment.refunded"
+    (line,) = [line for line in stage.lines() if line.get("to") == "refunded"]
+    assert line["key"] is None
+    # and it is so after a restart
+    await stage.stop()
+    await stage.start()
+    shown = (await stage.client.get(session["checkout_url"])).json()
+    assert shown["status"] == "refunded" and shown["captured_at"] < shown["refunded_at"]
+
+
+async def test_a_void_that_came_too_late_tells_when_the_money_came(provider: Stage) -> None:
+    session = await provider.open()
+    captured = (await provider.complete(session)).json()
+    answer = (await provider.void(session)).json()
+    assert answer["session"]["captured_at"] == captured["captured_at"]
+    await provider.refund(session)
+    answer = (await provider.void(session)).json()
+    assert answer["session"]["captured_at"] == captured["captured_at"]
 
 
 async def test_event_says_what_happened_and_is_signed(provider: Stage) -> None:

@@ -102,6 +102,59 @@ BREAKS: dict[str, tuple[str, str]] = {
         "a success has its session",
         PAYMENT + "session_id = null where order_id = {paid}",
     ),
+    "a success with a session and a reference": (
+        "a success has its session",
+        PAYMENT + "reference = 'r' where order_id = {paid}",
+    ),
+    "a reference that is not known": (
+        "a reference pays one order",
+        PAYMENT + "reference = 'r', session_id = null where order_id = {paid}",
+    ),
+    "a refund without a payment": (
+        "a refund gives the money back once",
+        ORDER + "status = 'refunded', ended_at = now() where order_id = {paid}",
+    ),
+    "settling without a limit": (
+        "an order makes sense",
+        ORDER + "status = 'settling' where order_id = {reserved}",
+    ),
+    "a limit without settling": (
+        "an order makes sense",
+        ORDER + "settle_until = expires_at where order_id = {reserved}",
+    ),
+    "settling before the deadline": (
+        "an order makes sense",
+        ORDER + "status = 'settling', settle_until = reserved_at where order_id = {reserved}",
+    ),
+    "refunded before it was paid": (
+        "an order makes sense",
+        ORDER + "status = 'refunded', ended_at = paid_at - interval '1 s' where order_id = {paid}",
+    ),
+    "a deadline of who waits": (
+        "an order makes sense",
+        ORDER + "status = 'waiting' where order_id = {reserved}",
+    ),
+    "late money for an order that is not over": (
+        "an order makes sense",
+        ORDER + "late_order_id = {paid} where order_id = {reserved}",
+    ),
+    "late money for somebody else's order": (
+        "an order makes sense",
+        ORDER + "status = 'expired', ended_at = expires_at, late_order_id = {paid} "
+        "where order_id = {reserved}",
+    ),
+    "a settling order's session without a void": (
+        "a payment that is due has its job",
+        "update flashsale_data.orders set status = 'settling', settle_until = expires_at "
+        "where order_id = {reserved}; update flashsale_data.payments set status = 'open', "
+        "session_id = 's-cid', order_id = {reserved} where order_id = {requested}",
+    ),
+    "a failed session that can still be paid without a void": (
+        "a payment that is due has its job",
+        "update flashsale_data.payments set status = 'failed', payable = true, "
+        "ended_at = now(), session_id = 's-cid', order_id = {cancelled} "
+        "where order_id = {requested}",
+    ),
     "a payment of no order": (
         "a payment has its order",
         PAYMENT + "order_id = 1 where order_id = {paid}",

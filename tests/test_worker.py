@@ -10,33 +10,39 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import asyncpg
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from flashsale.database.jobs import Jobs, LeasedJob
 from flashsale.dev.postgres import EmbeddedPostgres
-from flashsale.settings import Settings
-from flashsale.testing.clock import Clock
-from flashsale.testing.processes import environment
-from flashsale.worker import queue as worker_queue
-from flashsale.worker import run as worker
-from flashsale.worker import trouble
-from flashsale.worker.mail import Mail
-from flashsale.worker.provider import (
+from flashsale.providers.interface import (
     CheckoutSession,
+    PaymentEvent,
     ProviderRefused,
     ProviderUnavailable,
     SessionCaptured,
     SessionRefunded,
     SessionVoided,
 )
+from flashsale.settings import Settings
+from flashsale.testing.clock import Clock
+from flashsale.testing.processes import environment
+from flashsale.worker import payments, trouble
+from flashsale.worker import queue as worker_queue
+from flashsale.worker import run as worker
+from flashsale.worker.mail import Mail
+from flashsale.worker.notifications import NotificationQueue
+from flashsale.worker.payments import PaymentQueue
+from flashsale.worker.results import Results
 from simulator_support import staged
 from support import Connection, call, connect, item, many, pay, reserve, rows, status, value
 
@@ -62,6 +68,7 @@ class FakeProvider:
         amount: int,
         currency: str,
         expires_at: datetime,
+        description: str | None,
         idempotency_key: str,
     ) -> CheckoutSession:
         def effect() -> CheckoutSession:
@@ -84,6 +91,9 @@ class FakeProvider:
         self, session_id: str, amount: int, currency: str, idempotency_key: str
     ) -> SessionRefunded:
         return await self._serve(idempotency_key, SessionRefunded)
+
+    async def read_event(self, headers: Mapping[str, str], body: bytes) -> PaymentEvent:
+        raise NotImplementedError("a worker reads no events")
 
     async def _serve(self, key: str, effect: Callable[[], T]) -> T:
         self.calls.append(key)
@@ -190,6 +200,26 @@ def payment(db: Connection, order: Any) -> str:
 # The life of an order
 
 
+async def test_the_provider_is_told_what_is_paid_for() -> None:
+    """A database of an older release does not tell the item's name."""
+    provider: Any = FakeProvider()
+    told: list[tuple[Any, ...]] = []
+
+    async def open_session(*given: Any) -> CheckoutSession:
+        told.append(given)
+        return CheckoutSession("s1", "http://pay/s1")
+
+    provider.open_session = open_session
+    nowhere = settings("postgresql://nowhere")
+    queue = PaymentQueue(nowhere, Jobs(nowhere), asyncio.Event(), provider)
+    at = datetime(2030, 1, 1, tzinfo=UTC)
+    columns = {"kind": "open", "payment_id": 7, "order_id": 8, "amount": 1000, "currency": "EUR"}
+    columns |= {"expires_at": at, "session_id": None}
+    await queue.perform(LeasedJob(1, 1, columns | {"item_name": "Shoe"}))
+    await queue.perform(LeasedJob(1, 1, columns))
+    assert told == [("7", "8", 1000, "EUR", at, name, "payment-7-open") for name in ("Shoe", None)]
+
+
 async def test_orders_that_a_tool_has_locked_keep_no_other_customer_from_a_checkout(
     db: Connection, database_url: str
 ) -> None:
@@ -260,7 +290,9 @@ async def test_a_key_that_was_used_before_a_restore_is_no_dead_end(
     session = f"s{order.payment_id}"
     keys = [f"{first_keys[0]}-{order.expires_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}"]
     keys += [f"{key}-{session}" for key in first_keys[1:]]
-    assert provider.calls == [key for pair in zip(first_keys, keys, strict=True) for key in pair]
+    # A job that has met a sweep's lock on the order is done again, with its keys.
+    calls = list(dict.fromkeys(provider.calls))
+    assert calls == [key for pair in zip(first_keys, keys, strict=True) for key in pair]
 
 
 async def test_a_cancelled_hold_is_voided_and_the_next_in_line_is_served(
@@ -557,6 +589,146 @@ async def test_a_provider_that_is_down_is_probed_and_its_return_noticed(
     assert caplog.text.count("failures in a row, probing") == 1
 
 
+class Slots(PaymentQueue):
+    """All jobs that may be under way at once fail, half of them while the others are taken."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        unused = settings("postgresql://nowhere", job_concurrency=20)
+        super().__init__(unused, Jobs(unused), stop, FakeProvider())
+        self.takes: list[int] = []
+        self.recorded = asyncio.Event()
+
+    async def take(self, limit: int, lease_seconds: int) -> list[LeasedJob]:
+        self.takes.append(limit)
+        if len(self.takes) == 2:
+            await until(lambda: self.is_down)
+        elif len(self.takes) > 2:
+            self._stop.set()
+            return []
+        return [LeasedJob(n, 1, {}) for n in range(10)]
+
+    async def perform(self, job: LeasedJob) -> worker_queue.Acknowledge:
+        raise ProviderUnavailable("connection refused")
+
+
+async def test_a_worker_whose_calls_all_fail_at_once_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It had no job left to wait for, and ended."""
+    monkeypatch.setattr(worker_queue, "PROBE_SECONDS", 0.05)
+    queue = Slots(asyncio.Event())
+
+    async def retry(*_: object) -> str:
+        await until(lambda: len(queue.takes) == 2)
+        await asyncio.sleep(0.02)  # until all slots are taken
+        return "retry"
+
+    monkeypatch.setattr(queue.jobs, "retry", retry)
+    async with asyncio.timeout(10):
+        await queue.work()
+    assert queue.takes == [20, 10, 1]
+
+
+class NotThoughtOf(Exception):  # noqa: N818 - the words are clear
+    """Something that nobody has thought of."""
+
+
+@pytest.mark.parametrize("part", ["payments", "notifications", "sweep", "alive"])
+@pytest.mark.parametrize(
+    "error",
+    [NotThoughtOf(), ExceptionGroup("several", [NotThoughtOf()]), asyncio.CancelledError()],
+    ids=["error", "group", "cancelled"],
+)
+async def test_no_error_ends_a_part_of_the_worker(
+    database_url: str,
+    db: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    part: str,
+    error: BaseException,
+) -> None:
+    monkeypatch.setattr(worker, "RETRY_MAX_SECONDS", 0.01)
+    owner, name = {
+        "payments": (PaymentQueue, "work"),
+        "notifications": (NotificationQueue, "work"),
+        "sweep": (worker, "_sweep"),
+        "alive": (worker, "_say_alive"),
+    }[part]
+    works, begun = getattr(owner, name), 0
+
+    async def fails_first(*args: Any) -> None:
+        nonlocal begun
+        begun += 1
+        if begun < 3:
+            raise error
+        await works(*args)
+
+    monkeypatch.setattr(owner, name, fails_first)
+    order = reserve(db, item(db), "ann")
+    box = Box()
+    async with working(database_url, sender=box):
+        await until(lambda: payment(db, order) == "open")
+        await until(lambda: box.mails)
+        await until(lambda: begun == 3 and sweeps(db))
+    assert caplog.text.count(f"{part} has failed, and begins again") == 2
+
+
+async def test_results_that_come_during_a_call_share_the_next_one() -> None:
+    calls: list[list[int]] = []
+    door = Door()
+
+    async def record(results: Sequence[int]) -> set[int]:
+        calls.append(list(results))
+        await door("")
+        return {n for n in results if n != 3}
+
+    results = Results(record)
+    adding = [asyncio.create_task(results.add(n, n)) for n in range(5)]
+    await until(lambda: calls)
+    adding[4].cancel()
+    more = [asyncio.create_task(results.add(n, n)) for n in (5, 6)]
+    await asyncio.sleep(0)
+    door.opened.set()
+    done = await asyncio.gather(*adding, *more, return_exceptions=True)
+    assert done[:4] == [True, True, True, False] and done[5:] == [True, True]
+    assert calls == [[0, 1, 2, 3, 4], [5, 6]]
+
+
+async def test_a_result_that_is_refused_takes_no_other_along() -> None:
+    calls = 0
+
+    async def record(results: Sequence[int]) -> set[int]:
+        nonlocal calls
+        calls += 1
+        if 2 in results:
+            raise asyncpg.UniqueViolationError
+        return set(results)
+
+    results = Results(record)
+    done = await asyncio.gather(*(results.add(n, n) for n in range(4)), return_exceptions=True)
+    assert [it if it is True else type(it) for it in done] == [
+        True,
+        True,
+        asyncpg.UniqueViolationError,
+        True,
+    ]
+    assert calls == 5
+
+
+async def test_while_the_database_is_away_results_are_not_tried_one_by_one() -> None:
+    calls = 0
+
+    async def record(results: Sequence[int]) -> set[int]:
+        nonlocal calls
+        calls += 1
+        raise ConnectionRefusedError
+
+    results = Results(record)
+    done = await asyncio.gather(*(results.add(n, n) for n in range(4)), return_exceptions=True)
+    assert {type(it) for it in done} == {ConnectionRefusedError}
+    assert calls == 1
+
+
 async def test_a_provider_that_refuses_is_not_down(
     database_url: str, db: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -571,6 +743,199 @@ async def test_a_provider_that_refuses_is_not_down(
     async with working(database_url, provider, job_concurrency=20):
         await until(lambda: len(provider.calls) >= 40)
     assert "failures in a row" not in caplog.text
+
+
+@pytest.fixture(name="notes")
+def notes_fixture(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What the worker says about the provider, by quick notes and probes."""
+    monkeypatch.setattr(worker_queue, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(payments, "NOTE_SECONDS", 0.05)
+    notes: list[bool] = []
+    note = Jobs.note_provider
+
+    async def noted(self: Jobs, is_down: bool) -> None:
+        notes.append(is_down)
+        await note(self, is_down)
+
+    monkeypatch.setattr(Jobs, "note_provider", noted)
+    return notes
+
+
+def has_called(provider: FakeProvider, times: int) -> bool:
+    return len(provider.calls) >= times
+
+
+def is_down(db: Connection) -> bool:
+    return bool(value(db, "select is_down from flashsale.provider_status"))
+
+
+async def no_answer(_: str) -> None:
+    raise ProviderUnavailable("connection refused")
+
+
+@pytest.mark.parametrize("fault", ["no answer", "hangs"])
+async def test_the_database_is_told_that_the_provider_is_down_and_that_it_is_back(
+    database_url: str, db: Connection, notes: list[bool], fault: str
+) -> None:
+    orders = many(db, item(db, stock=30), [f"c{n}" for n in range(30)])
+    provider = FakeProvider()
+    provider.fault = no_answer if fault == "no answer" else Door()
+    seconds = 5.0 if fault == "no answer" else 0.5
+    async with working(database_url, provider, provider_timeout_seconds=seconds):
+        await until(lambda: len(notes) >= 5)
+        assert set(notes) == {True}
+        assert is_down(db)
+        provider.fault = nothing
+        await until(lambda: all(payment(db, o) == "open" for o in orders))
+        await until(lambda: not is_down(db))
+        said = len(notes)
+        await asyncio.sleep(0.5)
+        assert len(notes) == said
+    assert sorted(notes, reverse=True) == notes and notes[-1] is False
+
+
+async def test_a_call_that_hangs_keeps_the_provider_down(
+    database_url: str, db: Connection, notes: list[bool]
+) -> None:
+    """Its time-out may be longer than what a note counts."""
+    many(db, item(db, stock=30), [f"c{n}" for n in range(30)])
+    provider = FakeProvider()
+    provider.fault = no_answer
+    async with working(database_url, provider, provider_timeout_seconds=15.0) as task:
+        await until(lambda: notes)
+        provider.fault = door = Door()
+        await until(lambda: door.waiting)
+        await asyncio.sleep(0.2)  # what failed before is noted
+        said = len(notes)
+        await until(lambda: len(notes) > said + 3, seconds=10)
+        assert set(notes) == {True}
+        task.cancel()
+
+
+async def test_a_worker_that_has_nothing_to_try_does_not_say_that_the_provider_is_down(
+    database_url: str, db: Connection, notes: list[bool]
+) -> None:
+    """It might be back, and another worker may have said so."""
+    many(db, item(db, stock=30), [f"c{n}" for n in range(30)])
+    provider = FakeProvider()
+    provider.fault = no_answer
+    async with working(database_url, provider):
+        await until(lambda: len(notes) >= 3)
+        # Another worker has leased the jobs, those of this one included.
+        db.execute("update pgmq.q_payments set vt = now() + '1 hour', read_ct = read_ct + 1")
+        await asyncio.sleep(0.5)  # calls that were under way have failed
+        said = len(notes)
+        await asyncio.sleep(0.5)
+        assert notes == [True] * said
+
+
+async def test_the_return_of_the_provider_is_said_again_until_the_database_knows(
+    database_url: str, db: Connection, notes: list[bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    many(db, item(db, stock=30), [f"c{n}" for n in range(30)])
+    provider = FakeProvider()
+    provider.fault = no_answer
+    async with working(database_url, provider):
+        await until(lambda: is_down(db))
+        db.execute("alter function flashsale.note_provider(boolean) rename to away")
+        provider.fault = nothing
+        await until(lambda: notes.count(False) >= 3)
+        db.execute("alter function flashsale.away(boolean) rename to note_provider")
+        await until(lambda: not is_down(db))
+    assert caplog.text.count("noting whether the provider is down failed") == 1
+
+
+async def test_a_worker_that_is_behind_after_an_outage_says_so_until_it_has_caught_up(
+    database_url: str, db: Connection, notes: list[bool]
+) -> None:
+    orders = many(db, item(db, stock=100), [f"c{n}" for n in range(100)])
+    provider = FakeProvider()
+    provider.fault = no_answer
+
+    async def slow(_: str) -> None:
+        await asyncio.sleep(0.1)
+
+    async with working(database_url, provider, job_concurrency=4):
+        await until(lambda: is_down(db))
+        provider.fault = slow
+        await until(lambda: notes.count(False) >= 5)
+        assert not all(payment(db, o) == "open" for o in orders)
+        provider.fault = nothing
+        await until(lambda: idle(db))
+        await asyncio.sleep(0.2)
+        said = len(notes)
+        await asyncio.sleep(0.2)
+        assert len(notes) == said
+
+
+async def test_the_jobs_of_holds_that_went_back_notice_the_provider_s_return(
+    database_url: str, db: Connection, clock: Clock, notes: list[bool]
+) -> None:
+    """Nobody is promoted meanwhile, so there is no other job."""
+    shoe = item(db, stock=10)
+    orders = many(db, shoe, [f"c{n}" for n in range(10)])
+    provider = FakeProvider()
+    provider.fault = no_answer
+    async with working(database_url, provider):
+        await until(lambda: is_down(db))
+        clock.advance(60)
+
+        def all_wait() -> bool:
+            call(db, "note_provider", True)  # so that the test's clock does not matter
+            return bool(value(db, "select count(*) = 10 from flashsale.waiting_line"))
+
+        await until(all_wait)
+        db.execute("update pgmq.q_payments set read_ct = 9")  # they were tried for long
+        for _ in range(3):
+            more = len(provider.calls) + 3
+            await until(partial(has_called, provider, more))
+        provider.fault = nothing
+        await until(lambda: all(is_open(db, order) for order in orders))
+    assert rows(db, "select * from flashsale.dead_letter") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ProviderUnavailable("away"), "unavailable"),
+        (TimeoutError(), "unavailable"),
+        (OSError("reset"), "unavailable"),
+        (RuntimeError("a bug of the plug-in"), "unavailable"),
+        (ProviderRefused("no"), "refused"),
+    ],
+    ids=["no answer", "late", "reset", "bug", "refusal"],
+)
+async def test_only_an_answer_is_the_customer_s_loss(
+    database_url: str, db: Connection, error: Exception, expected: str
+) -> None:
+    reserve(db, item(db), "ann")
+    provider = FakeProvider()
+
+    async def fail(_: str) -> None:
+        raise error
+
+    provider.fault = fail
+    noted = (
+        "select max(case when unavailable_at is not null then 'unavailable' "
+        "when refused_at is not null then 'refused' end) from flashsale_data.payments"
+    )
+    async with working(database_url, provider):
+        assert await until(lambda: value(db, noted)) == expected
+
+
+async def test_the_time_of_a_capture_that_the_void_finds_is_the_order_s(
+    database_url: str, db: Connection, clock: Clock
+) -> None:
+    """The event has not come; the void is answered when the deadline is over."""
+    order = reserve(db, item(db), "ann")
+    provider = FakeProvider()
+    async with working(database_url, provider):
+        await until(lambda: is_open(db, order))
+        captured_at = clock.at(50)
+        provider.captured[f"s{order.payment_id}"] = SessionCaptured(1000, "EUR", captured_at)
+        clock.advance(60)
+        await until(lambda: status(db, order.order_id).status == "paid")
+    assert status(db, order.order_id).paid_at == captured_at
 
 
 async def test_mail_that_could_not_be_sent_is_sent_later(database_url: str, db: Connection) -> None:

@@ -1,8 +1,9 @@
 """A seeded sale over HTTP in an open loop: customers arrive by a plan, however slow answers are.
 
 Every customer has a habit: most pay; some hang up and try again, press twice, fail to pay first,
-pay late, never pay, or cancel. The history records all requests and answers. Meanwhile an operator
-restocks and withdraws. When the faults are over, `finish` repeats the requests whose result is
+pay late, never pay, or cancel. In a sale with staff, others pay at the last moment or at a till, or
+get their money back. The history records all requests and answers. Meanwhile an operator restocks
+and withdraws. When the faults are over, `finish` repeats the requests whose result is
 unknown, closes the sale and waits until nothing is due.
 """
 
@@ -13,13 +14,14 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from prove.customers.client import Gateway, SharedConnections, Unanswered
+from prove.customers.staff import Staff
 from prove.judge.history import History, Op
 
 HABITS = {
@@ -31,6 +33,30 @@ HABITS = {
     "never pays": 13,
     "cancels": 13,
 }
+MONEY_HABITS = {
+    "pays": 10,
+    "hangs up": 3,
+    "presses twice": 3,
+    "fails first": 9,
+    "pays late": 5,
+    "never pays": 4,
+    "cancels": 4,
+    "pays at the last moment": 36,
+    "pays at the till": 8,
+    "gives back": 9,
+    "is refunded": 9,
+    "is refunded, unit kept out": 2,
+    "is refunded at the provider": 6,
+}
+"""Of a sale with staff. Who pays at the last moment, is paid for after the deadline: their events
+are late."""
+MOMENTS = {"pays late": (-0.1, 0.1), "pays at the last moment": (-0.7, -0.1)}
+"""When they pay: so many seconds after the deadline."""
+BACK = ("gives back", "is refunded", "is refunded, unit kept out", "is refunded at the provider")
+EXTEND_EACH = 20
+AGAIN = 0.2
+"""The share of refunds that staff order twice."""
+REFUND_SECONDS = 600
 ATTEMPTS = 12  # to reserve with the same key while there is no answer
 PRICE = 1000
 
@@ -58,14 +84,26 @@ class Size:
     hold_seconds: int = 2
     max_waiting: int = 1500
     patient: float = 0.7  # share of waiting customers that stay until their turn
+    habits: Mapping[str, int] = field(default_factory=lambda: HABITS)
 
 
 class HttpSale:
     """One run of the load against one service."""
 
-    def __init__(self, api: str | Gateway, provider_url: str, size: Size, seed: int) -> None:
-        """api: the URL of the service, or a gateway before its replicas."""
+    def __init__(
+        self,
+        api: str | Gateway,
+        provider_url: str,
+        size: Size,
+        seed: int,
+        database_url: str = "",
+    ) -> None:
+        """api: the URL of the service, or a gateway before its replicas.
+
+        database_url: for staff, who act by SQL; the customers of MONEY_HABITS need them.
+        """
         self.history = History()
+        self._staff = Staff(database_url, self.history) if database_url else None
         self.stock: dict[int, int] = {}
         self._size = size
         self._dice = random.Random(seed)
@@ -96,6 +134,9 @@ class HttpSale:
             )
             assert status == 201, item
             self.stock[item["item_id"]] = stock
+            if self._staff:
+                terms = f'{{"refund_seconds": {REFUND_SECONDS}}}'
+                await self._staff.set_terms(item["item_id"], terms)
 
     async def run(self) -> None:
         """Lets the customers arrive. Returns after the last arrival; some are still active then."""
@@ -138,11 +179,12 @@ class HttpSale:
         self._provider.close()
 
     def _plans(self) -> list[Plan]:
+        size = self._size
         hot, scarce, *ordinary = self.stock
         at, plans = 0.0, []
-        habits, weights = list(HABITS), list(HABITS.values())
-        for n in range(self._size.customers):
-            at += self._dice.expovariate(self._size.per_second)
+        habits, weights = list(size.habits), list(size.habits.values())
+        for n in range(size.customers):
+            at += self._dice.expovariate(size.per_second)
             wanted = self._dice.random()
             item_id = (
                 hot if wanted < 0.6 else scarce if wanted < 0.7 else self._dice.choice(ordinary)
@@ -235,9 +277,12 @@ class HttpSale:
         opened = await self._checkout(plan, order)
         if opened is None:
             return
-        if plan.habit == "pays late":
-            late = datetime.fromisoformat(order["expires_at"]).timestamp() - time.time()
-            await asyncio.sleep(max(0.0, late + self._dice.uniform(-0.1, 0.1)))
+        if plan.habit == "pays at the till" and self._staff:
+            await self._staff.pay_offline(order)
+            return
+        if plan.habit in MOMENTS:
+            left = datetime.fromisoformat(order["expires_at"]).timestamp() - time.time()
+            await asyncio.sleep(max(0.0, left + self._dice.uniform(*MOMENTS[plan.habit])))
         if plan.habit == "fails first":
             await self._complete(plan, opened, "fail")
             await self._pause(0.2)
@@ -248,7 +293,31 @@ class HttpSale:
         else:
             await self._complete(plan, opened, "succeed")
         await self._pause(0.4)
-        await self._ask_about(order, "read", "GET", plan.customer)
+        if plan.habit in BACK:
+            await self._money_back(plan, order, opened)
+        else:
+            await self._ask_about(order, "read", "GET", plan.customer)
+
+    async def _money_back(self, plan: Plan, order: dict[str, Any], url: str | None) -> None:
+        """Has a paid order refunded, in the way of the customer's habit."""
+        for _ in range(ATTEMPTS):
+            order = await self._ask_about(order, "read", "GET", plan.customer) or order
+            if order["status"] not in ("reserved", "settling"):
+                break
+            await asyncio.sleep(0.25)
+        if order["status"] != "paid":
+            return
+        if plan.habit == "gives back":
+            await self._ask_about(order, "cancel", "DELETE", plan.customer)
+        elif plan.habit == "is refunded at the provider":
+            with contextlib.suppress(Unanswered):
+                path = urlsplit(url or "").path.removesuffix("/complete")
+                await self._provider.request("POST", f"{path}/refund", body={})
+        elif self._staff:
+            back = plan.habit == "is refunded"
+            await self._staff.refund(order, return_units=back)
+            if self._dice.random() < AGAIN:
+                await self._staff.refund(order, return_units=back)
 
     async def _checkout(
         self, plan: Plan, order: dict[str, Any], other_than: str | None = None
@@ -263,7 +332,8 @@ class HttpSale:
                 return str(url)
             await asyncio.sleep(0.25)
             order = await self._ask_about(order, "read", "GET", plan.customer) or order
-            if datetime.fromisoformat(order["expires_at"]).timestamp() < time.time():
+            deadline = order["expires_at"]  # none: an outage has sent the order back to the line
+            if deadline and datetime.fromisoformat(deadline).timestamp() < time.time():
                 return None
 
     async def _complete(self, plan: Plan, url: str, outcome: str) -> None:
@@ -275,9 +345,11 @@ class HttpSale:
             self.history.answer(op, status, {})
 
     async def _operate(self) -> None:
-        """Restocks and withdraws units of the last item."""
-        item_id = list(self.stock)[-1]
-        for comes in itertools.cycle((True, False)):
+        """Restocks and withdraws units of the last item; extends the holds of the one before."""
+        *_, extended, item_id = self.stock
+        for n, comes in enumerate(itertools.cycle((True, False))):
+            if self._staff and n % EXTEND_EACH == EXTEND_EACH - 1:
+                await self._staff.extend(extended, 1)
             units = self._dice.randint(1, 5)
             op = self.history.ask("restock" if comes else "withdraw", item_id, units=units)
             await self._patch(item_id, {"add_stock" if comes else "withdraw_stock": units}, op)

@@ -62,7 +62,8 @@ class SqlSale:
         mine: list[int] = []
         verbs = [self._reserve, self._many, self._pay, self._cancel, self._regular]
         verbs += [self._rolled_back, self._stock, self._sweep, self._work, self._notify]
-        weights = [40, 4, 25, 8, 3, 4, 1, 8, 8, 3]
+        verbs += [self._till, self._refund]
+        weights = [40, 4, 25, 8, 3, 4, 1, 8, 8, 3, 3, 3]
         with connect(self.url) as conn:
             for n in range(self.calls // CLIENTS):
                 if self.plant and number == 0 and n == self.calls // CLIENTS // 2:
@@ -101,6 +102,13 @@ class SqlSale:
         for order in call_all(conn, "orders_by_id", dice.sample(mine[-20:], min(len(mine), 1))):
             if order.payment_id is not None:
                 yield pay(conn, order)
+
+    def _till(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
+        order_id = dice.choice(mine[-20:]) if mine else None
+        return call_all(conn, "pay_offline", order_id, f"till-{order_id}") if order_id else ()
+
+    def _refund(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
+        return call_all(conn, "refund_order", dice.choice(mine), "broken") if mine else ()
 
     def _cancel(self, conn: Connection, dice: random.Random, _name: str, mine: list[int]) -> Any:
         return call_all(conn, "cancel", dice.choice(mine)) if mine else ()

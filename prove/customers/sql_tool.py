@@ -1,4 +1,4 @@
-"""An internal tool of somebody else: calls the SQL API without ever trying again."""
+"""An internal tool of somebody else, which calls the SQL API as UPGRADING.md asks of tools."""
 
 from __future__ import annotations
 
@@ -15,17 +15,23 @@ from prove.judge.history import History
 PAUSE_SECONDS = 0.02
 CANCELS_EACH = 2
 """Every second order is cancelled; the others expire."""
+COLUMNS = """outcome, order_id, item_id, customer_id, status, ticket, position, created_at,
+  reserved_at, expires_at, paid_at, ended_at"""
+"""A tool names the columns that it reads, because `select *` changes when new ones come."""
+NEW_ROW_TYPE = ("42804", "42846")
+"""SQLSTATEs of calls that are under way while a migration gives a row type more columns."""
 
 
 class SqlTool:
     """Reserves, looks and cancels in autocommit, on one connection that it keeps.
 
-    Every answer goes into the history. errors: what a caller without retries got. slowest: seconds
-    of the slowest call.
+    Every answer goes into the history. errors: what the caller got, but for calls that met a new
+    row type: these are asked again at once, and counted in `again`. slowest: seconds of the slowest
+    call.
     """
 
     def __init__(self, url: str, history: History, item_id: int) -> None:
-        self.calls = 0
+        self.calls = self.again = 0
         self.slowest = 0.0
         self.errors: list[str] = []
         self._url = url
@@ -52,26 +58,30 @@ class SqlTool:
         who, key = f"tool-customer-{n}", f"tool-{n}"
         reserving = self._history.ask("reserve", self._item_id, customer=who, key=key)
         order = await self._call(
-            conn, "select * from flashsale.reserve(%s, %s, %s)", self._item_id, who, key
+            conn, f"select {COLUMNS} from flashsale.reserve(%s, %s, %s)", self._item_id, who, key
         )
         if order is None:
             return
-        self._history.answer(reserving, 201, _told(order))
+        self._history.answer(reserving, 201, told(order))
         await self._call(
-            conn, "select * from flashsale.order_status where order_id = %s", order["order_id"]
+            conn,
+            "select status, position from flashsale.order_status where order_id = %s",
+            order["order_id"],
         )
         await self._call(
-            conn, "select * from flashsale.item_status where item_id = %s", self._item_id
+            conn,
+            "select available, waiting from flashsale.item_status where item_id = %s",
+            self._item_id,
         )
         if n % CANCELS_EACH:
             return
         place = (order["item_id"], order["ticket"])
         cancelling = self._history.ask("cancel", self._item_id, customer=who, order=place)
         order = await self._call(
-            conn, "select * from flashsale.cancel(%s, %s)", order["order_id"], who
+            conn, f"select {COLUMNS} from flashsale.cancel(%s, %s)", order["order_id"], who
         )
         if order:
-            self._history.answer(cancelling, 200, _told(order))
+            self._history.answer(cancelling, 200, told(order))
 
     async def _call(
         self, conn: psycopg.AsyncConnection[dict[str, Any]], query: str, *args: Any
@@ -80,14 +90,21 @@ class SqlTool:
         began = time.monotonic()
         self.calls += 1
         try:
+            try:
+                return await (await conn.execute(query.encode(), args)).fetchone()
+            except psycopg.Error as error:
+                if error.sqlstate not in NEW_ROW_TYPE:
+                    raise
+            self.again += 1
             return await (await conn.execute(query.encode(), args)).fetchone()
         except psycopg.Error as error:
-            self.errors.append(f"{query[:45]}: {error.sqlstate} {error}".strip())
+            what = query[query.find(" from ") :][:45]
+            self.errors.append(f"{what}: {error.sqlstate} {error}".strip())
             return None
         finally:
             self.slowest = max(self.slowest, time.monotonic() - began)
 
 
-def _told(order: dict[str, Any]) -> dict[str, Any]:
+def told(order: dict[str, Any]) -> dict[str, Any]:
     """A row as the JSON that the HTTP API would show."""
     return {name: it.isoformat() if hasattr(it, "isoformat") else it for name, it in order.items()}

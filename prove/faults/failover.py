@@ -108,9 +108,8 @@ class Shopper(threading.Thread):
                 self._burn(f"gone {self._label} {n}")
             elif luck < 0.15:
                 self._ask("", "sweep", f"sweeper {self._label[-1]}")
-            elif luck < 0.35 and order and order.payment_id is not None:
-                session = f"s{order.payment_id}"
-                self._ask("", "pay", order.payment_id, session, order.amount, "EUR")
+            elif luck < 0.35 and order:
+                self._ask("", "pay_offline", order.order_id, f"till-{order.order_id}")
             elif luck < 0.45 and order:
                 self._ask("", "cancel", order.order_id)
             else:

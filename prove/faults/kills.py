@@ -1,4 +1,4 @@
-"""A sale without any fault, and sales during which processes are killed."""
+"""Sales during which processes are killed."""
 
 from __future__ import annotations
 
@@ -11,20 +11,6 @@ from prove.stage.service import Service
 
 SHORT_KILLS = ("postgres", "serve", "all")
 """What the short run kills; network.worker_kills kills the worker, at more telling moments."""
-
-
-def storm(full: bool) -> list[Row]:
-    """20,000 customers, 500 units, no fault: no violation, no 5xx."""
-    size = Size(
-        20_000,
-        per_second=300,
-        hot_stock=400,
-        scarce_stock=20,
-        ordinary_stock=20,
-        hold_seconds=5,
-        patient=0.1,
-    )
-    return [trial("storm without faults", size) for _ in range(5 if full else 1)]
 
 
 def kills(full: bool) -> list[Row]:

@@ -12,7 +12,7 @@ from typing import Any
 from prove.customers.client import SharedConnections, Unanswered
 from prove.customers.http_sale import PRICE, Size
 from prove.faults.trial import Fault, trial
-from prove.judge.checker import FinalTables
+from prove.judge.records import FinalTables
 from prove.report import Row
 from prove.stage.proxy import Proxy, silence
 from prove.stage.service import ServiceInParts

@@ -29,18 +29,13 @@ from prove.customers.client import Gateway
 from prove.customers.http_sale import HttpSale, Size
 from prove.faults.trial import BOUND_SECONDS, SEED
 from prove.judge.aftermath import sell_out
-from prove.judge.checker import (
-    FinalTables,
-    Run,
-    every_capture_is_settled_once,
-    judge,
-    nothing_is_left_over,
-    one_live_order_a_customer,
-    read_ledger,
-    the_database_agrees,
-    times_make_sense,
-)
+from prove.judge.checker import judge
+from prove.judge.end import nothing_is_left_over, the_database_agrees
 from prove.judge.history import History
+from prove.judge.line import one_live_order_a_customer
+from prove.judge.money import every_capture_is_settled_once
+from prove.judge.orders import times_make_sense
+from prove.judge.records import FinalTables, Run, read_ledger
 from prove.report import Row
 from prove.stage.cluster import admin, base_backup, dump, kill, restore_dump
 from prove.stage.fleet import Fleet, MigrateFailed

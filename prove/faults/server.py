@@ -24,15 +24,10 @@ import psycopg
 from flashsale.dev.postgres import SUPERUSER_FILE
 from prove.customers.http_sale import Size
 from prove.faults.trial import Fault, trial
-from prove.judge.checker import equal_keys_get_equal_answers as same_answers
-from prove.judge.checker import (
-    every_capture_is_settled_once,
-    every_grant_has_its_payment_job,
-    every_hold_gets_its_window,
-    nothing_is_left_over,
-    the_database_agrees,
-    what_was_acknowledged_exists,
-)
+from prove.judge.end import nothing_is_left_over, the_database_agrees
+from prove.judge.money import every_capture_is_settled_once, every_grant_has_its_payment_job
+from prove.judge.orders import equal_keys_get_equal_answers as same_answers
+from prove.judge.orders import every_hold_gets_its_window, what_was_acknowledged_exists
 from prove.report import Row
 from prove.stage.service import Service, ServiceInParts
 

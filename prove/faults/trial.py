@@ -9,15 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from prove.customers.http_sale import HttpSale, Size
-from prove.judge.checker import (
-    INVARIANTS,
-    FinalTables,
-    Invariant,
-    Run,
-    exercised,
-    judge,
-    read_ledger,
-)
+from prove.judge.checker import INVARIANTS, exercised, judge
+from prove.judge.records import FinalTables, Invariant, Run, read_ledger
 from prove.report import Row
 from prove.stage.service import Service
 
@@ -85,6 +78,7 @@ def evidence(service: Service, sale: HttpSale) -> Run:
         sale.stock,
         BOUND_SECONDS,
         [(begin, end + BOUND_SECONDS) for begin, end in service.outages],
+        service.provider_outages,
     )
 
 
@@ -104,20 +98,22 @@ def verdict(
     injected: int,
     only: Sequence[Invariant] = INVARIANTS,
     note: str = "",
+    at_least: dict[str, int] = EXERCISE,
 ) -> Row:
     """The checker's verdict on a run, beside the problems that were found during it."""
     outcomes = run.history.outcomes()
     count = exercised(run)
     began = run.history.ops[0].asked + run.history.epoch
     down = max(0.0, run.database.now - began - run.fair_seconds(began, run.database.now))
-    told = f"{count['reserved -> paid']} sold, {count['reserved -> expired']} expired, "
-    told += f"{count['void']} tickets burned, {down:.1f} s not ready"
+    sold = count["reserved -> paid"] + count["settling -> paid"]
+    told = f"{sold} sold, {count['reserved -> expired']} expired, "
+    told += f"{count['void']} tickets burned, {down:.1f} s of outages"
     return Row(
         name,
         injected,
         outcomes["ok"],
         outcomes["refused"],
         outcomes["unknown"],
-        [*problems, *judge(run, EXERCISE, only)],
+        [*problems, *judge(run, at_least, only)],
         f"{told}; {note}" if note else told,
     )

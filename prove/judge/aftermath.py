@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from flashsale.testing.calls import Connection, call_all, pay
-from prove.judge.checker import NEXT
+from prove.judge.records import NEXT
 
 DRAIN_SECONDS = 30.0
 

@@ -97,7 +97,8 @@ class Fleet(Service):
         for name, process in list(self._processes.items()):
             if process.poll() is not None and name in self._processes:
                 del self._processes[name]
-                self.ended.append(f"{name} ended by itself with {process.returncode}")
+                said = (self.data_dir / f"{name}.out").read_text(errors="replace")[-300:]
+                self.ended.append(f"{name} ended by itself with {process.returncode}: {said}")
 
     def migrate(self, release: Release = THIS, *flags: str) -> float:
         """Runs a release's `flashsale migrate`. Returns the seconds. Errors: MigrateFailed."""

@@ -33,10 +33,14 @@ union all
 select 'notifications', count(*) from pgmq.q_notifications
 union all
 select o.status::text || ' orders', count(*) from flashsale_data.orders o
-where o.status in ('waiting', 'reserved') group by o.status
+where o.status in ('waiting', 'reserved', 'settling') group by o.status
 union all
 select p.status::text || ' payments', count(*) from flashsale_data.payments p
 where p.status in ('requested', 'open', 'refund_due') group by p.status
+union all
+select 'units to pass on', count(*) from flashsale_data.orders o
+join flashsale_data.items i using (item_id)
+where o.ended_at is not null and not o.recycled and o.ticket <= i.now_serving
 union all
 select 'items with unknown tickets', count(*) from flashsale_data.items i
 where i.settled < least(i.now_serving, flashsale.issued_tickets(i.item_id))
@@ -58,6 +62,7 @@ class Service:
         self.ledger = self.data_dir / "provider-ledger.jsonl"
         self.outages: list[tuple[float, float]] = []
         """From, to in Unix time, as seen from outside."""
+        self.provider_outages: list[tuple[float, float]] = []
         self._settings = settings
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._watching = threading.Event()
@@ -107,6 +112,13 @@ class Service:
         with urllib.request.urlopen(f"{self.provider_url}/sessions?limit=1", timeout=5) as answer:
             events = json.load(answer)["totals"]["undelivered_events"]
         return {what: n for what, n in [*counts, ("undelivered events", events)] if n}
+
+    def set_faults(self, **faults: Any) -> None:
+        """Replaces the faults of the provider by these."""
+        body = json.dumps(faults).encode()
+        request = urllib.request.Request(f"{self.provider_url}/faults", body, method="PUT")
+        with urllib.request.urlopen(request, timeout=10):
+            pass
 
     def is_ready(self) -> bool:
         return is_ready(self.api_url)

@@ -157,11 +157,17 @@ def _demo(**options: Any) -> int:
 
 
 def _serve(**flags: Any) -> int:
+    import asyncio
+
+    from flashsale.plugins import try_out
+    from flashsale.providers.interface import PaymentProvider
     from flashsale.server import run_granian
 
     settings = Settings.from_env(**flags)
     settings.need_database_url()
     settings.need_webhook_secret()
+    # Else granian would start a process that ends at once, again and again.
+    asyncio.run(try_out(settings, "provider", PaymentProvider))
     return run_granian("flashsale.server:api", settings.host, settings.port, settings, flags)
 
 
@@ -181,7 +187,7 @@ def _provider(host: str | None, port: int | None, faults: str | None) -> int:
 
 
 def _worker(**flags: Any) -> int:
-    import asyncio
+    import uvloop
 
     from flashsale.server import files_for, start_log
     from flashsale.worker.run import run
@@ -190,7 +196,7 @@ def _worker(**flags: Any) -> int:
     settings.need_database_url()
     start_log()
     files_for("MAIL_CONCURRENCY", settings.mail_concurrency, settings.job_concurrency)
-    asyncio.run(run(settings))
+    uvloop.run(run(settings))
     return 0
 
 

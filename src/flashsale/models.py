@@ -22,14 +22,26 @@ Units = Annotated[int, Meta(ge=1, le=10_000_000)]
 WithdrawnUnits = Annotated[int, Meta(ge=1, le=1_000_000)]
 Money = Annotated[int, Meta(ge=1, le=10**15, description="Minor units of currency")]
 HoldSeconds = Annotated[int, Meta(ge=1, le=604_800, description="How long a unit is held")]
+SettleSeconds = Annotated[
+    int, Meta(ge=0, le=60, description="How long the provider is asked about money at a deadline")
+]
+RefundSeconds = Annotated[
+    int, Meta(ge=1, le=31_536_000, description="How long customers may give a paid order back")
+]
+ExtensionSeconds = Annotated[int, Meta(ge=1, le=604_800, description="So much later")]
 MaxWaiting = Annotated[int, Meta(ge=0, le=10_000_000, description="Length of the line at most")]
 Time = Annotated[
     datetime, Meta(tz=True, description="RFC 3339, with an offset; years 2000 to 2999 in UTC")
 ]
 LatePayment = Literal["refund", "keep_if_free"]
-OrderStatus = Literal["waiting", "reserved", "paid", "expired", "cancelled", "unserved"]
+OrderStatus = Literal[
+    "waiting", "reserved", "settling", "paid", "refunded", "expired", "cancelled", "unserved"
+]
 ItemState = Literal["not_open", "open", "paused", "closed"]
 Short = Annotated[str, Meta(min_length=1, max_length=255, pattern=_TEXT)]
+Reason = Annotated[
+    str, Meta(min_length=1, max_length=1000, pattern=_TEXT, description="Why, for the history")
+]
 
 
 _FIRST, _END = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
@@ -54,6 +66,8 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True):
     closes_at: Time | None = None
     max_waiting: MaxWaiting | None = None
     late_payment: LatePayment = "refund"
+    settle_seconds: SettleSeconds = 2
+    refund_seconds: RefundSeconds | None = None
 
     def __post_init__(self) -> None:
         _check_years(self.opens_at, self.closes_at)
@@ -69,6 +83,8 @@ class ItemChanges(Struct, frozen=True, forbid_unknown_fields=True):
     hold_seconds: HoldSeconds | UnsetType = UNSET
     max_waiting: MaxWaiting | UnsetType | None = UNSET
     paused: bool | UnsetType = UNSET
+    settle_seconds: SettleSeconds | UnsetType = UNSET
+    refund_seconds: RefundSeconds | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
         _check_years(self.opens_at, self.closes_at)
@@ -78,6 +94,32 @@ class UnitRequestBody(Struct, frozen=True, forbid_unknown_fields=True):
     """How to request a unit. wait: join the line if no unit is free."""
 
     wait: bool = True
+
+
+class RefundRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A refund of a paid order by staff. return_units: its unit goes to the line, not off sale."""
+
+    reason: Reason
+    return_units: bool = True
+
+
+class OfflinePayment(Struct, frozen=True, forbid_unknown_fields=True):
+    """Money that a till has taken. reference: the till's own name of the payment, unique."""
+
+    reference: Short
+
+
+class Extension(Struct, frozen=True, forbid_unknown_fields=True):
+    """More time for all who hold a unit of an item now."""
+
+    seconds: ExtensionSeconds
+    reason: Reason
+
+
+class Extended(Struct, frozen=True):
+    """How many deadlines have been moved."""
+
+    extended: int
 
 
 class UnitRequest(NamedTuple):
@@ -90,15 +132,21 @@ class UnitRequest(NamedTuple):
 
 
 class PaymentEvent(Struct, frozen=True):
-    """An event of the payment provider. Unknown fields are ignored, so that no money is refused."""
+    """An event of the payment provider. Unknown fields are ignored, so that no money is refused.
 
-    event_id: Short
-    type: Short
-    session_id: Short
-    occurred_at: Time
+    None stands for what the provider did not tell, or told in a form that can't be used.
+    occurred_at: by the provider's clock. payable: of a failed payment, that the customer may still
+    pay in the same session.
+    """
+
+    event_id: Short | None = None
+    type: Short | None = None
+    session_id: Short | None = None
     payment_id: Short | None = None
     amount: Money | None = None
     currency: Currency | None = None
+    occurred_at: Time | None = None
+    payable: bool = False
 
     def __post_init__(self) -> None:
         _check_years(self.occurred_at)
@@ -108,7 +156,8 @@ class Item(Struct, frozen=True):
     """An item on sale and where its units are: available + reserved + paid = stock.
 
     paid, reserved and waiting are as of as_of, up to a second ago. withdrawing: units that leave
-    the sale as they come back.
+    the sale as they come back. settle_seconds: how long the provider is asked at a deadline whether
+    the money came in time. refund_seconds: how long a paid order may be given back; null: never.
     """
 
     item_id: int
@@ -133,20 +182,29 @@ class Item(Struct, frozen=True):
     withdrawing: int
     created_at: datetime
     as_of: datetime
+    settle_seconds: int
+    refund_seconds: int | None
 
 
 class Payment(Struct, frozen=True):
-    """The latest attempt to pay an order. checkout_url comes as soon as the session is open."""
+    """The latest attempt to pay an order. checkout_url comes as soon as the session is open.
+
+    reference: the till's name of a payment that was made offline.
+    """
 
     payment_id: str
     status: str
     amount: int
     currency: str
     checkout_url: str | None
+    reference: str | None
 
 
 class Order(Struct, frozen=True):
-    """A customer's claim on one unit. position 1 is next; a reserved one is held to expires_at."""
+    """A customer's claim on one unit. position 1 is next; a reserved one is held to expires_at.
+
+    late_order_id: the order that the late money of an expired one has bought.
+    """
 
     order_id: str
     item_id: int
@@ -160,14 +218,15 @@ class Order(Struct, frozen=True):
     paid_at: datetime | None
     ended_at: datetime | None
     payment: Payment | None
+    late_order_id: str | None
 
     @property
     def is_final(self) -> bool:
-        """Whether the order has ended: its status will not change any more.
+        """Whether the order has ended, or is paid: only a refund can change it.
 
         By the statuses known here, so that one of a newer version's database ends no stream.
         """
-        return self.status in ("paid", "expired", "cancelled", "unserved")
+        return self.status in ("paid", "refunded", "expired", "cancelled", "unserved")
 
 
 class UnitAnswer(NamedTuple):

@@ -28,33 +28,37 @@ CODES: dict[str, Code] = {
     "customer_required": Code(
         401, "X-Customer-Id is missing, or not 1 to 128 printable characters"
     ),
-    "bad_signature": Code(401, "Flashsale-Signature is missing, wrong or too old"),
+    "bad_signature": Code(401, "The signature of the event is missing, wrong or too old"),
     "not_found": Code(404, "There is nothing at this address"),
     "method_not_allowed": Code(405, "This address does not know this method"),
     "body_timeout": Code(408, "The body did not arrive in time"),
     "body_too_large": Code(413, "The body is larger than this service accepts"),
     "unsupported_media_type": Code(415, "The body must be application/json"),
     "bad_value": Code(422, "A field, header or query parameter is unknown or out of range"),
-    "bad_payment": Code(
-        422, "The event lacks its session, or the amount (1 to 10^15) or currency of its money"
-    ),
     # the sale
     "unknown_item": Code(404, "There is no such item"),
     "unknown_order": Code(404, "There is no such order, or it is another customer's"),
     "sku_taken": Code(409, "There is already an item with this sku"),
     "withdraw_too_much": Code(409, "More units than can still be withdrawn"),
     "too_many_items": Code(409, "There is no room for another item: all item_ids are used up"),
+    "reference_taken": Code(409, "The reference belongs to the payment of another order"),
+    "not_paid": Code(409, "Only a paid order can be refunded"),
     "not_open": Code(409, "The sale has not begun; Retry-After says when it does"),
     "closed": Code(409, "The sale is over"),
     "paused": Code(409, "The sale is paused"),
     "sold_out": Code(409, "No unit is free, and the line is full or not wanted"),
-    "already_paid": Code(409, "A paid order can't be cancelled"),
+    "already_paid": Code(
+        409, "A paid order can't be cancelled, unless its item has refund_seconds"
+    ),
     "not_reserved": Code(409, "Only a reserved order can be paid"),
     "not_allowed": Code(403, "The service's database role may not do this"),
     # the service
     "internal_error": Code(500, "Something unexpected; it is in the log"),
     "overloaded": Code(503, "Not served inside the time bound; nothing was written"),
     "database_unavailable": Code(503, "The database does not answer; asking again is safe"),
+    "provider_unavailable": Code(
+        503, "The payment provider, which has to be asked about its event, does not answer"
+    ),
     "not_ready": Code(503, "The service is up, but not ready to serve"),
 }
 """Every code that the service answers with. The SQL functions may raise further ones: those get

@@ -40,6 +40,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_secret: str = ""
     """Key of the webhook's signature, shared with the provider. No default."""
 
+    # Plug-ins
+    provider: str = "flashsale.providers.http:create"
+    """The payment provider, as module:factory. The default speaks to `flashsale provider`."""
+    sender: str = "flashsale.worker.mail:LogSender"
+    """What sends e-mail, as module:factory. The default only writes it into the log."""
+    smtp_url: str = ""
+    """The mail server of flashsale.worker.smtp:create: smtp://, smtp+starttls:// or smtps://."""
+    mail_from: str = ""
+    """The sender's address of e-mails."""
+
     # The service
     acquire_timeout_seconds: float = 2.0
     """How long connecting to the database may take."""
@@ -136,6 +146,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name in _OR_NONE:
             if getattr(self, name) < 0:
                 raise SettingsError(f"{variable(name)}: must be 0 or more")
+        self._check_plug_ins()
         if self.database_url and not self.database_url.startswith(("postgresql://", "postgres://")):
             raise SettingsError(
                 f"{variable('database_url')}: must be a URL like "
@@ -147,6 +158,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f"{variable('job_lease_seconds')}, or a slow provider makes two workers do one job"
             )
 
+    def _check_plug_ins(self) -> None:
+        for name in ("provider", "sender"):
+            if not _PLUG_IN.fullmatch(getattr(self, name)):
+                raise SettingsError(
+                    f"{variable(name)}: must be module:factory, such as shop.payments:create, and "
+                    f"is {getattr(self, name)!r}"
+                )
+
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{k}={v!r}' for k, v in self.__rich_repr__())})"
 
@@ -155,6 +174,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         shown = {name: getattr(self, name) for name in self.__struct_fields__}
         shown["webhook_secret"] = "***" if self.webhook_secret else ""
         shown["database_url"] = without_password(self.database_url)
+        shown["smtp_url"] = without_password(self.smtp_url)
         return list(shown.items())
 
     @classmethod
@@ -201,6 +221,8 @@ _OTHER_VARIABLES = frozenset({"FLASHSALE_DATA_DIR", "FLASHSALE_SQL_DIR"})
 
 _FOR_TESTS = "FLASHSALE_TEST_"
 """Variables that begin so are for tests; the service does not look at them."""
+
+_PLUG_IN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 _TYPES: dict[str, type] = {f.name: f.type for f in msgspec.structs.fields(Settings)}
 _OR_NONE = ("statement_cache_size", "read_connections")

@@ -18,7 +18,9 @@ from flashsale.api.requests import JsonRequest
 from flashsale.api.routes import HANDLERS
 from flashsale.api.streams import Watcher
 from flashsale.database.calls import Database
+from flashsale.plugins import make, plugged
 from flashsale.processes import on_termination
+from flashsale.providers.interface import PaymentProvider
 from flashsale.settings import Settings
 
 
@@ -32,6 +34,7 @@ def create_app(settings: Settings | None = None, intake: Intake | None = None) -
     settings = settings or Settings.from_env()
     settings.need_database_url()
     settings.need_webhook_secret()  # with an empty secret anybody could sign
+    make(settings, "provider")  # a bad name shows now
     database = Database(settings)
     intake = intake or Intake(database, settings)
     watcher = Watcher(database, settings)
@@ -39,15 +42,17 @@ def create_app(settings: Settings | None = None, intake: Intake | None = None) -
     service = ServiceParts(settings, database, intake, watcher, metrics)
 
     @asynccontextmanager
-    async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        await database.open()
-        with intake.measured(), on_termination(watcher.end_streams):
-            watcher.start()
-            try:
-                yield
-            finally:
-                await watcher.close()
-                await database.close()
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with plugged(settings, "provider", PaymentProvider) as provider:
+            app.state.provider = provider
+            await database.open()
+            with intake.measured(), on_termination(watcher.end_streams):
+                watcher.start()
+                try:
+                    yield
+                finally:
+                    await watcher.close()
+                    await database.close()
 
     app = Litestar(
         HANDLERS,

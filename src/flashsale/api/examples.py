@@ -8,7 +8,7 @@ import msgspec
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 
-from flashsale.models import Check, Health, Item, Order, Payment
+from flashsale.models import Check, Extended, Health, Item, Order, Payment
 
 _NOON = datetime(2030, 11, 29, 12, tzinfo=UTC)
 
@@ -20,6 +20,7 @@ NEW_ITEM = {
     "stock": 500,
     "opens_at": "2030-11-29T12:00:00Z",
     "hold_seconds": 300,
+    "refund_seconds": 1209600,
 }
 CHANGES = {"add_stock": 50, "closes_at": "2030-11-29T18:00:00Z"}
 ITEM = Item(
@@ -45,7 +46,11 @@ ITEM = Item(
     withdrawing=0,
     created_at=_NOON - timedelta(days=7),
     as_of=_NOON + timedelta(seconds=2),
+    settle_seconds=2,
+    refund_seconds=1209600,
 )
+EXTENSION = {"seconds": 600, "reason": "The payment provider was slow"}
+EXTENDED = Extended(14)
 RESERVED = Order(
     order_id="4294967313",
     item_id=1,
@@ -58,7 +63,10 @@ RESERVED = Order(
     expires_at=_NOON + timedelta(seconds=300),
     paid_at=None,
     ended_at=None,
-    payment=Payment("4294967313", "open", 12900, "EUR", "http://127.0.0.1:8001/sessions/s_17"),
+    payment=Payment(
+        "4294967313", "open", 12900, "EUR", "http://127.0.0.1:8001/sessions/s_17", None
+    ),
+    late_order_id=None,
 )
 WAITING = msgspec.structs.replace(
     RESERVED,
@@ -72,6 +80,23 @@ WAITING = msgspec.structs.replace(
 )
 CANCELLED = msgspec.structs.replace(
     RESERVED, status="cancelled", ended_at=_NOON + timedelta(seconds=60)
+)
+REFUND = {"reason": "The customer has broken a leg", "return_units": True}
+REFUNDED = msgspec.structs.replace(
+    RESERVED,
+    status="refunded",
+    paid_at=_NOON + timedelta(seconds=90),
+    ended_at=_NOON + timedelta(days=3),
+    payment=Payment(
+        "4294967313", "refund_due", 12900, "EUR", "http://127.0.0.1:8001/sessions/s_17", None
+    ),
+)
+OFFLINE_PAYMENT = {"reference": "till-3-000417"}
+PAID_OFFLINE = msgspec.structs.replace(
+    RESERVED,
+    status="paid",
+    paid_at=_NOON + timedelta(seconds=200),
+    payment=Payment("576460752303423489", "succeeded", 12900, "EUR", None, "till-3-000417"),
 )
 EVENT = {
     "event_id": "e_1",

@@ -64,6 +64,7 @@ class Metrics:
             ("outcome",),
             registry=self._registry,
         )
+        self._events.labels("unusable")  # from 0 on, so that an alarm notices the first one
         self._outcomes_by: dict[str, Counter] = {}
         self._gauges = _ScrapedGauges(database, intake, watcher)
         self._registry.register(self._gauges)
@@ -136,6 +137,7 @@ class _ScrapedGauges(Collector):
             yield from _of_the_sweeps(self.latest)
             yield from _of_the_orders(self.latest)
             yield from _of_the_queues(self.latest)
+            yield from _of_the_provider(self.latest)
 
     def _of_the_pools(self) -> Iterable[Metric]:
         use_by_pool = self._database.use
@@ -182,6 +184,19 @@ def _of_the_queues(latest: Gauges) -> Iterable[Metric]:
         age.add_metric((queue.name,), queue.oldest_age_seconds)
         dead.add_metric((queue.name,), queue.dead)
     return (depth, age, dead)
+
+
+def _of_the_provider(latest: Gauges) -> Iterable[Metric]:
+    yield _gauge(
+        "settling_orders",
+        "Holds past their deadline about whose money the payment provider is being asked",
+        latest.settling_orders,
+    )
+    yield _gauge(
+        "provider_down",
+        "Whether the workers say that the payment provider is down",
+        int(latest.provider_down),
+    )
 
 
 def _gauge(

@@ -22,6 +22,16 @@ CustomerId = Annotated[
         description="Who asks, as the gateway has authenticated them; printable ASCII",
     ),
 ]
+StaffId = Annotated[
+    str | None,
+    HeaderParameter(
+        name="X-Staff-Id",
+        min_length=1,
+        max_length=128,
+        pattern=_HEADER,
+        description="Who of the staff asks, for the history; printable ASCII",
+    ),
+]
 IdempotencyKey = Annotated[
     str | None,
     HeaderParameter(

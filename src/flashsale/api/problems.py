@@ -31,6 +31,7 @@ _HTTP_CODES = {
     413: "body_too_large",
     415: "unsupported_media_type",
 }
+_UNKNOWN = {"item_id": "unknown_item", "order_id": "unknown_order"}
 _WRONG_ADDRESS = ("not_found", "method_not_allowed")
 
 
@@ -136,8 +137,9 @@ def _explain_validation(request: Request[Any, Any, Any], error: ValidationExcept
         not wrong and "x-customer-id" not in request.headers
     ):
         return _Explained(401, "customer_required")
-    if any(w.get("source") == "path" for w in wrong):
-        return _Explained(404, "unknown_item")
+    for w in wrong:
+        if w.get("source") == "path":
+            return _Explained(404, _UNKNOWN[w["key"]])
     # A missing body shows as a KeyError, even beside other errors and when the body is optional.
     said = [f"{w['key']}: {w['message']}" for w in wrong if w["message"] != repr(w["key"])]
     return _Explained(422, "bad_value", "; ".join(said) or "A JSON body is required.")

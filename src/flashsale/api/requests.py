@@ -1,9 +1,9 @@
-"""Reads requests: decodes their bodies strictly, and checks the signature of webhooks."""
+"""Reads requests: decodes their bodies strictly; the provider's events are read by its plug-in."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import hashlib
 from functools import cache
 from typing import Any
 
@@ -12,10 +12,15 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.exceptions import InternalServerException
 from litestar.handlers import BaseRouteHandler
+from msgspec.structs import replace
 
-from flashsale import signature
+from flashsale.models import PaymentEvent
+from flashsale.providers.interface import BadSignature, ProviderRefused, ProviderUnavailable
 from flashsale.refusals import Refused
 from flashsale.settings import Settings
+
+_EVENT = "event"
+"""Where a request keeps the event that the provider's plug-in has read in it."""
 
 
 class JsonRequest(Request[Any, Any, Any]):
@@ -37,6 +42,8 @@ class JsonRequest(Request[Any, Any, Any]):
 
     async def json(self) -> Any:
         """The body, decoded. Errors: Refused for another content type; those of msgspec."""
+        if (event := self.scope["state"].get(_EVENT)) is not None:
+            return event
         kind = (self.headers.get("content-type") or "application/json").partition(";")[0].strip()
         if kind.lower() != "application/json":
             raise Refused(
@@ -47,20 +54,33 @@ class JsonRequest(Request[Any, Any, Any]):
         return _decoder(wanted).decode(await self.body())
 
 
-async def signed(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """A guard that refuses a request without a valid signature before its body is decoded."""
+async def from_provider(
+    connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler
+) -> None:
+    """A guard that lets the provider's plug-in read the event, and refuses all others' requests.
+
+    An event without an id gets one that is made of its body, so that it is stored once.
+    """
     assert isinstance(connection, Request)
     settings: Settings = connection.app.state.service.settings
+    body = await connection.body()
     try:
-        signature.verify(
-            settings.webhook_secret,
-            connection.headers.get(signature.HEADER),
-            await connection.body(),
-            time.time(),
-            settings.webhook_tolerance_seconds,
-        )
-    except signature.BadSignature as error:
+        async with asyncio.timeout(settings.provider_timeout_seconds):
+            event: PaymentEvent = await connection.app.state.provider.read_event(
+                dict(connection.headers), body
+            )
+    except BadSignature as error:
         raise Refused("bad_signature", str(error)) from error
+    except (ProviderUnavailable, ProviderRefused, TimeoutError) as error:
+        raise Refused("provider_unavailable") from error
+    if event.event_id is None:
+        event = replace(event, event_id=hashlib.sha256(body).hexdigest())
+    connection.scope["state"][_EVENT] = event
+
+
+def as_text(body: bytes) -> str:
+    """A body as Postgres can store it: what is not UTF-8, and NUL, becomes U+FFFD."""
+    return body.decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
 @cache

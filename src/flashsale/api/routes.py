@@ -24,17 +24,22 @@ from flashsale.api.parameters import (
     LastEventId,
     Limit,
     OrderId,
+    StaffId,
 )
 from flashsale.api.parts import Service
-from flashsale.api.requests import signed
+from flashsale.api.requests import JsonRequest, as_text, from_provider
 from flashsale.api.unit_answers import granted
 from flashsale.models import (
+    Extended,
+    Extension,
     Item,
     ItemChanges,
     NewItem,
+    OfflinePayment,
     Order,
     PaymentEvent,
     Receipt,
+    RefundRequest,
     UnitRequest,
     UnitRequestBody,
 )
@@ -122,6 +127,27 @@ async def change_item(
     return await service.database.change_item(item_id, data)
 
 
+@post(
+    "/items/{item_id:int}/extension",
+    status_code=200,
+    tags=["items"],
+    responses=answers(
+        {200: (Extended, examples.EXTENDED, "So many deadlines were moved")},
+        *_BODY,
+        "unknown_item",
+        *_BUSY,
+    ),
+)
+async def extend_holds(
+    item_id: ItemId,
+    data: Annotated[Extension, _body(examples.EXTENSION)],
+    service: Service,
+    staff: StaffId = None,
+) -> Extended:
+    """Moves all running deadlines of an item later, for example after an outage."""
+    return Extended(await service.database.extend_holds(item_id, data.seconds, data.reason, staff))
+
+
 # Orders
 
 
@@ -191,11 +217,16 @@ async def get_order(order_id: OrderId, customer: CustomerId, service: Service) -
     status_code=200,
     tags=["orders"],
     responses=answers(
-        {200: (Order, examples.CANCELLED, "The order, which has ended")}, "already_paid", *_ORDER
+        {200: (Order, examples.CANCELLED, "The order, which has ended, or is settling")},
+        "already_paid",
+        *_ORDER,
     ),
 )
 async def cancel(order_id: OrderId, customer: CustomerId, service: Service) -> Order:
-    """Cancels a reservation or leaves the line. A repeated call gets the same answer."""
+    """Cancels a reservation, leaves the line, or gives a paid order back within refund_seconds.
+
+    A repeated call gets the same answer. An order that is settling stays as it is.
+    """
     return await service.database.cancel(order_id, customer)
 
 
@@ -242,23 +273,68 @@ async def watch_order(
 
 
 @post(
+    "/orders/{order_id:str}/refund",
+    status_code=200,
+    tags=["payments"],
+    responses=answers(
+        {200: (Order, examples.REFUNDED, "The order, whose money goes back")},
+        *_BODY,
+        "unknown_order",
+        "not_paid",
+        *_BUSY,
+    ),
+)
+async def refund_order(
+    order_id: OrderId,
+    data: Annotated[RefundRequest, _body(examples.REFUND)],
+    service: Service,
+    staff: StaffId = None,
+) -> Order:
+    """Refunds a paid order, for staff. A repeated call gets the same answer."""
+    return await service.database.refund_order(order_id, data.reason, data.return_units, staff)
+
+
+@post(
+    "/orders/{order_id:str}/offline-payment",
+    status_code=200,
+    tags=["payments"],
+    responses=answers(
+        {200: (Order, examples.PAID_OFFLINE, "The order, paid")},
+        *_BODY,
+        "unknown_order",
+        "not_reserved",
+        "reference_taken",
+        *_BUSY,
+    ),
+)
+async def pay_offline(
+    order_id: OrderId,
+    data: Annotated[OfflinePayment, _body(examples.OFFLINE_PAYMENT)],
+    service: Service,
+    staff: StaffId = None,
+) -> Order:
+    """Records that a till has taken the money for an order. A repeated call changes nothing."""
+    return await service.database.pay_offline(order_id, data.reference, staff)
+
+
+@post(
     "/webhooks/payments",
     status_code=200,
-    guards=[signed],
+    guards=[from_provider],
     tags=["payments"],
     responses=answers(
         {200: (Receipt, Receipt("paid"), "The event is durable")},
         *_BODY,
-        "bad_payment",
         "bad_signature",
+        "provider_unavailable",
         *_BUSY,
     ),
 )
 async def record_payment_event(
-    data: Annotated[PaymentEvent, _body(examples.EVENT)], service: Service
+    data: Annotated[PaymentEvent, _body(examples.EVENT)], request: JsonRequest, service: Service
 ) -> Receipt:
-    """Takes an event of the payment provider, signed with Flashsale-Signature."""
-    outcome = await service.database.record_payment_event(data)
+    """Takes an event of the payment provider, signed by it: by default with Flashsale-Signature."""
+    outcome = await service.database.record_payment_event(data, as_text(await request.body()))
     service.metrics.event_recorded(outcome)
     return Receipt(outcome)
 
@@ -282,12 +358,15 @@ HANDLERS = [
     list_items,
     get_item,
     change_item,
+    extend_holds,
     reserve,
     list_orders,
     get_order,
     cancel,
     request_payment,
     watch_order,
+    refund_order,
+    pay_offline,
     record_payment_event,
     live,
     ready,

@@ -54,6 +54,10 @@ class Gauges(NamedTuple):
     """Items whose sweep fails."""
     filling_wait_seconds: float
     """How long filling has been waiting for somebody's open transaction."""
+    settling_orders: int
+    """Holds past their deadline about whose money the provider is being asked."""
+    provider_down: bool
+    """Whether the workers say that the payment provider is down."""
 
 
 class Database:
@@ -119,7 +123,8 @@ class Database:
         """Puts an item on sale."""
         row = await self._pay.one_about(
             ("sku", new.sku),
-            "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
+            "$12)",
             new.sku,
             new.name,
             new.price,
@@ -130,6 +135,8 @@ class Database:
             new.closes_at,
             new.max_waiting,
             new.late_payment,
+            new.settle_seconds,
+            new.refund_seconds,
         )
         return _item(row)
 
@@ -230,11 +237,49 @@ class Database:
 
     # Money
 
-    async def record_payment_event(self, event: PaymentEvent) -> str:
-        """Stores an event of the payment provider, and returns what it led to."""
+    async def refund_order(
+        self, order_id: str, reason: str, return_units: bool, staff: str | None
+    ) -> Order:
+        """Refunds a paid order, for staff. return_units: its unit goes back on sale."""
+        number = _number(order_id)
+        row = await self._pay.one_about(
+            number,
+            "select * from flashsale.refund_order($1, $2, $3, $4)",
+            number,
+            reason,
+            return_units,
+            staff,
+        )
+        return _order(row)
+
+    async def pay_offline(self, order_id: str, reference: str, staff: str | None) -> Order:
+        """Records that a till has taken the money for an order."""
+        number = _number(order_id)
+        row = await self._pay.one_about(
+            number, "select * from flashsale.pay_offline($1, $2, $3)", number, reference, staff
+        )
+        return _order(row)
+
+    async def extend_holds(self, item_id: int, seconds: int, reason: str, staff: str | None) -> int:
+        """Moves all running deadlines of an item later; returns how many."""
+        row = await self._pay.one_about(
+            ("item", item_id),
+            "select flashsale.extend_holds($1, $2, $3, $4) as extended",
+            item_id,
+            seconds,
+            reason,
+            staff,
+        )
+        return int(row["extended"])
+
+    async def record_payment_event(self, event: PaymentEvent, payload: str | None = None) -> str:
+        """Stores an event of the payment provider, and returns what it led to.
+
+        payload: the event as it came, which is kept if it can't be used.
+        """
         row = await self._pay.one_about(
             _about(event),
-            "select flashsale.record_payment_event($1, $2, $3, $4, $5, $6, $7) as outcome",
+            "select flashsale.record_payment_event($1, $2, $3, $4, $5, $6, $7, $8, $9) as outcome",
             event.event_id,
             event.type,
             event.session_id,
@@ -242,6 +287,8 @@ class Database:
             event.amount,
             event.currency,
             event.occurred_at,
+            payload,
+            event.payable,
         )
         return str(row["outcome"])
 
@@ -275,6 +322,8 @@ class Database:
             waiting = await connection.fetchval(
                 "select max(waiting_seconds) from flashsale.filling_blocker"
             )
+            settling = await connection.fetchval("select count(*) from flashsale.settling_order")
+            is_down = await connection.fetchval("select is_down from flashsale.provider_status")
         return Gauges(
             {row["runner"]: row["lag_seconds"] for row in sweeps},
             [
@@ -284,6 +333,8 @@ class Database:
             {row["status"]: row["orders"] for row in orders},
             failing,
             waiting or 0.0,
+            settling,
+            is_down,
         )
 
 
@@ -299,7 +350,9 @@ def _number(order_id: str) -> int:
 def _about(event: PaymentEvent) -> int | str:
     """The order of an event, which the payment is named after unless it is a later attempt."""
     payment_id = event.payment_id or ""
-    return int(payment_id) if payment_id.isascii() and payment_id.isdecimal() else event.event_id
+    if payment_id.isascii() and payment_id.isdecimal():
+        return int(payment_id)
+    return event.event_id or ""
 
 
 def _milliseconds(seconds: float) -> int:
@@ -322,6 +375,7 @@ def _order(row: asyncpg.Record) -> Order:
             amount=row["amount"],
             currency=row["currency"],
             checkout_url=row["checkout_url"],
+            reference=row["reference"],
         )
     return Order(
         order_id=str(row["order_id"]),
@@ -336,4 +390,5 @@ def _order(row: asyncpg.Record) -> Order:
         paid_at=row["paid_at"],
         ended_at=row["ended_at"],
         payment=payment,
+        late_order_id=None if row["late_order_id"] is None else str(row["late_order_id"]),
     )

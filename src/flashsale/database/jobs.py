@@ -7,6 +7,7 @@ sqlstates.is_passing() tells which are worth another try.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -37,6 +38,15 @@ class LeasedJob(NamedTuple):
     tries: int
     columns: dict[str, Any]
     """The whole row, with what is to be done."""
+
+
+class OpenedSession(NamedTuple):
+    """The result of a job that has opened a session for a payment."""
+
+    job: LeasedJob
+    payment_id: int
+    session_id: str
+    checkout_url: str
 
 
 class DueItem(NamedTuple):
@@ -94,32 +104,40 @@ class Jobs:
             )
         )
 
-    async def payment_opened(
-        self, job: LeasedJob, payment_id: int, session_id: str, checkout_url: str
-    ) -> bool:
-        """Records that a session was opened. Returns whether the job is done."""
-        outcome = await self._pool.fetchval(
-            "select flashsale.payment_opened($1, $2, $3, $4, $5)",
-            job.job_id,
-            job.tries,
-            payment_id,
-            session_id,
-            checkout_url,
+    async def payments_opened(self, opened: Sequence[OpenedSession]) -> set[int]:
+        """Records that sessions were opened. Returns the job_ids of the jobs that are done."""
+        rows = await self._pool.fetch(
+            "select job_id, outcome from flashsale.payments_opened($1, $2, $3, $4, $5)",
+            [it.job.job_id for it in opened],
+            [it.job.tries for it in opened],
+            [it.payment_id for it in opened],
+            [it.session_id for it in opened],
+            [it.checkout_url for it in opened],
         )
-        return outcome not in _NOT_DONE
+        return {row["job_id"] for row in rows if row["outcome"] not in _NOT_DONE}
 
     async def payment_captured(
-        self, job: LeasedJob, payment_id: int, session_id: str, amount: int, currency: str
+        self,
+        job: LeasedJob,
+        payment_id: int,
+        session_id: str,
+        amount: int,
+        currency: str,
+        captured_at: datetime | None = None,
     ) -> bool:
-        """Records money that came before the void. Returns whether the job is done."""
+        """Records money that came before the void. Returns whether the job is done.
+
+        captured_at: when it came, by the provider's clock; None: now.
+        """
         outcome = await self._pool.fetchval(
-            "select flashsale.payment_captured($1, $2, $3, $4, $5, $6)",
+            "select flashsale.payment_captured($1, $2, $3, $4, $5, $6, $7)",
             job.job_id,
             job.tries,
             payment_id,
             session_id,
             amount,
             currency,
+            captured_at,
         )
         return outcome not in _NOT_DONE
 
@@ -146,12 +164,24 @@ class Jobs:
         )
         return {row["job_id"] for row in rows}
 
-    async def retry(self, queue: str, job: LeasedJob, error: str) -> str:
-        """Records that a job has failed. Returns retry, dead or lost_lease."""
+    async def retry(self, queue: str, job: LeasedJob, error: str, unavailable: bool = False) -> str:
+        """Records that a job has failed. Returns retry, dead or lost_lease.
+
+        unavailable: the payment provider has not answered; else it has refused.
+        """
         fate: str = await self._pool.fetchval(
-            "select flashsale.retry_job($1, $2, $3, $4)", queue, job.job_id, job.tries, error
+            "select flashsale.retry_job($1, $2, $3, $4, $5)",
+            queue,
+            job.job_id,
+            job.tries,
+            error,
+            unavailable,
         )
         return fate
+
+    async def note_provider(self, is_down: bool) -> None:
+        """Records that the payment provider is down, to be said each second, or that it is back."""
+        await self._pool.execute("select flashsale.note_provider($1)", is_down)
 
 
 class Sweeps:

@@ -1,6 +1,7 @@
 """Brings a database up to date: pgmq, the tables (migrations/, by yoyo), and sql/.
 
-All of that is one transaction: whatever fails, nothing was changed. Of sql/ it replays only what
+All of that is one transaction: whatever fails, nothing was changed. (Values of enums are the
+exception: see ENUM_VALUES.) Of sql/ it replays only what
 differs from what the database has, so that nobody who is served meanwhile notices. It repairs what
 a dump does not contain, and sequences that are behind their rows.
 
@@ -18,6 +19,7 @@ from typing import Any
 import msgspec
 import psycopg
 import yoyo
+from psycopg import sql
 from yoyo import internalmigrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 
@@ -71,6 +73,14 @@ $$
 # make belongs to the cluster, or holds for one cluster only, so it is not in a dump.
 _EACH_TIME = {"roles.sql", "schedule.sql"}
 _RIGHTS = "grants.sql"
+
+ENUM_VALUES = {"order_status": ("settling", "refunded")}
+"""What migrations need that the types of earlier migrations don't have. Postgres lets nobody use a
+value of an enum in the transaction that adds it, so these are added before, each in a transaction
+of its own. A value that nothing uses does no harm, if all the rest is rolled back."""
+_NEEDS_ENUM_VALUES = "0011.money"
+"""The first migration that uses one. An empty database gets those before it, which make the types,
+in a transaction of their own; if the rest fails, the next migrate goes on from there."""
 
 # The functions and views, and who may use them. A dump that was restored by halves, or where there
 # were no roles, differs in this from what was installed.
@@ -189,14 +199,17 @@ def _try_until_nobody_is_in_the_way(
     applied: list[str] = []
     replayed = False
     seen: list[str] = []
+    before = _applied(conn)
     with ExitStack() as stack:
         for n in range(1, _TRIES + 1):
             seconds = _LOCK_SECONDS if n % _LONG_EVERY else _LONG_LOCK_SECONDS
             conn.execute(f"set lock_timeout = '{seconds}s'")
             try:
                 if not (applied or replayed):
+                    _add_enum_values(conn)
                     with conn.transaction():
-                        applied, replayed = _bring_up_to_date(conn, force)
+                        replayed = _bring_up_to_date(conn, force)
+                    applied = [name for name in _applied(conn) if name not in before]
                 return MigrateReport(applied, replayed, sequences.advance(conn))
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 pass
@@ -215,28 +228,53 @@ def _try_until_nobody_is_in_the_way(
     )
 
 
-def _bring_up_to_date(conn: psycopg.Connection[Any], force: bool) -> tuple[list[str], bool]:
-    """Everything in the transaction of the caller. Returns new migrations, and whether it replayed.
+def _add_enum_values(conn: psycopg.Connection[Any]) -> None:
+    """Adds the values that are missing in ENUM_VALUES, and commits them.
 
     Errors: MigrateError for a database of a newer version.
     """
-    conn.execute("set local client_min_messages = warning")
     _refuse_a_newer_database(conn)
+    for name, values in ENUM_VALUES.items():
+        there = conn.execute(
+            "select array(select e.enumlabel::text from pg_enum e where e.enumtypid = t.oid) "
+            "from to_regtype(%s) t (oid) where t.oid is not null",
+            [f"flashsale_data.{name}"],
+        ).fetchone()
+        if there is None:
+            with conn.transaction():
+                _apply_migrations(conn, before=_NEEDS_ENUM_VALUES)
+        for value in values:
+            if there is None or value not in there[0]:
+                conn.execute(
+                    sql.SQL("alter type {} add value if not exists {}").format(
+                        sql.Identifier("flashsale_data", name), sql.Literal(value)
+                    )
+                )
+
+
+def _apply_migrations(conn: psycopg.Connection[Any], before: str | None = None) -> None:
+    """Applies new migrations, in the transaction of the caller. before: only those before it."""
+    conn.execute("set local client_min_messages = warning")
     _install_extensions(conn)
     conn.execute("create schema if not exists flashsale_data")
-    before = _applied(conn)
     backend = _Backend(conn)
     backend.prepare()
-    new = backend.to_apply(yoyo.read_migrations(str(migrations_folder())))
+    found = yoyo.read_migrations(str(migrations_folder()))
+    new = backend.to_apply(found.filter(lambda m: before is None or m.id < before))
     if new:
         conn.execute(_LOCK_VIEWS)
     backend.apply_migrations(new)
     conn.execute("set local search_path to default")
+
+
+def _bring_up_to_date(conn: psycopg.Connection[Any], force: bool) -> bool:
+    """Everything in the transaction of the caller. Returns whether it replayed."""
+    _apply_migrations(conn)
     replayed = _replay(conn, force)
     if conn.execute(VERSION_QUERY).fetchone() != (expected_version(),):
         conn.execute(f"comment on schema flashsale_data is '{expected_version()}'")
         replayed = True
-    return [name for name in _applied(conn) if name not in before], replayed
+    return replayed
 
 
 def _refuse_a_newer_database(conn: psycopg.Connection[Any]) -> None:

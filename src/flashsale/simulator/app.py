@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
-from litestar import Litestar, Request, Response, Router, get, post, put
+from litestar import Litestar, MediaType, Request, Response, Router, get, post, put
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
 from msgspec import Meta, Struct
@@ -30,6 +31,7 @@ from flashsale.simulator.messages import (
     SessionPage,
     VoidCall,
 )
+from flashsale.simulator.page import HEADERS, checkout_page, problem_page
 from flashsale.simulator.sessions import SimulatedProvider
 
 log = logging.getLogger("flashsale.provider")
@@ -104,15 +106,49 @@ async def complete_session(request: Connection) -> PaymentSession:
     return session
 
 
+@post("/sessions/{session_id:str}/pay", status_code=303)
+async def pay_session(request: Connection) -> Response[None]:
+    """Pays, from the checkout page, which then shows what happened."""
+    return await _complete_by_form(request, "succeed")
+
+
+@post("/sessions/{session_id:str}/decline", status_code=303)
+async def decline_session(request: Connection) -> Response[None]:
+    """Declines, from the checkout page, which then shows what happened."""
+    return await _complete_by_form(request, "fail")
+
+
+async def _complete_by_form(
+    request: Connection, outcome: Literal["succeed", "fail"]
+) -> Response[None]:
+    session = _provider(request).get(_session_id(request))
+    with suppress(CallRefused):  # it has ended in another way, and the page says so
+        _provider(request).complete(session.session_id, outcome)
+    await _provider(request).flush()
+    location = f"../{session.session_id}"  # relative, whatever the address is in front of us
+    return Response(None, status_code=303, headers={"Location": location})
+
+
 @get("/sessions/{session_id:str}")
-async def get_session(request: Connection) -> PaymentSession:
-    """Shows a session, and how to pay it while it is open."""
+async def get_session(request: Connection) -> Response[PaymentSession] | Response[str]:
+    """Shows a session, and how to pay it while it is open. In a browser it is a page."""
     session = _provider(request).get(_session_id(request))
     await _provider(request).flush()
-    if session.status != "open":
-        return session
-    how = f"""curl -X POST {session.checkout_url}/complete -d '{{"outcome": "succeed"}}'"""
-    return replace(session, how_to_pay=how)
+    if _wants_page(request):
+        return _page(checkout_page(session, datetime.now(UTC)))
+    if session.status == "open":
+        how = f"""curl -X POST {session.checkout_url}/complete -d '{{"outcome": "succeed"}}'"""
+        session = replace(session, how_to_pay=how)
+    return Response(session, headers={"Vary": "Accept"})
+
+
+def _wants_page(request: Connection) -> bool:
+    """Whether it is a browser that asks: it names text/html, and programs do not."""
+    return "text/html" in request.headers.get("Accept", "").lower()
+
+
+def _page(text: str, status_code: int = 200) -> Response[str]:
+    return Response(text, media_type=MediaType.HTML, status_code=status_code, headers=HEADERS)
 
 
 @get("/sessions")
@@ -152,7 +188,7 @@ async def ready(request: Connection) -> dict[str, str]:
     return {"status": "ok"}
 
 
-def _answer(request: Connection, error: Exception) -> Response[ProviderProblem]:
+def _answer(request: Connection, error: Exception) -> Response[ProviderProblem] | Response[str]:
     match error:
         case CallRefused():
             refused = error
@@ -168,6 +204,10 @@ def _answer(request: Connection, error: Exception) -> Response[ProviderProblem]:
         case _:
             log.error("unexpected error: path=%s", request.url.path, exc_info=error)
             refused = CallRefused(500, "internal_error", "It is in the log.")
+    if _wants_page(request):
+        return _page(
+            problem_page(HTTPStatus(refused.status).phrase, refused.detail), refused.status
+        )
     problem = ProviderProblem(
         type=f"urn:flashsale:problem:{refused.code}",
         title=HTTPStatus(refused.status).phrase,
@@ -211,6 +251,8 @@ def create_app(settings: Settings | None = None) -> Litestar:
         route_handlers=[
             calls,
             complete_session,
+            pay_session,
+            decline_session,
             get_session,
             list_sessions,
             get_faults,

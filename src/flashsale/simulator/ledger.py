@@ -33,10 +33,16 @@ class Opened(LedgerLine, frozen=True):
     currency: str
     expires_at: datetime | None
     key: str | None
+    description: str | None = None  # lines of older releases have none
+    """What is paid for."""
 
 
 class Moved(LedgerLine, frozen=True):
-    """A session changed its state. event_id: of the event that reports it to the webhook."""
+    """A session changed its state. event_id: of the event that reports it to the webhook.
+
+    key: of the service's call; None for what the customer did, or somebody at the provider.
+    payable: a failed payment that can still be made, so the session stays open.
+    """
 
     to: Literal["captured", "failed", "voided", "refunded"]
     session_id: str
@@ -45,6 +51,7 @@ class Moved(LedgerLine, frozen=True):
     currency: str
     event_id: str
     key: str | None
+    payable: bool = False  # lines of older releases do not have it
 
 
 class Delivered(LedgerLine, frozen=True):

@@ -11,6 +11,7 @@ Ident = Annotated[str, Meta(pattern=r"^[!-~]{1,255}\Z", description="Printable A
 Amount = Annotated[int, Meta(ge=1, le=10**15, description="Minor units of currency")]
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z", description="ISO 4217")]
 Time = Annotated[datetime, Meta(tz=True)]
+Description = Annotated[str, Meta(max_length=500, description="What is paid for, to be shown")]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Milliseconds = Annotated[int, Meta(ge=0, le=600_000)]
 Status = Literal["open", "captured", "failed", "voided", "refunded"]
@@ -33,6 +34,7 @@ class Faults(Struct, frozen=True, forbid_unknown_fields=True):
     reorder_events: Probability = 0  # sent after the next event, or after delay_ms
     delay_events: Probability = 0  # sent after delay_ms
     delay_ms: Milliseconds = 2_000
+    decline_keeps_open: Probability = 0  # a declined payment can still be made in its session
     seed: int | None = None  # restarts the random numbers
 
 
@@ -44,6 +46,7 @@ class NewSession(Struct, frozen=True, forbid_unknown_fields=True):
     currency: Currency
     order_id: Ident | None = None
     expires_at: Time | None = None
+    description: Description | None = None
 
 
 class VoidCall(Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,7 +70,10 @@ class Completion(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PaymentSession(Struct, frozen=True):
-    """One attempt to pay, and what became of it."""
+    """One attempt to pay, and what became of it.
+
+    An open one with a failed_at was declined, and can still be paid.
+    """
 
     session_id: str
     payment_id: str
@@ -82,6 +88,7 @@ class PaymentSession(Struct, frozen=True):
     failed_at: datetime | None = None
     voided_at: datetime | None = None
     refunded_at: datetime | None = None
+    description: str | None = None
     how_to_pay: str | None = None
 
 
@@ -107,8 +114,11 @@ class SessionPage(Struct, frozen=True):
     next: int | None
 
 
-class ProviderEvent(Struct, frozen=True):
-    """An event, as the webhook gets it."""
+class ProviderEvent(Struct, frozen=True, omit_defaults=True):
+    """An event, as the webhook gets it.
+
+    payable: of a failed payment, that it can still be made in this session.
+    """
 
     event_id: str
     type: EventType
@@ -117,6 +127,7 @@ class ProviderEvent(Struct, frozen=True):
     amount: int
     currency: str
     occurred_at: datetime
+    payable: bool = False
 
 
 class ProviderProblem(Struct, frozen=True, omit_defaults=True):

@@ -1,8 +1,9 @@
 """The sessions of the simulated provider, and what may happen to them.
 
     open ──▶ captured ──▶ refunded      A session is one attempt to pay: a failed one stays failed,
-      ├────▶ failed                     the next attempt is a new session. expires_at is only for
-      └────▶ voided                     show: what makes late money impossible is the void.
+      ├────▶ failed                     the next attempt is a new session. With the fault
+      └────▶ voided                     decline_keeps_open a session survives a failure. expires_at
+                                        is only for show: the void makes late money impossible.
 
 Sessions and undelivered events in memory are what the lines of the ledger add up to, so a start
 after a crash is a replay. One process: it holds a lock on the ledger, and decides between two
@@ -21,6 +22,7 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
+from flashsale.currencies import DECIMALS
 from flashsale.settings import Settings
 from flashsale.simulator.courier import Courier
 from flashsale.simulator.faults import FaultDice
@@ -46,6 +48,10 @@ _EVENT_TYPES: dict[Status, EventType] = {
     "refunded": "payment.refunded",
 }
 
+_TERMS = ("payment_id", "order_id", "amount", "currency", "expires_at")
+"""What a repeated call has to say again. The description is only shown, and a worker of another
+release may send none."""
+
 
 class SimulatedProvider:
     """The sessions and what may happen to them.
@@ -57,6 +63,7 @@ class SimulatedProvider:
     def __init__(self, settings: Settings, dice: FaultDice) -> None:
         """Replays the ledger and sends what was not delivered. Errors: LedgerError."""
         self._url = settings.provider_url.rstrip("/")
+        self._dice = dice
         self._sessions: dict[str, PaymentSession] = {}
         self._keys: dict[str, tuple[str, str]] = {}  # idempotency key -> verb, session_id
         self._undelivered: dict[str, ProviderEvent] = {}
@@ -83,13 +90,15 @@ class SimulatedProvider:
         await self._ledger.close()
 
     def open(self, new: NewSession, key: str | None) -> tuple[PaymentSession, bool]:
-        """A session, and whether it is new. Errors: idempotency_key_reused."""
+        """A session, and whether it is new. Errors: idempotency_key_reused, unknown_currency."""
         session_id = self._used(key, "open")
         if session_id is not None:
             known = self._sessions[session_id]
-            if any(getattr(known, f) != getattr(new, f) for f in new.__struct_fields__):
+            if any(getattr(known, f) != getattr(new, f) for f in _TERMS):
                 raise _key_reused()
             return known, False
+        if new.currency not in DECIMALS:
+            raise CallRefused(422, "unknown_currency", f"ISO 4217 has no {new.currency}.")
         session_id = f"cs_{secrets.token_hex(12)}"
         self._note(
             Opened(
@@ -101,6 +110,7 @@ class SimulatedProvider:
                 currency=new.currency,
                 expires_at=new.expires_at,
                 key=key,
+                description=new.description,
             )
         )
         log.info(
@@ -116,7 +126,10 @@ class SimulatedProvider:
         """The customer has paid, or could not. Errors: already_captured, _failed, _voided."""
         session = self.get(session_id)
         if session.status == "open":
-            return self._move(session, "captured" if outcome == "succeed" else "failed")
+            if outcome == "succeed":
+                return self._move(session, "captured")
+            keeps_open = self._dice.strikes(self._dice.faults.decline_keeps_open)
+            return self._move(session, "failed", payable=keeps_open)
         same = ("captured", "refunded") if outcome == "succeed" else ("failed",)
         if session.status not in same:
             raise _already(session)
@@ -133,8 +146,12 @@ class SimulatedProvider:
         return session
 
     def refund(self, session_id: str, wanted: RefundCall, key: str | None) -> PaymentSession:
-        """Refunds the money, once, whatever the key is. Errors: not_captured, wrong_amount."""
+        """Refunds the money, once. Without a key it is somebody at the provider who does so.
+
+        Errors: not_captured, wrong_amount, already_refunded (not by the call with this key).
+        """
         session = self.get(session_id)
+        repeated = key is not None and self._used(key, "refund") == session_id
         self._claim(key, "refund", session_id)
         if session.status not in ("captured", "refunded"):
             raise CallRefused(409, "not_captured", f"The session is {session.status}.", session)
@@ -142,7 +159,11 @@ class SimulatedProvider:
             wanted.currency not in (None, session.currency)
         ):
             raise CallRefused(409, "wrong_amount", "That is not what was captured.", session)
-        return self._move(session, "refunded", key) if session.status == "captured" else session
+        if session.status == "captured":
+            return self._move(session, "refunded", key)
+        if not repeated:
+            raise CallRefused(409, "already_refunded", "The money has gone back.", session)
+        return session
 
     def get(self, session_id: str) -> PaymentSession:
         """The session with this id. Errors: unknown_session."""
@@ -189,6 +210,8 @@ class SimulatedProvider:
         session: PaymentSession,
         to: Literal["captured", "failed", "voided", "refunded"],
         key: str | None = None,
+        *,
+        payable: bool = False,
     ) -> PaymentSession:
         moved = Moved(
             at=_now(),
@@ -199,6 +222,7 @@ class SimulatedProvider:
             currency=session.currency,
             event_id=f"evt_{secrets.token_hex(12)}",
             key=key,
+            payable=payable,
         )
         self._note(moved)
         self._courier.send(self._undelivered[moved.event_id])
@@ -231,15 +255,17 @@ class SimulatedProvider:
                     checkout_url=f"{self._url}/sessions/{entry.session_id}",
                     expires_at=entry.expires_at,
                     created_at=entry.at,
+                    description=entry.description,
                 )
                 self._statuses["open"] += 1
                 self._remember(entry.key, "open", entry.session_id)
             case Moved():
                 session = self._sessions[entry.session_id]
                 times: dict[str, Any] = {f"{entry.to}_at": entry.at}
-                self._sessions[entry.session_id] = replace(session, status=entry.to, **times)
+                status: Status = "open" if entry.payable else entry.to
+                self._sessions[entry.session_id] = replace(session, status=status, **times)
                 self._statuses[session.status] -= 1
-                self._statuses[entry.to] += 1
+                self._statuses[status] += 1
                 if entry.to == "captured":
                     self._captured_amounts[entry.currency] += entry.amount
                 elif entry.to == "refunded":
@@ -252,6 +278,7 @@ class SimulatedProvider:
                     amount=entry.amount,
                     currency=entry.currency,
                     occurred_at=entry.at,
+                    payable=entry.payable,
                 )
                 verb = {"voided": "void", "refunded": "refund"}.get(entry.to, "")
                 self._remember(entry.key, verb, entry.session_id)

@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 import re
 from datetime import UTC, datetime
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 import msgspec
+
+from flashsale.settings import Settings
 
 log = logging.getLogger("flashsale.mail")
 
@@ -28,6 +31,7 @@ class _About(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     customer_id: str
     expires_at: datetime | None = None
     checkout_url: str | None = None
+    could_pay: bool = True
 
 
 class Reserved(_About, frozen=True, tag="reserved"):
@@ -42,6 +46,10 @@ class Paid(_About, frozen=True, tag="paid"):
     """The money has come; the unit is sold."""
 
 
+class PaidLate(_About, frozen=True, tag="paid_late"):
+    """Money that came after the deadline has bought another order."""
+
+
 class Expired(_About, frozen=True, tag="expired"):
     """The reservation was not paid in time."""
 
@@ -54,11 +62,25 @@ class Refunded(_About, frozen=True, tag="refunded"):
     """Money that could not be used has gone back."""
 
 
+class OrderRefunded(_About, frozen=True, tag="order_refunded"):
+    """A paid order was refunded, and the money has gone back."""
+
+
 class Unserved(_About, frozen=True, tag="unserved"):
     """The sale closed before the line reached the customer."""
 
 
-Notification = Reserved | YourTurn | Paid | Expired | Cancelled | Refunded | Unserved
+Notification = (
+    Reserved
+    | YourTurn
+    | Paid
+    | PaidLate
+    | Expired
+    | Cancelled
+    | Refunded
+    | OrderRefunded
+    | Unserved
+)
 
 
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,11 +94,20 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+class MailRefused(Exception):  # noqa: N818 - an answer, not a fault
+    """The mail server works, but does not take this mail. The message must not name anybody."""
+
+
 class Sender(Protocol):
-    """The interface to a mail server. A real one is plugged in here."""
+    """The interface to a mail server."""
 
     async def send(self, mail: Mail) -> None:
-        """Hands a mail over to the mail server. After any error it is tried again later."""
+        """Hands a mail over to the mail server. After any error it is tried again later.
+
+        Errors: MailRefused, which says nothing about other mails. After ten other errors in a row
+        the mail server counts as down, and mails are tried one at a time.
+        """
+        ...
 
 
 class LogSender:
@@ -84,6 +115,20 @@ class LogSender:
 
     Whoever has the link of a checkout may pay or end it, so it belongs to the customer alone.
     """
+
+    def __init__(self, settings: Settings) -> None:
+        """settings: as every factory of a sender gets them; it needs none."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Has nothing to close."""
 
     async def send(self, mail: Mail) -> None:
         """Writes the mail into the log."""
@@ -112,17 +157,23 @@ def compose(notification: Notification, job_id: int) -> Mail:
             subject, text = f"{item}: it is your turn", f"It is your turn. {offer} ({order})"
         case Paid():
             subject, text = f"{item}: paid", f"Your {order} is paid. The unit is yours."
+        case PaidLate():
+            subject = f"{item}: paid"
+            text = (
+                "Your money came after your reservation had expired, but a unit was free: your "
+                f"{order} is paid. The unit is yours."
+            )
         case Expired():
             subject = f"{item}: your reservation has expired"
-            text = (
-                f"Your {order} was not paid until {_time(notification.expires_at)}, so the unit "
-                "goes to the next in line. A new order joins the end of the line."
-            )
+            text = _expired(notification, order)
         case Cancelled():
             subject, text = f"{item}: cancelled", f"Your {order} is cancelled. Nothing is due."
         case Refunded():
             subject = f"{item}: your money is on its way back"
             text = f"A payment for {order} could not be used and has been refunded in full."
+        case OrderRefunded():
+            subject = f"{item}: refunded"
+            text = f"Your {order} has been refunded in full. The unit is not yours any more."
         case Unserved():
             subject = f"{item}: the sale is over"
             text = f"No unit became free for {order} before the sale closed. Nothing is due."
@@ -131,6 +182,19 @@ def compose(notification: Notification, job_id: int) -> Mail:
         to=notification.customer_id,
         subject=subject,
         text=text,
+    )
+
+
+def _expired(notification: Expired, order: str) -> str:
+    deadline = _time(notification.expires_at)
+    if not notification.could_pay:
+        return (
+            f"No payment could be started for your {order} until {deadline}, so the unit goes to "
+            "the next in line. Nothing is due. A new order joins the end of the line."
+        )
+    return (
+        f"Your {order} was not paid until {deadline}, so the unit goes to the next in line. A new "
+        "order joins the end of the line."
     )
 
 

@@ -10,14 +10,21 @@ from typing import TypeVar
 
 import msgspec
 
-from flashsale.database.jobs import Jobs, LeasedJob
+from flashsale.database.jobs import Jobs, LeasedJob, OpenedSession
+from flashsale.providers.interface import (
+    KEY_REUSED,
+    PaymentProvider,
+    ProviderRefused,
+    SessionCaptured,
+)
 from flashsale.settings import Settings
-from flashsale.worker.provider import PaymentProvider, ProviderRefused, SessionCaptured
 from flashsale.worker.queue import Acknowledge, Queue
+from flashsale.worker.results import Results
+from flashsale.worker.trouble import Trouble
+
+NOTE_SECONDS = 1.0  # between notes of an outage, each of which counts for ten in the database
 
 T = TypeVar("T")
-KEY_REUSED = "idempotency_key_reused"
-"""The code of a refusal: the key was used for another call."""
 
 
 class _PaymentJob(msgspec.Struct, frozen=True, tag_field="kind"):
@@ -31,6 +38,7 @@ class OpenJob(_PaymentJob, frozen=True, tag="open"):
 
     order_id: int
     expires_at: datetime
+    item_name: str | None = None  # not known from a database of an older release
 
 
 class VoidJob(_PaymentJob, frozen=True, tag="void"):
@@ -59,6 +67,42 @@ class PaymentQueue(Queue):
         """provider: where sessions are opened, voided and refunded."""
         super().__init__(settings, jobs, stop, at_once=settings.job_concurrency)
         self._provider = provider
+        self._opened = Results(jobs.payments_opened)
+
+    async def work(self) -> None:
+        """As of Queue. Meanwhile it tells the database whether the provider is down."""
+        telling = asyncio.create_task(self._tell(), name="provider status")
+        try:
+            await super().work()
+        finally:
+            telling.cancel()
+
+    async def _tell(self) -> None:
+        """Says each second that the provider is down, and once that it is back.
+
+        That it is down is said only by a worker that still tries: after another failure, or during
+        a call. So a worker that has no job to try does not contradict the others, and what it has
+        said ends by itself. That it is back is said again while there is a backlog.
+        """
+        trouble = Trouble("noting whether the provider is down")
+        said_down, failures, done = False, 0, 0
+        while True:
+            await asyncio.sleep(NOTE_SECONDS)
+            if self.is_down:
+                to_say = self.failures != failures or self.under_way > 0
+            else:
+                to_say = said_down or (self.has_more and self.done != done)
+            if not to_say:
+                continue
+            is_down, failures, done = self.is_down, self.failures, self.done
+            try:
+                await self.jobs.note_provider(is_down)
+            except Exception as error:
+                trouble.hit(error)
+                failures = 0  # said again soon
+            else:
+                trouble.over()
+                said_down = is_down
 
     async def take(self, limit: int, lease_seconds: int) -> list[LeasedJob]:
         """Leases payment jobs."""
@@ -69,19 +113,20 @@ class PaymentQueue(Queue):
         wanted: PaymentJob = msgspec.convert(job.columns, PaymentJob)
         name = str(wanted.payment_id)
         match wanted:
-            case OpenJob(payment_id, amount, currency, order_id, expires_at):
+            case OpenJob(payment_id, amount, currency, order_id, expires_at, item_name):
                 open_session = partial(
-                    self._provider.open_session, name, str(order_id), amount, currency, expires_at
+                    self._provider.open_session,
+                    name,
+                    str(order_id),
+                    amount,
+                    currency,
+                    expires_at,
+                    item_name,
                 )
                 deadline = f"{expires_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}"
                 session = await _once(open_session, f"payment-{name}-open", deadline)
-                return partial(
-                    self.jobs.payment_opened,
-                    job,
-                    payment_id,
-                    session.session_id,
-                    session.checkout_url,
-                )
+                opened = OpenedSession(job, payment_id, session.session_id, session.checkout_url)
+                return partial(self._opened.add, job.job_id, opened)
             case VoidJob(payment_id, _, _, session_id):
                 void_session = partial(self._provider.void_session, session_id)
                 answer = await _once(void_session, f"payment-{name}-void", session_id)
@@ -93,6 +138,7 @@ class PaymentQueue(Queue):
                         session_id,
                         answer.amount,
                         answer.currency,
+                        answer.captured_at,
                     )
                 return partial(self.jobs.payment_voided, job, payment_id)
             case RefundJob(payment_id, amount, currency, session_id):

@@ -8,19 +8,22 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import asyncpg
 
 from flashsale.database.jobs import DueItem, Jobs, Sweeps, has_swept, worker_role
+from flashsale.plugins import plugged
+from flashsale.providers.interface import PaymentProvider
 from flashsale.settings import Settings
-from flashsale.worker.mail import LogSender, Sender
+from flashsale.worker.mail import Sender
 from flashsale.worker.notifications import NotificationQueue
 from flashsale.worker.payments import PaymentQueue
-from flashsale.worker.provider import HttpProvider, PaymentProvider
 from flashsale.worker.queue import Queue
-from flashsale.worker.trouble import Trouble, in_short, pause
+from flashsale.worker.trouble import RETRY_MAX_SECONDS, Trouble, in_short, pause
 
 log = logging.getLogger("flashsale.worker")
 
@@ -41,31 +44,29 @@ async def run(
 
     Then it takes no more jobs, and has worker_stop_seconds to finish those under way. Those that it
     can't finish are done by another worker when their leases are over. It starts without the
-    database.
+    database. provider, sender: None takes those of the settings. Errors: SettingsError.
     """
     async with AsyncExitStack() as stack:
         if stop is None:
             stop = asyncio.Event()
             stack.enter_context(_set_by_signals(stop))
-        if provider is None:
-            provider = await stack.enter_async_context(
-                HttpProvider(
-                    settings.provider_url,
-                    timeout_seconds=settings.provider_timeout_seconds,
-                    connections=settings.job_concurrency,
-                )
-            )
+        paying = provider or await _plug_in(stack, settings, "provider", PaymentProvider)
+        mailing = sender or await _plug_in(stack, settings, "sender", Sender)
         jobs = await stack.enter_async_context(Jobs(settings))
         queues: list[Queue] = [
-            PaymentQueue(settings, jobs, stop, provider),
-            NotificationQueue(settings, jobs, stop, sender or LogSender()),
+            PaymentQueue(settings, jobs, stop, paying),
+            NotificationQueue(settings, jobs, stop, mailing),
         ]
         log.info("working: runner=%s database_role=%s", runner(), worker_role(settings))
         async with asyncio.TaskGroup() as group:
+            works: dict[str, Callable[[], Awaitable[None]]] = {
+                "sweep": partial(_sweep, settings, stop),
+                "alive": partial(_say_alive, stop, queues),
+                **{queue.name: queue.work for queue in queues},
+            }
             loops = [
-                group.create_task(_sweep(settings, stop), name="sweep"),
-                group.create_task(_say_alive(stop, queues), name="alive"),
-                *(group.create_task(queue.work(), name=queue.name) for queue in queues),
+                group.create_task(_keep_going(name, work, stop), name=name)
+                for name, work in works.items()
             ]
             await stop.wait()
             log.info("stopping: finishing what is under way")
@@ -76,6 +77,10 @@ async def run(
     log.info("stopped")
 
 
+async def _plug_in(stack: AsyncExitStack, settings: Settings, name: str, interface: Any) -> Any:
+    return await stack.enter_async_context(plugged(settings, name, interface))
+
+
 def runner() -> str:
     """The name of this process in sweep_status."""
     return f"{_machine()}{os.getpid()}"
@@ -84,6 +89,19 @@ def runner() -> str:
 async def healthy(settings: Settings) -> bool:
     """Whether a worker on this machine has swept lately, as the database saw it."""
     return await has_swept(settings, _machine())
+
+
+async def _keep_going(name: str, work: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    """Works until `stop` is set, whatever happens: an error of ours must not end the worker."""
+    this = asyncio.current_task()
+    while not stop.is_set():
+        try:
+            await work()
+        except (Exception, asyncio.CancelledError):
+            if this is None or this.cancelling():
+                raise
+            log.exception("%s has failed, and begins again", name)
+            await pause(stop, RETRY_MAX_SECONDS)
 
 
 async def _sweep(settings: Settings, stop: asyncio.Event) -> None:

@@ -9,7 +9,8 @@ from contextlib import suppress
 import asyncpg
 
 from flashsale.database import sqlstates
-from flashsale.worker.provider import ProviderRefused, ProviderUnavailable
+from flashsale.providers.interface import ProviderRefused, ProviderUnavailable
+from flashsale.worker.mail import MailRefused
 
 log = logging.getLogger("flashsale.worker")
 
@@ -73,5 +74,6 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
 
 def _is_expected(error: Exception) -> bool:
     """Whether the error's message says enough, so that no traceback is needed."""
-    known = ProviderUnavailable | ProviderRefused | asyncpg.PostgresError | OSError | TimeoutError
+    answers = ProviderUnavailable | ProviderRefused | MailRefused
+    known = answers | asyncpg.PostgresError | OSError | TimeoutError
     return isinstance(error, known) or sqlstates.is_passing(error)

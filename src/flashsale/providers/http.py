@@ -1,93 +1,69 @@
-"""The payment provider: the interface that a real one has to implement, and a client over HTTP.
-
-Every call is safe to repeat with the same idempotency key. After ProviderUnavailable it is unknown
-whether the call took effect, so it has to be repeated.
-"""
+"""The client of `flashsale provider`: its calls over HTTP, and its signed events."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
+from flashsale import signature
 from flashsale.http_client import HttpAnswer, HttpClient, NoAnswer
+from flashsale.models import PaymentEvent
+from flashsale.providers.interface import (
+    CheckoutSession,
+    ProviderRefused,
+    ProviderUnavailable,
+    SessionCaptured,
+    SessionRefunded,
+    SessionVoided,
+)
+from flashsale.settings import Settings, SettingsError
 
 T = TypeVar("T")
 
 
-class CheckoutSession(msgspec.Struct, frozen=True):
-    """A payment that the customer can make at checkout_url."""
-
-    session_id: str
-    checkout_url: str
-
-
-class SessionVoided(msgspec.Struct, frozen=True):
-    """The session is closed: no money has come, and none will."""
-
-
-class SessionCaptured(msgspec.Struct, frozen=True):
-    """The void came too late: the money has come. amount is in minor units of currency."""
-
-    amount: int
-    currency: str
-
-
-class SessionRefunded(msgspec.Struct, frozen=True):
-    """All the money of the session has been refunded, once."""
-
-
-class ProviderUnavailable(Exception):  # noqa: N818 - an expected state, not a fault of ours
-    """There is no usable answer, and the call may have had its effect: repeat it with its key."""
-
-
-class ProviderRefused(Exception):  # noqa: N818 - the words are clear
-    """The provider has refused the call; repeating it unchanged won't help."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}" if detail else code)
-        self.code = code
-
-
-class PaymentProvider(Protocol):
-    """What the worker needs of a provider. Errors of each: ProviderUnavailable, ProviderRefused."""
-
-    async def open_session(
-        self,
-        payment_id: str,
-        order_id: str,
-        amount: int,
-        currency: str,
-        expires_at: datetime,
-        idempotency_key: str,
-    ) -> CheckoutSession:
-        """Opens a session. amount is in minor units of currency."""
-        ...
-
-    async def void_session(
-        self, session_id: str, idempotency_key: str
-    ) -> SessionVoided | SessionCaptured:
-        """Voids a session, so that no money can come, or finds that the money has come."""
-        ...
-
-    async def refund_session(
-        self, session_id: str, amount: int, currency: str, idempotency_key: str
-    ) -> SessionRefunded:
-        """Sends all the money back."""
-        ...
+def create(settings: Settings) -> HttpProvider:
+    """The provider at provider_url."""
+    return HttpProvider(
+        settings.provider_url,
+        timeout_seconds=settings.provider_timeout_seconds,
+        connections=settings.job_concurrency,
+        webhook_secret=settings.webhook_secret,
+        tolerance_seconds=settings.webhook_tolerance_seconds,
+    )
 
 
 class HttpProvider:
     """The provider of `flashsale provider`, over HTTP. Use as an async context manager."""
 
-    def __init__(self, url: str, *, timeout_seconds: float, connections: int = 20) -> None:
-        """timeout_seconds bounds a call, once it is one of the `connections` under way at once."""
-        self._client = HttpClient(url, timeout_seconds=timeout_seconds)
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float,
+        connections: int = 20,
+        webhook_secret: str = "",
+        tolerance_seconds: float = 300,
+    ) -> None:
+        """timeout_seconds bounds a call, once it is one of the `connections` under way at once.
+
+        webhook_secret and tolerance_seconds are for its events: with which secret they are signed,
+        and how far their time may be off. Errors: SettingsError for a bad URL.
+        """
+        try:
+            self._client = HttpClient(url, timeout_seconds=timeout_seconds)
+        except ValueError as error:
+            raise SettingsError(f"FLASHSALE_PROVIDER_URL: {error}") from error
         self._slots = asyncio.Semaphore(connections)
+        self._webhook_secret = webhook_secret
+        self._tolerance_seconds = tolerance_seconds
 
     async def __aenter__(self) -> Self:
         return self
@@ -107,16 +83,19 @@ class HttpProvider:
         amount: int,
         currency: str,
         expires_at: datetime,
+        description: str | None,
         idempotency_key: str,
     ) -> CheckoutSession:
         """As of PaymentProvider."""
-        body = {
+        body: dict[str, Any] = {
             "payment_id": payment_id,
             "order_id": order_id,
             "amount": amount,
             "currency": currency,
             "expires_at": expires_at,
         }
+        if description is not None:  # a provider of an older release does not know it
+            body["description"] = description
         return _session(await self._call("/sessions", body, idempotency_key), CheckoutSession)
 
     async def void_session(
@@ -136,8 +115,22 @@ class HttpProvider:
     ) -> SessionRefunded:
         """As of PaymentProvider."""
         body = {"amount": amount, "currency": currency}
-        _session(await self._call(_path(session_id, "refund"), body, idempotency_key), _Ended)
+        answer = await self._call(_path(session_id, "refund"), body, idempotency_key)
+        if answer.status == 409 and _decoded(answer, _Refusal).code == "already_refunded":
+            return SessionRefunded()  # by somebody at the provider
+        _session(answer, _Ended)
         return SessionRefunded()
+
+    async def read_event(self, headers: Mapping[str, str], body: bytes) -> PaymentEvent:
+        """As of PaymentProvider."""
+        signature.verify(
+            self._webhook_secret,
+            headers.get(signature.HEADER.lower()),
+            body,
+            time.time(),
+            self._tolerance_seconds,
+        )
+        return event_of(body)
 
     async def _call(self, path: str, body: object, idempotency_key: str) -> HttpAnswer:
         headers = {"Idempotency-Key": idempotency_key}
@@ -181,3 +174,30 @@ def _decoded(answer: HttpAnswer, kind: type[T]) -> T:
     except (msgspec.DecodeError, UnicodeError) as error:
         # The answer is not the provider's, but of a server in between.
         raise ProviderUnavailable(f"status {answer.status}, but not its answer: {error}") from error
+
+
+def event_of(body: bytes) -> PaymentEvent:
+    """The event in a body, without those fields that are missing or have a wrong form.
+
+    Its sender is the provider, so it may be about money: it is never refused for its form.
+    """
+    with suppress(msgspec.DecodeError, UnicodeError, RecursionError):
+        return msgspec.json.decode(body, type=PaymentEvent)
+    try:
+        given = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return PaymentEvent()
+    if not isinstance(given, dict):
+        return PaymentEvent()
+    if type(given.get("payment_id")) is int:
+        given["payment_id"] = str(given["payment_id"])
+    fields = {name: given[name] for name in PaymentEvent.__struct_fields__ if name in given}
+    return msgspec.convert({k: v for k, v in fields.items() if _is_well(k, v)}, PaymentEvent)
+
+
+def _is_well(name: str, value: object) -> bool:
+    try:
+        msgspec.convert({name: value}, PaymentEvent)
+    except (msgspec.ValidationError, ValueError):
+        return False
+    return True

@@ -1,0 +1,45 @@
+create or replace function flashsale.extend_holds(
+  p_item_id integer, p_seconds integer, p_reason text, p_staff text default null)
+returns integer
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+declare
+  v_now timestamptz := flashsale.clock();
+  v_extended integer;
+begin
+  perform flashsale.check_act(p_staff, p_reason);
+  if coalesce(p_seconds not between 1 and 604800, true) then
+    raise exception 'Extend by 1 to 604800 seconds.' using
+      errcode = 'RV302', constraint = 'bad_value', detail = format('seconds %s', p_seconds);
+  end if;
+  perform from flashsale_data.items i where i.item_id = p_item_id;
+  if not found then
+    perform flashsale.raise_unknown_item(p_item_id);
+  end if;
+  -- Only reserve_many waits for several orders too, in the same order.
+  perform from flashsale_data.orders o
+  where o.item_id = p_item_id and o.status = 'reserved' and o.expires_at > v_now
+    and o.paid_at is null and o.ended_at is null -- by the index of holds
+  order by o.item_id, o.customer_id
+  for update;
+  v_now := flashsale.clock();
+  update flashsale_data.orders o
+  set expires_at = o.expires_at + p_seconds * interval '1 second'
+  where o.item_id = p_item_id and o.status = 'reserved' and o.expires_at > v_now
+    and o.paid_at is null and o.ended_at is null;
+  get diagnostics v_extended = row_count;
+  perform flashsale.note_history(
+    coalesce(p_staff, session_user), 'extend_holds', null, null,
+    jsonb_build_object('seconds', p_seconds, 'extended', v_extended), p_reason, p_item_id);
+  return v_extended;
+end
+$$;
+
+comment on function flashsale.extend_holds(integer, integer, text, text) is
+$$Moves all running deadlines of an item later; returns how many
+p_seconds: by so much, 1 to 604,800. p_reason: why, for history, 1 to 1,000 characters. p_staff:
+who, for history, 1 to 128 characters; null: the login. A hold whose deadline has passed is over.
+Waits for transactions that are paying or cancelling orders of this item. A session at the provider
+may end at the old deadline: then the customer asks for another attempt.
+Errors: RV101 unknown item, RV302 a value is out of range.$$;

@@ -1,0 +1,61 @@
+-- What staff have done: when, who, what, before and after, and why.
+create or replace view flashsale.history as
+select
+  h.history_id, h.at, h.staff, h.action, h.item_id, h.order_id, h.before, h.after, h.reason
+from flashsale_data.history h;
+
+comment on view flashsale.history is
+$$What staff have done, and what was done at the payment provider$$;
+
+comment on column flashsale.history.history_id is 'In the order in which it was noted.';
+comment on column flashsale.history.at is 'When.';
+comment on column flashsale.history.staff is
+  'Who, as the caller named them, or else the login; null: somebody at the payment provider.';
+comment on column flashsale.history.action is
+  'The verb: pay_offline, refund_order, extend_holds, retry_dead_letter; or refund_at_provider.';
+comment on column flashsale.history.item_id is 'The item, if it is about one.';
+comment on column flashsale.history.order_id is 'The order, if it is about one.';
+comment on column flashsale.history.before is 'What it was like before.';
+comment on column flashsale.history.after is 'What it was like after that.';
+comment on column flashsale.history.reason is 'Why, in the words of the staff.';
+
+create or replace function flashsale.note_history(
+  p_staff text,
+  p_action text,
+  p_order_id bigint,
+  p_before jsonb,
+  p_after jsonb,
+  p_reason text,
+  p_item_id integer default null)
+returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  insert into flashsale_data.history (
+    at, staff, action, item_id, order_id, before, after, reason)
+  values (
+    flashsale.clock(), p_staff, p_action, coalesce(p_item_id, flashsale.item_of(p_order_id)),
+    p_order_id, p_before, p_after, p_reason)
+$$;
+
+comment on function flashsale.note_history(text, text, bigint, jsonb, jsonb, text, integer) is
+$$Notes what somebody has done
+p_item_id: for what is not about an order.$$;
+
+create or replace function flashsale.check_act(p_staff text, p_reason text) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (coalesce(length(p_staff) between 1 and 128, true)
+    and length(p_reason) between 1 and 1000) is not true
+  then
+    raise exception 'Say why, and who.' using
+      errcode = 'RV302', constraint = 'bad_value',
+      detail = format('a reason of %s characters, a name of %s',
+        coalesce(length(p_reason), 0), coalesce(length(p_staff), 0)),
+      hint = 'A reason has 1 to 1000 characters, the name of the staff 1 to 128.';
+  end if;
+end
+$$;
+
+comment on function flashsale.check_act(text, text) is
+$$Raises RV302 if what is to be noted in history is too short or too long$$;
