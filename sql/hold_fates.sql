@@ -83,7 +83,9 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqsc
 as $$
 begin
   update flashsale_data.orders o
-  set status = 'expired', ended_at = p_now, settle_until = null
+  set
+    status = 'expired', settle_until = null,
+    ended_at = greatest(p_now, o.expires_at) -- also if the clock has stepped back
   where o.order_id = p_order_id
     and o.status = 'settling'
     and not exists (

@@ -64,7 +64,7 @@ declare
 begin
   with refunded as (
     update flashsale_data.orders o
-    set status = 'refunded', ended_at = p_now
+    set status = 'refunded', ended_at = greatest(p_now, o.paid_at) -- also if the clock stepped back
     where o.order_id = p_order_id and o.status = 'paid'
     returning o.item_id
   ), tallied as (

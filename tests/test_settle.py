@@ -118,6 +118,21 @@ def test_the_event_that_no_money_came_ends_the_settling_at_once(
     assert mails(db) == [("expired", "ann")]
 
 
+def test_a_clock_that_steps_back_ends_nothing_before_it_began(db: Connection, clock: Clock) -> None:
+    shoe = item(db, stock=2, refund_seconds=60)
+    orders = many(db, shoe, ["ann", "bob"])
+    open_sessions(db)
+    clock.advance(5)
+    assert event(db, "succeeded", orders[1]) == "paid"
+    clock.set(orders[0].expires_at)
+    sweep(db)
+    clock.set(orders[0].created_at)
+    assert event(db, "voided", orders[0]) == "voided"
+    assert call(db, "refund_order", orders[1].order_id, "x").outcome == "refunded"
+    assert statuses(db, shoe) == {"ann": "expired", "bob": "refunded"}
+    assert rows(db, "select * from flashsale.violation") == []
+
+
 def test_a_provider_that_hangs_keeps_the_unit_for_settle_seconds_only(
     db: Connection, clock: Clock
 ) -> None:

@@ -45,7 +45,9 @@ def every_hold_gets_its_window(run: Run) -> Iterator[str]:
         for begin, end in _windows(o):
             more = _extensions(run, o, begin, min(end, o.paid_at or o.ended_at or FOREVER))
             window = end - begin - wanted
-            late = run.bound if (begin, end) in o.lost_holds else 0.0  # when it was noticed
+            late = 0.0
+            if (begin, end) in o.lost_holds:  # it ends when that is noticed
+                late = run.bound + end - begin - run.fair_seconds(begin, end)
             if not more[0] - SAME <= window <= more[1] + late + SAME:
                 wrong = f"{o.place}: held for {end - begin:.6f} s instead of {wanted} s"
                 yield f"{wrong} and {more[0]} to {more[1]} s of extensions"
