@@ -205,20 +205,26 @@ class SmallVolume(Service):
         super()._clean_up()
 
     def fill(self) -> int:
-        """Fills the volume for some seconds. The service has to report that it is not ready."""
-        filler, red = self._volume / "filler", 0
+        """Fills the volume for some seconds. Returns how many attempts to write failed.
+
+        The service need not say that it is not ready: it reaches its database, and can read.
+        """
+        filler, failed = self._volume / "filler", 0
         with filler.open("wb") as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(1 << 16))
                 file.flush()
         deadline = time.monotonic() + FULL_SECONDS
         while time.monotonic() < deadline:
-            with contextlib.suppress(psycopg.Error):
-                _superuser(self).execute("select pg_switch_wal()")  # or it goes unnoticed for long
-            red += not self.is_ready()
+            try:
+                with _superuser(self) as conn:
+                    conn.execute("select pg_switch_wal()")  # or it goes unnoticed for long
+                    conn.execute("create temp table probe as select generate_series(1, 10000)")
+            except psycopg.Error:
+                failed += 1
             time.sleep(0.2)
         filler.unlink()
-        return red
+        return failed
 
 
 class FakeTime(ServiceInParts):
