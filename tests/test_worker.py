@@ -112,6 +112,18 @@ async def nothing(_: str) -> None:
     pass
 
 
+def assert_each_call_was_needed(
+    provider: FakeProvider, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each call was made once, this one too, but for jobs that were put off after their call.
+
+    That happens if a sweep has locked the order just then. The job is done again with its key.
+    """
+    put_off = sum("order locked: done again" in r.getMessage() for r in caplog.records)
+    assert provider.done[key] > 0
+    assert provider.done.total() == len(provider.done) + put_off
+
+
 class Box:
     """A sender that keeps what it sent; it fails while `failing`."""
 
@@ -296,8 +308,9 @@ async def test_a_key_that_was_used_before_a_restore_is_no_dead_end(
 
 
 async def test_a_cancelled_hold_is_voided_and_the_next_in_line_is_served(
-    database_url: str, db: Connection
+    database_url: str, db: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "flashsale.worker")
     shoe = item(db)
     ann, bob = many(db, shoe, ["ann", "bob"])
     provider, box = FakeProvider(), Box()
@@ -307,13 +320,14 @@ async def test_a_cancelled_hold_is_voided_and_the_next_in_line_is_served(
         await until(lambda: status(db, bob.order_id).checkout_url)
         await until(lambda: payment(db, ann) == "voided")
         await until(lambda: idle(db))
-    assert provider.done[f"payment-{ann.payment_id}-void"] in (1, 2)  # one key, one effect
+    assert_each_call_was_needed(provider, f"payment-{ann.payment_id}-void", caplog)
     assert ("bob", "Shoe: it is your turn") in box.subjects
 
 
 async def test_money_that_came_before_the_void_is_refunded_once(
-    database_url: str, db: Connection
+    database_url: str, db: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "flashsale.worker")
     order = reserve(db, item(db), "ann")
     provider, box = FakeProvider(), Box()
     async with working(database_url, provider, box):
@@ -322,7 +336,7 @@ async def test_money_that_came_before_the_void_is_refunded_once(
         call(db, "cancel", order.order_id)
         await until(lambda: payment(db, order) == "refunded")
         await until(lambda: idle(db))
-    assert provider.done[f"payment-{order.payment_id}-refund"] in (1, 2)  # one key, one effect
+    assert_each_call_was_needed(provider, f"payment-{order.payment_id}-refund", caplog)
     assert ("ann", "Shoe: your money is on its way back") in box.subjects
 
 
@@ -492,6 +506,7 @@ async def test_a_duplicate_job_does_nothing_twice(database_url: str, db: Connect
 async def test_a_refused_job_ends_in_the_dead_letters_and_can_be_tried_again(
     database_url: str, db: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "flashsale.worker")
     order = reserve(db, item(db), "ann")
     pay(db, order)
     late = reserve(db, item(db, "sock"), "ann")
@@ -520,7 +535,7 @@ async def test_a_refused_job_ends_in_the_dead_letters_and_can_be_tried_again(
         await until(lambda: payment(db, late) == "refunded")
         await until(lambda: idle(db))
     assert [r.levelname for r in caplog.records if "fate=dead" in r.message] == ["ERROR"]
-    assert provider.done[f"payment-{late.payment_id}-refund"] in (1, 2)  # one key, one effect
+    assert_each_call_was_needed(provider, f"payment-{late.payment_id}-refund", caplog)
 
 
 async def test_bad_messages_do_not_stop_the_others(database_url: str, db: Connection) -> None:
