@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from flashsale.database.migrate import migrate
+from flashsale.providers.interface import ProviderRefused
 from flashsale.settings import Settings
 from flashsale.worker import run as worker
 from support import (
@@ -26,6 +27,7 @@ from support import (
     status,
     value,
 )
+from test_worker import FakeProvider
 
 BIN_DIR = "/usr/lib/postgresql/15/bin"
 EXTENSION = Path("/usr/share/postgresql/15/extension/pg_cron.control")
@@ -81,6 +83,10 @@ def is_served(conn: Connection, order: Any) -> bool:
     return bool(status(conn, order.order_id).status != "waiting")
 
 
+async def refused(_: str) -> None:
+    raise ProviderRefused("closed", "no sessions today")
+
+
 @pytest.mark.storm
 @pytest.mark.alone
 @pytest.mark.timeout(400)
@@ -125,7 +131,10 @@ async def test_without_pg_crons_launcher_the_worker_carries_on_and_the_lag_shows
     await asyncio.to_thread(eventually, lambda: value(cron, LAG, "pg_cron") is not None, 75)
     stop = asyncio.Event()
     url = f"postgresql://postgres:{cron.info.password}@127.0.0.1:{cron.info.port}/flashsale"
-    working = asyncio.create_task(worker.run(Settings(database_url=url), stop=stop))
+    # A hold that the provider has refused expires. Without a provider it would go back to the line.
+    provider = FakeProvider()
+    provider.fault = refused
+    working = asyncio.create_task(worker.run(Settings(database_url=url), provider, stop=stop))
     try:
         ended = value(
             cron,
@@ -139,8 +148,7 @@ async def test_without_pg_crons_launcher_the_worker_carries_on_and_the_lag_shows
             eventually,
             lambda: value(
                 cron,
-                # Without a provider it goes back to the line.
-                "select status <> 'reserved' from flashsale_data.orders where order_id = %s",
+                "select status = 'expired' from flashsale_data.orders where order_id = %s",
                 order.order_id,
             ),
             5,
