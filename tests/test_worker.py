@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -881,6 +882,32 @@ async def test_a_worker_that_is_behind_after_an_outage_says_so_until_it_has_caug
         said = len(notes)
         await asyncio.sleep(0.2)
         assert len(notes) == said
+
+
+async def test_a_worker_is_behind_though_it_finds_no_job_for_a_moment(
+    database_url: str, db: Connection, notes: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a sweep has locked the orders, all jobs are put off, and the queue seems empty."""
+    take, takes = Jobs.take_payment_jobs, itertools.count()
+
+    async def take_or_find_them_locked(
+        self: Jobs, limit: int, lease_seconds: int
+    ) -> list[LeasedJob]:
+        return await take(self, limit, lease_seconds) if next(takes) % 2 == 0 else []
+
+    orders = many(db, item(db, stock=100), [f"c{n}" for n in range(100)])
+    provider = FakeProvider()
+    provider.fault = no_answer
+    async with working(database_url, provider, job_concurrency=4, job_poll_seconds=0.3):
+        await until(lambda: is_down(db))
+        provider.fault = nothing
+        monkeypatch.setattr(Jobs, "take_payment_jobs", take_or_find_them_locked)
+        await until(lambda: False in notes)
+        notes.clear()
+        opened = len(provider.sessions)
+        await until(lambda: len(provider.sessions) > opened + 40)
+        assert not all(payment(db, o) == "open" for o in orders)
+        assert notes.count(False) >= 6, "a note for each of ten takes, unless the machine is busy"
 
 
 async def test_the_jobs_of_holds_that_went_back_notice_the_provider_s_return(

@@ -82,19 +82,23 @@ class PaymentQueue(Queue):
 
         That it is down is said only by a worker that still tries: after another failure, or during
         a call. So a worker that has no job to try does not contradict the others, and what it has
-        said ends by itself. That it is back is said again while there is a backlog.
+        said ends by itself. That it is back is said again while there is a backlog, which is if a
+        take since the last note was full. The last take says too little: it may have found no job
+        only because a sweep had locked the orders.
         """
         trouble = Trouble("noting whether the provider is down")
-        said_down, failures, done = False, 0, 0
+        said_down, failures, done, full_takes = False, 0, 0, 0
         while True:
             await asyncio.sleep(NOTE_SECONDS)
             if self.is_down:
                 to_say = self.failures != failures or self.under_way > 0
             else:
-                to_say = said_down or (self.has_more and self.done != done)
+                behind = self.full_takes != full_takes and self.done != done
+                to_say = said_down or behind
             if not to_say:
                 continue
-            is_down, failures, done = self.is_down, self.failures, self.done
+            is_down, failures = self.is_down, self.failures
+            done, full_takes = self.done, self.full_takes
             try:
                 await self.jobs.note_provider(is_down)
             except Exception as error:

@@ -41,7 +41,7 @@ class Queue(ABC):
         self.done = 0
         self.failures = 0
         self.under_way = 0
-        self.has_more = False  # the last take got as many jobs as it could have
+        self.full_takes = 0  # those that got as many jobs as they could have: there may be more
         self.jobs = jobs
         self._settings = settings
         self._stop = stop
@@ -77,7 +77,7 @@ class Queue(ABC):
                     await pause(self._stop, trouble.hit(error))
                     continue
                 trouble.over()
-                self.has_more = len(jobs) == limit
+                self.full_takes += len(jobs) == limit
                 for job in jobs:
                     task = group.create_task(self._do(job))
                     running.add(task)
