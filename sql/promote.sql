@@ -70,8 +70,9 @@ comment on function flashsale.promote(integer, integer) is
 $$Serves an item's line: recycles forfeits and grants holds, by ticket
 Each hold gets its full window (hold_seconds) and its payment job in this transaction. After
 closes_at the line ends instead: waiting orders become unserved. While the item is paused or not yet
-open, or the payment provider is down, nobody is promoted. p_limit: at most so many orders of each
-kind; more: call again at once.
+open, or the payment provider is down, nobody is promoted; and after an outage that leaves too much
+to do, only as many as can get a session in time. p_limit: at most so many orders of each kind;
+more: call again at once.
 Returns how many orders were recycled, promoted and unserved. Never waits: if another sweep or an
 operator has locked the item, or if there is no such item, it does nothing.$$;
 
@@ -199,6 +200,9 @@ begin
     limit p_limit
     for update skip locked
   ) e;
+  if v_again is not null then
+    v_entitled := flashsale.in_time_for_sessions(v_entitled, v_again, p_item.hold_seconds);
+  end if;
   v_now := flashsale.clock(); -- after the locks: see above
   with granted as (
     update flashsale_data.orders o
@@ -224,6 +228,44 @@ comment on function flashsale.grant_holds(flashsale_data.items, integer) is
 $$Reserves a unit for each waiting order that the line has reached
 The caller has locked the item; p_item.now_serving is up to date. Returns how many, at most p_limit,
 the lowest tickets first.$$;
+
+-- An outage may leave more holds than the worker can open sessions for while a hold lasts. If all
+-- of them begin again at once, those at the end come due before their turn. Worse, a session that
+-- was opened too late has to be voided, and that call keeps the next holds waiting. If a hold lasts
+-- for only a few calls, none may ever get its session in time.
+--
+-- An order that has lost two holds shows that there are too many. (The second one began when the
+-- provider was back, because nobody is promoted while it is down.) From then on holds begin again
+-- only while the queue is short. A worker makes 20 calls at once. That is ten per second even if
+-- each takes two seconds.
+create or replace function flashsale.in_time_for_sessions(
+  p_order_ids bigint[], p_again bigint[], p_hold_seconds integer)
+returns bigint[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+declare
+  v_now constant timestamptz := clock_timestamp(); -- as pgmq; constant, for the index
+  v_calls constant integer := least(10000, 10 * p_hold_seconds);
+  v_due integer;
+begin
+  if not exists (
+    select from flashsale_data.payments p
+    where p.order_id = any (p_again) and p.expires_at is not null -- went back to the line
+    group by p.order_id
+    having count(*) > 1)
+  then
+    return p_order_ids;
+  end if;
+  select count(*) into v_due
+  from (select from pgmq.q_payments q where q.vt <= v_now limit v_calls) q;
+  return p_order_ids[1:v_calls - v_due];
+end
+$$;
+
+comment on function flashsale.in_time_for_sessions(bigint[], bigint[], integer) is
+$$Those of the orders whose holds may begin: sessions will be in time
+All of them, unless one of p_again, who had a hold before, has lost two; then ten per second that a
+hold lasts, at most 10,000, without the payment jobs that are due already.$$;
 
 -- The first attempt of an order has the order's id, and its row comes later (first_payments). If an
 -- outage has ended that attempt, the provider may have a session for it, with the old deadline. So

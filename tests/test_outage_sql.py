@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from typing import Any
+
 import psycopg
 import pytest
 
@@ -270,6 +273,61 @@ def test_the_backlog_of_an_outage_costs_nobody_their_place(db: Connection, clock
     down(db, False)
     sweep(db)
     assert status(db, cid.order_id).status == "expired"
+
+
+def test_holds_that_come_back_together_do_not_keep_each_other_from_their_sessions(
+    db: Connection, clock: Clock
+) -> None:
+    """A worker that makes 25 calls a second, which take 0.8 s each; a hold lasts for 2 s.
+
+    If all holds began again at once, sessions would be opened too late, and would have to be
+    voided, which would make those of the next holds too late: for ever.
+    """
+    shoe = item(db, stock=120, hold_seconds=2)
+    many(db, shoe, [f"c{n}" for n in range(120)])
+    down(db)
+    under_way: deque[list[Any]] = deque([] for _ in range(10))
+    could_pay = (
+        "select count(distinct order_id) from flashsale_data.payments where opened_at is not null"
+    )
+    for _ in range(375):  # 30 s
+        down(db, False)  # each time, because the worker is behind
+        under_way.append(rows(db, "select * from flashsale.take_payment_jobs(2, 30)"))
+        clock.advance(0.08)
+        for job in under_way.popleft():
+            assert (open_session if job.kind == "open" else voided)(db, job)
+        sweep(db)
+    assert value(db, could_pay) == 120
+
+
+def test_only_who_has_lost_two_holds_waits_until_the_queue_is_short(
+    db: Connection, clock: Clock
+) -> None:
+    """Then ten sessions per second of a hold are due at once, at most."""
+    shoe = item(db, stock=30, hold_seconds=2)
+    names = [f"c{n:02}" for n in range(30)]
+    many(db, shoe, names)
+
+    def reserved() -> list[str]:
+        return [name for name, shown in statuses(db, shoe).items() if shown == "reserved"]
+
+    down(db)
+    clock.advance(2)
+    settle(db)
+    assert reserved() == []
+    down(db, False)
+    settle(db)
+    assert reserved() == names  # at once, after the first
+    clock.advance(2)
+    down(db, False)
+    settle(db)
+    assert reserved() == []  # the jobs of the earlier holds are due
+    take(db)
+    settle(db)
+    assert reserved() == names[:20]
+    take(db)
+    settle(db)
+    assert reserved() == names
 
 
 def test_a_customer_who_had_a_session_expires_though_the_provider_is_down(

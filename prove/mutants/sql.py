@@ -32,6 +32,9 @@ GRANT_LOCKS = """\
     limit p_limit
     for update skip locked
   ) e;
+  if v_again is not null then
+    v_entitled := flashsale.in_time_for_sessions(v_entitled, v_again, p_item.hold_seconds);
+  end if;
 """
 
 CANCEL_LOCK = """\
@@ -1532,9 +1535,30 @@ SQL_MUTANTS = [
     Mutant(
         "promote: another hold with the old attempt",
         "promote",
-        "  if v_again is not null then",
-        "  if false then",
+        "    v_granted := flashsale.attempts_for(v_granted, v_again, v_now);",
+        "    null;",
         "outage_sql",
+    ),
+    Mutant(
+        "promote: all lost holds begin again at once",
+        "promote",
+        "  return p_order_ids[1:v_calls - v_due];",
+        "  return p_order_ids;",
+        "outage_sql::test_holds_that_come_back_together_do_not_keep_each_other_from_their_sessions",
+    ),
+    Mutant(
+        "promote: who has lost one hold waits until the queue is short",
+        "promote",
+        "    having count(*) > 1)\n",
+        "    having count(*) > 0)\n",
+        "outage_sql::test_only_who_has_lost_two_holds_waits_until_the_queue_is_short",
+    ),
+    Mutant(
+        "promote: the jobs that are due do not count",
+        "promote",
+        "  return p_order_ids[1:v_calls - v_due];",
+        "  return p_order_ids[1:v_calls];",
+        "outage_sql::test_only_who_has_lost_two_holds_waits_until_the_queue_is_short",
     ),
     Mutant(
         "promote: who held a unit before counts as a gap",
