@@ -568,3 +568,21 @@ def test_the_table_shows_each_row_and_what_was_found() -> None:
     assert "20,000" in text
     assert "VIOLATION  storm: lost a unit" in text
     assert "skipped: root" in text
+
+
+@pytest.mark.parametrize(
+    ("lost", "again", "found"),
+    [
+        (((112, 122), (136, 146)), 155.0, set()),
+        (((112, 122), (136, 146)), 159.0, {"freed_units_are_offered_again", "served_in_order"}),
+        (((112, 122),), 145.0, {"freed_units_are_offered_again", "served_in_order"}),
+    ],
+    ids=["for a while", "for too long", "after one"],
+)
+def test_who_has_lost_two_holds_waits_until_sessions_are_opened_in_time(
+    lost: tuple[tuple[float, float], ...], again: float, found: set[str]
+) -> None:
+    story = MoneyStory()
+    story.change(8, lost_holds=lost, reserved_at=again, expires_at=again + 10, paid_at=again + 2)
+    story.move("s8", "captured", at=text(again + 2))
+    assert {it.partition(":")[0] for it in judge(story.run())} == found

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prove.judge.records import FOREVER, OrderRow, Place, Run, place_of, time_of
+from prove.judge.records import BEHIND_SECONDS, FOREVER, OrderRow, Place, Run, place_of, time_of
 
 NOTICED_SECONDS = 5.0
 """An outage that takes up so much of a hold is noticed: the worker tries within two seconds, and
 after ten failures says each second that the provider is down."""
-
-BEHIND_SECONDS = 10.0
-"""For so long after an outage a hold may go back to the line, because its session was not open."""
 
 
 def settling_is_short(run: Run) -> Iterator[str]:

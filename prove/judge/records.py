@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,8 @@ NEXT = {
 REFUNDS = ("staff", "customer", "provider")
 """The reasons for which a paid order is refunded; all others are of money that bought nothing."""
 FOREVER = float("inf")
+BEHIND_SECONDS = 10.0
+"""For so long the backlog that an outage of the payment provider leaves is an excuse."""
 SAME = 1e-5
 """Times of one event that are read in two ways differ by less than these seconds."""
 
@@ -273,7 +276,9 @@ class Run:
 
     bound: seconds within which a freed unit must be offered again. outages: pairs of Unix times
     between which the service could not do that. This time does not count against the bound.
-    provider_outages: the same of the payment provider, during which nobody is promoted.
+    provider_outages: the same of the payment provider, during which nobody is promoted. It leaves
+    more holds than get a session in time if an order loses a second one; while that order waits for
+    the next, holds begin only as fast as their sessions are opened.
     """
 
     history: History
@@ -292,11 +297,28 @@ class Run:
         for item_id, orders in groupby(self.database.orders, lambda order: order.item_id):
             yield self.database.items[item_id], list(orders)
 
+    @cached_property
+    def _away_or_behind(self) -> list[tuple[float, float]]:
+        waits = [
+            (begin, min(end, begin + BEHIND_SECONDS))
+            for order in self.database.orders
+            if len(order.lost_holds) > 1
+            for begin, end in order.waits
+            if begin >= order.lost_holds[1][1]
+        ]
+        merged: list[tuple[float, float]] = []
+        for begin, end in sorted([*self.provider_outages, *waits]):
+            if merged and begin <= merged[-1][1]:
+                merged[-1] = merged[-1][0], max(merged[-1][1], end)
+            else:
+                merged.append((begin, end))
+        return merged
+
     def fair_seconds(self, begin: float, end: float) -> float:
         """The seconds between begin and end that lie outside of the outages."""
         lost, reached = 0.0, begin
         # The worker has to notice that the provider answers again.
-        provider = [(start, stop + self.bound) for start, stop in self.provider_outages]
+        provider = [(start, stop + self.bound) for start, stop in self._away_or_behind]
         for outage in sorted([*self.outages, *provider]):
             start, stop = max(outage[0], reached), min(outage[1], end)
             if stop > start:
