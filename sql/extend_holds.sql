@@ -1,3 +1,6 @@
+-- A session is asked for with its deadline, and with a key for which the provider takes no other
+-- deadline. So an attempt that was tried keeps the old one: with it, the session is found that the
+-- provider may have opened, and voided. The order gets another attempt, with the new deadline.
 create or replace function flashsale.extend_holds(
   p_item_id integer, p_seconds integer, p_reason text, p_staff text default null)
 returns integer
@@ -6,7 +9,8 @@ set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := flashsale.clock();
-  v_extended integer;
+  v_extended bigint[];
+  v_tried bigint[]; -- those whose sessions have been asked for
 begin
   perform flashsale.check_act(p_staff, p_reason);
   if coalesce(p_seconds not between 1 and 604800, true) then
@@ -24,15 +28,34 @@ begin
   order by o.item_id, o.customer_id
   for update;
   v_now := flashsale.clock();
-  update flashsale_data.orders o
-  set expires_at = o.expires_at + p_seconds * interval '1 second'
-  where o.item_id = p_item_id and o.status = 'reserved' and o.expires_at > v_now
-    and o.paid_at is null and o.ended_at is null;
-  get diagnostics v_extended = row_count;
+  with extended as (
+    update flashsale_data.orders o
+    set expires_at = o.expires_at + p_seconds * interval '1 second'
+    where o.item_id = p_item_id and o.status = 'reserved' and o.expires_at > v_now
+      and o.paid_at is null and o.ended_at is null
+    returning o.order_id
+  )
+  select array_agg(e.order_id) into v_extended from extended e;
+  with tried as (
+    update flashsale_data.payments p
+    set
+      status = 'failed', ended_at = v_now,
+      expires_at = (
+        select o.expires_at - p_seconds * interval '1 second'
+        from flashsale_data.orders o where o.order_id = p.order_id)
+    where p.order_id = any (v_extended)
+      and p.ended_at is null -- by the index of active attempts
+      and p.status = 'requested' and p.tried
+    returning p.order_id
+  )
+  select array_agg(t.order_id order by t.order_id) into v_tried from tried t;
+  perform flashsale.enqueue_payment_jobs('open', flashsale.attempts_for(v_tried, v_tried, v_now))
+  where v_tried is not null;
   perform flashsale.note_history(
     coalesce(p_staff, session_user), 'extend_holds', null, null,
-    jsonb_build_object('seconds', p_seconds, 'extended', v_extended), p_reason, p_item_id);
-  return v_extended;
+    jsonb_build_object('seconds', p_seconds, 'extended', coalesce(cardinality(v_extended), 0)),
+    p_reason, p_item_id);
+  return coalesce(cardinality(v_extended), 0);
 end
 $$;
 
@@ -41,5 +64,6 @@ $$Moves all running deadlines of an item later; returns how many
 p_seconds: by so much, 1 to 604,800. p_reason: why, for history, 1 to 1,000 characters. p_staff:
 who, for history, 1 to 128 characters; null: the login. A hold whose deadline has passed is over.
 Waits for transactions that are paying or cancelling orders of this item. A session at the provider
-may end at the old deadline: then the customer asks for another attempt.
+may end at the old deadline: then the customer asks for another attempt. An order whose session was
+asked for, and is not open yet, gets another attempt at once.
 Errors: RV101 unknown item, RV302 a value is out of range.$$;

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from flashsale.testing.clock import Clock
-from money_support import event, open_sessions
+from money_support import event, make_due, open_session, open_sessions, take, unavailable
 from support import (
     Call,
     Connection,
@@ -104,3 +104,34 @@ def test_nonsense_is_refused(db: Connection, args: tuple[Any, ...], sqlstate: st
     with pytest.raises(psycopg.Error) as error:
         call(db, "extend_holds", 99, 5, "x")
     assert error.value.sqlstate == "RV101"
+
+
+def test_a_session_that_was_asked_for_with_the_old_deadline_is_found_and_voided(
+    db: Connection, clock: Clock
+) -> None:
+    """The provider did not answer. With another deadline the same key would be refused."""
+    order = reserve(db, item(db), "ann")
+    (first,) = take(db)
+    unavailable(db, first)
+    call(db, "extend_holds", order.item_id, 60, "the provider was down")
+    make_due(db)
+    asked = {job.payment_id: job.expires_at for job in take(db)}
+    assert asked.pop(first.payment_id) == first.expires_at == order.expires_at
+    ((second, deadline),) = asked.items()
+    assert deadline == status(db, order.order_id).expires_at > order.expires_at
+    make_due(db)
+    opened = {job.payment_id: open_session(db, job) for job in take(db)}
+    assert opened == {first.payment_id: "superseded", second: "opened"}
+    assert [job.session_id for job in take(db) if job.kind == "void"] == [f"s{first.payment_id}"]
+    shown = status(db, order.order_id)
+    assert (shown.payment_id, shown.payment_status) == (second, "open")
+
+
+def test_an_attempt_that_nobody_has_tried_keeps_its_job(db: Connection) -> None:
+    order = reserve(db, item(db), "ann")
+    call(db, "extend_holds", order.item_id, 60, "x")
+    (job,) = take(db)
+    assert (job.payment_id, job.expires_at) == (
+        order.payment_id,
+        status(db, order.order_id).expires_at,
+    )

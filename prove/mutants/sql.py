@@ -1710,10 +1710,22 @@ SQL_MUTANTS = [
     Mutant(
         "extend_holds: what is over too",
         "extend_holds",
-        "  where o.item_id = p_item_id and o.status = 'reserved' and o.expires_at > v_now\n"
-        "    and o.paid_at is null and o.ended_at is null;\n",
-        "  where o.item_id = p_item_id and o.status = 'reserved'\n"
-        "    and o.paid_at is null and o.ended_at is null;\n",
+        "    where o.item_id = p_item_id and o.status = 'reserved' and o.expires_at > v_now\n",
+        "    where o.item_id = p_item_id and o.status = 'reserved'\n",
+        "extend_holds",
+    ),
+    Mutant(
+        "extend_holds: a session that was asked for is asked for anew",
+        "extend_holds",
+        "      and p.status = 'requested' and p.tried\n",
+        "      and false\n",
+        "extend_holds",
+    ),
+    Mutant(
+        "extend_holds: attempts that nobody has tried end too",
+        "extend_holds",
+        "      and p.status = 'requested' and p.tried\n",
+        "      and p.status = 'requested'\n",
         "extend_holds",
     ),
     Mutant(
