@@ -12,6 +12,8 @@ from flashsale.database.migrate import migrate
 from migrate_support import is_waited_for
 from support import (
     Call,
+    Connection,
+    call,
     connect,
     eventually,
     item,
@@ -82,3 +84,13 @@ def test_a_sequence_is_never_set_back(database_url: str) -> None:
         customer.commit()
         advancing.result()
         assert reserve(conn, shoe, "dan").ticket == 3
+
+
+def test_a_line_goes_on_behind_the_tickets_that_were_withdrawn(db: Connection) -> None:
+    """They have no orders. Given out again, each would be a unit that is not there."""
+    shoe = item(db, stock=3)
+    call(db, "withdraw", shoe, 3)
+    line = value(db, "select line::text from flashsale_data.items")
+    db.execute(f"alter sequence {line} restart")
+    assert sequences.advance(db) == [line]
+    assert reserve(db, shoe, "ann").outcome == "waiting"

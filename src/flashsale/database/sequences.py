@@ -13,8 +13,11 @@ from psycopg import sql
 
 _ITEMS_AT_ONCE = 1000  # a transaction keeps a lock on each sequence that it looks at
 
+# Tickets that were withdrawn have no orders.
 _LINES = """
-select i.item_id, i.line::text, o.ticket, coalesce(pg_sequence_last_value(i.line), 0) as last
+select
+  i.item_id, i.line::text, greatest(o.ticket, w.ticket) as ticket,
+  coalesce(pg_sequence_last_value(i.line), 0) as last
 from (
   select item_id, line from flashsale_data.items where item_id > %s order by item_id limit %s
 ) i
@@ -25,6 +28,13 @@ left join lateral (
   order by o.order_id desc
   limit 1
 ) o on true
+left join lateral (
+  select t.last_ticket as ticket
+  from flashsale_data.withdrawn_tickets t
+  where t.item_id = i.item_id
+  order by t.first_ticket desc
+  limit 1
+) w on true
 order by i.item_id
 """
 
@@ -66,7 +76,7 @@ def advance(conn: psycopg.Connection[Any]) -> list[str]:
 
 
 def _lines(conn: psycopg.Connection[Any]) -> list[tuple[str, int]]:
-    """The items' sequences that have not reached the last ticket of an order, and that ticket."""
+    """The items' sequences that are behind the tickets that rows tell of, and the last of these."""
     behind: list[tuple[str, int]] = []
     item_id = 0
     while items := conn.execute(_LINES, [item_id, _ITEMS_AT_ONCE]).fetchall():
