@@ -129,6 +129,7 @@ def test_a_session_that_was_asked_for_with_the_old_deadline_is_found_and_voided(
 
 def test_an_attempt_that_nobody_has_tried_keeps_its_job(db: Connection) -> None:
     order = reserve(db, item(db), "ann")
+    value(db, "select flashsale.first_payments(array[%s])::text", order.order_id)
     call(db, "extend_holds", order.item_id, 60, "x")
     (job,) = take(db)
     assert (job.payment_id, job.expires_at) == (
