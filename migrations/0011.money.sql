@@ -41,7 +41,10 @@ alter table flashsale_data.payments
   add column refused_at timestamptz,     -- the provider said no
   -- The deadline of its hold, if the hold has gone back to the line since: with it the session is
   -- found again that the provider may have opened.
-  add column expires_at timestamptz;
+  add column expires_at timestamptz,
+  -- The deadline with which its session was asked for, if staff have moved that of the order since.
+  -- Another attempt has taken its place.
+  add column asked_until timestamptz;
 
 -- The references of offline payments. They are a table of their own, because a unique index on
 -- payments would be made while nobody can pay.

@@ -123,6 +123,8 @@ as $$
       format('A till took %s (%s).', m.money, p.reference)
     when p.status = 'failed' and p.payable then
       format('Payment %s failed; the customer may still try it again there.', p.payment_id)
+    when p.asked_until is not null and p.status in ('failed', 'voided') then
+      format('Another one took the place of payment %s, because of the new deadline.', p.payment_id)
     when p.status = 'failed' then format('Payment %s failed.', p.payment_id)
     when p.status = 'voided' then format('Payment %s was called off.', p.payment_id)
     when p.refund_reason not in ('staff', 'customer', 'provider') then

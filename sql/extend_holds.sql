@@ -40,7 +40,7 @@ begin
     update flashsale_data.payments p
     set
       status = 'failed', ended_at = v_now,
-      expires_at = (
+      asked_until = (
         select o.expires_at - p_seconds * interval '1 second'
         from flashsale_data.orders o where o.order_id = p.order_id)
     where p.order_id = any (v_extended)

@@ -53,6 +53,7 @@ as $$
     select
       bool_or(flashsale.can_be_paid(p.status, p.payable, p.opened_at, o.expires_at)) as payable,
       bool_or(p.session_id is not null and p.requested_at >= o.reserved_at
+        and p.asked_until is null -- else nobody has seen it
         and (p.opened_at < o.expires_at) is not false) as had_a_session,
       bool_or(p.refused_at >= o.reserved_at) as was_refused,
       bool_or(p.unavailable_at >= o.reserved_at) as was_unavailable

@@ -15,7 +15,7 @@ declare
   v_busy constant bigint[] := flashsale.busy_payments(p_payment_ids);
   v_now constant timestamptz := flashsale.clock();
   v_opened bigint[];
-  v_found bigint[]; -- sessions of holds that have gone back to the line: nobody has seen them
+  v_found bigint[]; -- sessions of attempts whose place another one has taken: nobody has seen them
   v_running bigint[]; -- those of the opened ones whose customers may pay
 begin
   with opened as (
@@ -31,7 +31,8 @@ begin
     update flashsale_data.payments p
     set session_id = p_session_ids[array_position(p_payment_ids, p.payment_id)]
     where p.payment_id = any (p_payment_ids) and p.payment_id <> all (v_busy)
-      and p.status = 'failed' and p.session_id is null and p.expires_at is not null
+      and p.status = 'failed' and p.session_id is null
+      and coalesce(p.asked_until, p.expires_at) is not null
     returning p.payment_id
   )
   select array(select o.payment_id from opened o), array(select f.payment_id from found f)

@@ -70,11 +70,12 @@ as $$
     join flashsale_data.orders o on o.order_id = p.order_id
     where p.payment_id = flashsale.id_in(p_message, 'payment_id')
       and (p.status = 'requested' and o.status = 'reserved' and o.expires_at > flashsale.clock()
-        or p.status = 'failed' and p.tried and p.session_id is null and p.expires_at is not null))
+        or p.status = 'failed' and p.tried and p.session_id is null
+          and coalesce(p.asked_until, p.expires_at) is not null))
 $$;
 
 comment on function flashsale.holds_still(jsonb) is
-$$Whether a job opens a session of a hold that runs or that went back$$;
+$$Whether a job opens a session of a hold that runs, or one to be voided$$;
 
 create or replace function flashsale.is_settling(p_message jsonb) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp

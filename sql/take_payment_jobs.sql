@@ -184,7 +184,7 @@ as $$
   select
     r.msg_id, r.read_ct::integer, r.enqueued_at, r.message, m.kind, p.payment_id, p.order_id,
     o.item_id, o.customer_id, p.session_id, p.amount, p.currency,
-    coalesce(p.expires_at, o.expires_at),
+    coalesce(p.asked_until, p.expires_at, o.expires_at),
     j.is_hopeless,
     not j.is_hopeless and not j.is_obsolete and j.is_over,
     not j.is_hopeless and not j.is_obsolete and not j.is_over
@@ -208,8 +208,9 @@ as $$
         or coalesce(m.kind not in ('open', 'void', 'refund'), true)
         or r.read_ct > flashsale.max_tries(r.message) as is_hopeless,
       case m.kind
-        when 'open' then p.status <> 'requested' and not ( -- its hold has gone back to the line
-          p.status = 'failed' and p.tried and p.session_id is null and p.expires_at is not null)
+        when 'open' then p.status <> 'requested' and not ( -- there may be a session to void
+          p.status = 'failed' and p.tried and p.session_id is null
+          and coalesce(p.asked_until, p.expires_at) is not null)
         when 'void' then p.status <> 'open' and not (
           p.status = 'failed' and p.session_id is not null)
         when 'refund' then p.status <> 'refund_due'

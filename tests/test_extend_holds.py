@@ -21,6 +21,7 @@ from support import (
     one,
     pay,
     reserve,
+    rows,
     status,
     statuses,
     sweep,
@@ -136,3 +137,34 @@ def test_an_attempt_that_nobody_has_tried_keeps_its_job(db: Connection) -> None:
         order.payment_id,
         status(db, order.order_id).expires_at,
     )
+
+
+def test_an_attempt_with_the_old_deadline_is_no_hold_that_went_back(
+    db: Connection, clock: Clock
+) -> None:
+    """Its session is found, however late, and is no session in which the customer could pay."""
+    order = reserve(db, item(db), "ann")
+    (first,) = take(db)
+    unavailable(db, first)
+    call(db, "extend_holds", order.item_id, 60, "the provider was down")
+    for _ in range(20):  # more often than a job is tried whose session nobody needs
+        make_due(db)
+        jobs = {job.payment_id: job for job in take(db)}
+        assert unavailable(db, jobs[first.payment_id]) == "retry"
+    for job in jobs.values():
+        if job.payment_id != first.payment_id:
+            unavailable(db, job)
+    make_due(db)
+    assert open_session(db, {job.payment_id: job for job in take(db)}[first.payment_id]) == (
+        "superseded"
+    )
+    told = [
+        row.what for row in rows(db, "select * from flashsale.explain_order(%s)", order.order_id)
+    ]
+    place = "took the place of payment {}, because of the new deadline"
+    assert any(place.format(first.payment_id) in what for what in told), told
+    assert not any("went back to the line" in what for what in told), told
+    clock.advance(121)
+    sweep(db)
+    again = status(db, order.order_id)  # they could not pay, so they are the next
+    assert (again.status, again.reserved_at) == ("reserved", clock.at())

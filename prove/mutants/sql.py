@@ -1612,8 +1612,8 @@ SQL_MUTANTS = [
     Mutant(
         "jobs: nobody looks for the session of an earlier hold",
         "take_payment_jobs",
-        "p.status = 'failed' and p.tried and p.session_id is null and p.expires_at is not null)",
-        "false)",
+        "          p.status = 'failed' and p.tried and p.session_id is null\n",
+        "          false\n",
         "outage_sql",
     ),
     Mutant(
@@ -1722,6 +1722,34 @@ SQL_MUTANTS = [
         "extend_holds",
     ),
     Mutant(
+        "hold_fates: a session that nobody has seen counts",
+        "hold_fates",
+        "        and p.asked_until is null -- else nobody has seen it\n",
+        "",
+        "extend_holds",
+    ),
+    Mutant(
+        "retry_job: a session with the old deadline is given up",
+        "retry_job",
+        "          and coalesce(p.asked_until, p.expires_at) is not null))",
+        "          and p.expires_at is not null))",
+        "extend_holds",
+    ),
+    Mutant(
+        "payments_opened: a session with the old deadline is not noted",
+        "payments_opened",
+        "      and coalesce(p.asked_until, p.expires_at) is not null\n",
+        "      and p.expires_at is not null\n",
+        "extend_holds",
+    ),
+    Mutant(
+        "explain_order: an attempt with the old deadline has failed",
+        "explain_order",
+        "    when p.asked_until is not null and p.status in ('failed', 'voided') then",
+        "    when false then",
+        "extend_holds",
+    ),
+    Mutant(
         "extend_holds: attempts that nobody has tried end too",
         "extend_holds",
         "      and p.status = 'requested' and p.tried\n",
@@ -1802,8 +1830,8 @@ SQL_MUTANTS = [
     Mutant(
         "retry_job: nothing notices the provider's return",
         "retry_job",
-        "or p.status = 'failed' and p.tried and p.session_id is null and p.expires_at is not null",
-        "",
+        "or p.status = 'failed' and p.tried and p.session_id is null\n",
+        "or false\n",
         "outage_sql::test_the_job_of_a_hold_that_went_back_is_retried_until_the_provider_answers",
     ),
     Mutant(
