@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from prove.judge.records import FinalTables
 
 from flashsale.testing.clock import Clock
 from money_support import event, make_due, open_session, open_sessions, take, unavailable
@@ -168,3 +169,22 @@ def test_an_attempt_with_the_old_deadline_is_no_hold_that_went_back(
     sweep(db)
     again = status(db, order.order_id)  # they could not pay, so they are the next
     assert (again.status, again.reserved_at) == ("reserved", clock.at())
+
+
+def test_the_checker_counts_a_lost_hold_from_its_beginning(db: Connection, clock: Clock) -> None:
+    """The attempt that told of its loss began later, in the place of others."""
+    order = reserve(db, item(db), "ann")
+    for seconds in (1, 2):
+        clock.advance(10)
+        make_due(db)
+        for job in take(db):
+            unavailable(db, job)
+        call(db, "extend_holds", order.item_id, seconds, "the provider was down")
+    make_due(db)
+    for job in take(db):
+        unavailable(db, job)
+    clock.advance(43)
+    sweep(db)
+    (judged,) = FinalTables.read(f"{db.info.dsn} password={db.info.password}").orders
+    began = order.reserved_at.timestamp()
+    assert judged.lost_holds == ((began, began + 63),)

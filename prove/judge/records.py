@@ -221,7 +221,16 @@ select
     where p.order_id = o.order_id and p.opened_at < o.expires_at) as may_settle,
   array(
     -- An attempt that nobody had tried to open is voided at the deadline, and does not tell it.
-    select array[p.requested_at, coalesce(p.expires_at, p.ended_at)]
+    -- One that took the place of another when staff extended the hold began later than the hold.
+    select array[
+      (
+        select max(f.requested_at)
+        from flashsale_data.payments f
+        where f.order_id = p.order_id and f.requested_at <= p.requested_at and not exists (
+          select from flashsale_data.payments q
+          where q.order_id = f.order_id and q.asked_until is not null
+            and q.ended_at = f.requested_at)),
+      coalesce(p.expires_at, p.ended_at)]
     from flashsale_data.payments p
     where p.order_id = o.order_id and p.reference is null and p.requested_at >= o.created_at
       and (p.requested_at < o.reserved_at or o.expires_at is null)
