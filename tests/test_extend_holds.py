@@ -9,7 +9,7 @@ import pytest
 from prove.judge.records import FinalTables
 
 from flashsale.testing.clock import Clock
-from money_support import event, make_due, open_session, open_sessions, take, unavailable
+from money_support import event, make_due, open_session, open_sessions, take, unavailable, voided
 from support import (
     Call,
     Connection,
@@ -181,8 +181,12 @@ def test_the_checker_counts_a_lost_hold_from_its_beginning(db: Connection, clock
             unavailable(db, job)
         call(db, "extend_holds", order.item_id, seconds, "the provider was down")
     make_due(db)
-    for job in take(db):
+    first, *others = sorted(take(db), key=lambda job: job.payment_id)
+    assert open_session(db, first) == "superseded"
+    for job in others:
         unavailable(db, job)
+    (void,) = (job for job in take(db) if job.kind == "void")
+    assert voided(db, void) == "voided"
     clock.advance(43)
     sweep(db)
     (judged,) = FinalTables.read(f"{db.info.dsn} password={db.info.password}").orders

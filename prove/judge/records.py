@@ -226,10 +226,13 @@ select
       (
         select max(f.requested_at)
         from flashsale_data.payments f
-        where f.order_id = p.order_id and f.requested_at <= p.requested_at and not exists (
-          select from flashsale_data.payments q
-          where q.order_id = f.order_id and q.asked_until is not null
-            and q.ended_at = f.requested_at)),
+        where f.order_id = p.order_id and f.requested_at <= p.requested_at and (
+          select q.asked_until
+          from flashsale_data.payments q
+          where q.order_id = f.order_id and q.requested_at < f.requested_at
+            and q.reference is null
+          order by q.requested_at desc
+          limit 1) is null),
       coalesce(p.expires_at, p.ended_at)]
     from flashsale_data.payments p
     where p.order_id = o.order_id and p.reference is null and p.requested_at >= o.created_at
