@@ -82,6 +82,21 @@ _NEEDS_ENUM_VALUES = "0011.money"
 """The first migration that uses one. An empty database gets those before it, which make the types,
 in a transaction of their own; if the rest fails, the next migrate goes on from there."""
 
+# A launcher of pg_cron that reads the list of jobs while its extension is being created takes it to
+# be empty, and is not told again (1.4.2): such a database was never swept by it. Only a superuser
+# can have created the extension just now, and only a superuser may reload.
+_WAKE_PG_CRON = """
+do $$
+begin
+  if exists (select from pg_extension where extname = 'pg_cron')
+    and has_function_privilege('pg_reload_conf()', 'execute')
+  then
+    perform pg_reload_conf();
+  end if;
+end
+$$
+"""
+
 # The functions and views, and who may use them. A dump that was restored by halves, or where there
 # were no roles, differs in this from what was installed.
 OBJECTS_QUERY = """
@@ -156,7 +171,9 @@ def migrate(database_url: str, *, force: bool = False) -> MigrateReport:
                 )
             conn.execute("set statement_timeout = 0")
             _wait_for_our_turn(conn)
-            return _try_until_nobody_is_in_the_way(conn, database_url, force)
+            report = _try_until_nobody_is_in_the_way(conn, database_url, force)
+            conn.execute(_WAKE_PG_CRON)
+            return report
     except psycopg.OperationalError as error:
         raise MigrateError(
             f"the database {without_password(database_url)} could not be used: {error}".strip()
