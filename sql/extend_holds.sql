@@ -1,6 +1,3 @@
--- A session is asked for with its deadline, and with a key for which the provider takes no other
--- deadline. So an attempt that was tried keeps the old one: with it, the session is found that the
--- provider may have opened, and voided. The order gets another attempt, with the new deadline.
 create or replace function flashsale.extend_holds(
   p_item_id integer, p_seconds integer, p_reason text, p_staff text default null)
 returns integer
@@ -9,8 +6,9 @@ set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := flashsale.clock();
+  v_later constant interval := p_seconds * interval '1 second';
   v_extended bigint[];
-  v_tried bigint[]; -- those whose sessions have been asked for
+  v_count integer;
 begin
   perform flashsale.check_act(p_staff, p_reason);
   if coalesce(p_seconds not between 1 and 604800, true) then
@@ -30,32 +28,18 @@ begin
   v_now := flashsale.clock();
   with extended as (
     update flashsale_data.orders o
-    set expires_at = o.expires_at + p_seconds * interval '1 second'
+    set expires_at = o.expires_at + v_later
     where o.item_id = p_item_id and o.status = 'reserved' and o.expires_at > v_now
       and o.paid_at is null and o.ended_at is null
     returning o.order_id
   )
-  select array_agg(e.order_id) into v_extended from extended e;
-  with tried as (
-    update flashsale_data.payments p
-    set
-      status = 'failed', ended_at = v_now,
-      asked_until = (
-        select o.expires_at - p_seconds * interval '1 second'
-        from flashsale_data.orders o where o.order_id = p.order_id)
-    where p.order_id = any (v_extended)
-      and p.ended_at is null -- by the index of active attempts
-      and p.status = 'requested' and p.tried
-    returning p.order_id
-  )
-  select array_agg(t.order_id order by t.order_id) into v_tried from tried t;
-  perform flashsale.enqueue_payment_jobs('open', flashsale.attempts_for(v_tried, v_tried, v_now))
-  where v_tried is not null;
-  perform flashsale.note_history(
-    coalesce(p_staff, session_user), 'extend_holds', null, null,
-    jsonb_build_object('seconds', p_seconds, 'extended', coalesce(cardinality(v_extended), 0)),
-    p_reason, p_item_id);
-  return coalesce(cardinality(v_extended), 0);
+  select array_agg(e.order_id), count(*) into v_extended, v_count from extended e;
+  perform
+    flashsale.replace_tried(v_extended, v_later, v_now),
+    flashsale.note_history(
+      coalesce(p_staff, session_user), 'extend_holds', null, null,
+      jsonb_build_object('seconds', p_seconds, 'extended', v_count), p_reason, p_item_id);
+  return v_count;
 end
 $$;
 
@@ -67,3 +51,35 @@ Waits for transactions that are paying or cancelling orders of this item. A sess
 may end at the old deadline: then the customer asks for another attempt. An order whose session was
 asked for, and is not open yet, gets another attempt at once.
 Errors: RV101 unknown item, RV302 a value is out of range.$$;
+
+-- A session is asked for with its deadline, and with a key for which the provider takes no other
+-- deadline. So an attempt that was tried keeps the old one: with it, the session is found that the
+-- provider may have opened, and voided. The order gets another attempt, with the new deadline.
+create or replace function flashsale.replace_tried(
+  p_order_ids bigint[], p_later interval, p_now timestamptz)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+declare
+  v_tried bigint[];
+begin
+  with tried as (
+    update flashsale_data.payments p
+    set
+      status = 'failed', ended_at = p_now,
+      asked_until = (
+        select o.expires_at - p_later from flashsale_data.orders o where o.order_id = p.order_id)
+    where p.order_id = any (p_order_ids)
+      and p.ended_at is null -- by the index of active attempts
+      and p.status = 'requested' and p.tried
+    returning p.order_id
+  )
+  select array_agg(t.order_id order by t.order_id) into v_tried from tried t;
+  perform flashsale.enqueue_payment_jobs('open', flashsale.attempts_for(v_tried, v_tried, p_now))
+  where v_tried is not null;
+end
+$$;
+
+comment on function flashsale.replace_tried(bigint[], interval, timestamptz) is
+$$Gives holds whose sessions have been asked for another attempt
+The caller has just moved their deadlines by p_later.$$;

@@ -15,6 +15,25 @@ comment on function flashsale.can_be_paid(
 $$Whether money may have come for an attempt before its hold's deadline
 p_expires_at: the deadline. A session that was opened later was never shown to the customer.$$;
 
+-- Without settings, so that it is inlined.
+create or replace function flashsale.is_to_be_found(
+  p_status flashsale_data.payment_status,
+  p_session_id text,
+  p_asked_until timestamptz,
+  p_expires_at timestamptz)
+returns boolean
+language sql immutable parallel safe
+as $$
+  select p_status = 'failed' and p_session_id is null
+    and coalesce(p_asked_until, p_expires_at) is not null
+$$;
+
+comment on function flashsale.is_to_be_found(
+  flashsale_data.payment_status, text, timestamptz, timestamptz) is
+$$Whether an attempt that another one replaced may have a session
+If it was tried. Nobody has seen that session: the provider is asked for it again, with the old
+deadline, and it is voided.$$;
+
 -- What becomes of a hold at its deadline. This is decided here and nowhere else: expire, pay,
 -- cancel and the views ask these functions, so that all of them say the same at every moment,
 -- whether or not a sweep has marked the order.

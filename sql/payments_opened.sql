@@ -31,8 +31,7 @@ begin
     update flashsale_data.payments p
     set session_id = p_session_ids[array_position(p_payment_ids, p.payment_id)]
     where p.payment_id = any (p_payment_ids) and p.payment_id <> all (v_busy)
-      and p.status = 'failed' and p.session_id is null
-      and coalesce(p.asked_until, p.expires_at) is not null
+      and flashsale.is_to_be_found(p.status, p.session_id, p.asked_until, p.expires_at)
     returning p.payment_id
   )
   select array(select o.payment_id from opened o), array(select f.payment_id from found f)

@@ -70,8 +70,8 @@ as $$
     join flashsale_data.orders o on o.order_id = p.order_id
     where p.payment_id = flashsale.id_in(p_message, 'payment_id')
       and (p.status = 'requested' and o.status = 'reserved' and o.expires_at > flashsale.clock()
-        or p.status = 'failed' and p.tried and p.session_id is null
-          and coalesce(p.asked_until, p.expires_at) is not null))
+        or p.tried
+          and flashsale.is_to_be_found(p.status, p.session_id, p.asked_until, p.expires_at)))
 $$;
 
 comment on function flashsale.holds_still(jsonb) is

@@ -208,9 +208,8 @@ as $$
         or coalesce(m.kind not in ('open', 'void', 'refund'), true)
         or r.read_ct > flashsale.max_tries(r.message) as is_hopeless,
       case m.kind
-        when 'open' then p.status <> 'requested' and not ( -- there may be a session to void
-          p.status = 'failed' and p.tried and p.session_id is null
-          and coalesce(p.asked_until, p.expires_at) is not null)
+        when 'open' then p.status <> 'requested' and not (
+          p.tried and flashsale.is_to_be_found(p.status, p.session_id, p.asked_until, p.expires_at))
         when 'void' then p.status <> 'open' and not (
           p.status = 'failed' and p.session_id is not null)
         when 'refund' then p.status <> 'refund_due'

@@ -127,6 +127,7 @@ UNPINNED |= {
     "can_be_paid",
     "clock",
     "id_in",
+    "is_to_be_found",
     "item_of",
     "look_up_payment_jobs",
     "max_tries",

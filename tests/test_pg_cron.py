@@ -79,6 +79,13 @@ def test_a_job_of_another_server_is_scheduled_anew_and_a_deactivated_one_is_left
     cron.execute("update cron.job set active = true where jobname = 'flashsale purge'")
 
 
+def test_the_launcher_is_told_to_read_the_jobs_again(cron: Connection) -> None:
+    """It may have read them while its extension was being created, and would never sweep."""
+    read_at = value(cron, "select pg_conf_load_time()")
+    migrate(f"postgresql://postgres:{cron.info.password}@127.0.0.1:{cron.info.port}/flashsale")
+    eventually(lambda: value(cron, "select pg_conf_load_time()") > read_at)
+
+
 def is_served(conn: Connection, order: Any) -> bool:
     return bool(status(conn, order.order_id).status != "waiting")
 

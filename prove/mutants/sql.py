@@ -1612,8 +1612,8 @@ SQL_MUTANTS = [
     Mutant(
         "jobs: nobody looks for the session of an earlier hold",
         "take_payment_jobs",
-        "          p.status = 'failed' and p.tried and p.session_id is null\n",
-        "          false\n",
+        "          p.tried and flashsale.is_to_be_found(",
+        "          false and flashsale.is_to_be_found(",
         "outage_sql",
     ),
     Mutant(
@@ -1730,16 +1730,16 @@ SQL_MUTANTS = [
     ),
     Mutant(
         "retry_job: a session with the old deadline is given up",
-        "retry_job",
-        "          and coalesce(p.asked_until, p.expires_at) is not null))",
-        "          and p.expires_at is not null))",
+        "hold_fates",
+        "    and coalesce(p_asked_until, p_expires_at) is not null\n",
+        "    and p_expires_at is not null\n",
         "extend_holds",
     ),
     Mutant(
         "payments_opened: a session with the old deadline is not noted",
         "payments_opened",
-        "      and coalesce(p.asked_until, p.expires_at) is not null\n",
-        "      and p.expires_at is not null\n",
+        "      and flashsale.is_to_be_found(p.status, p.session_id, p.asked_until, p.expires_at)\n",
+        "      and p.status = 'failed' and p.session_id is null and p.expires_at is not null\n",
         "extend_holds",
     ),
     Mutant(
@@ -1830,8 +1830,8 @@ SQL_MUTANTS = [
     Mutant(
         "retry_job: nothing notices the provider's return",
         "retry_job",
-        "or p.status = 'failed' and p.tried and p.session_id is null\n",
-        "or false\n",
+        "        or p.tried\n",
+        "        or false\n",
         "outage_sql::test_the_job_of_a_hold_that_went_back_is_retried_until_the_provider_answers",
     ),
     Mutant(
