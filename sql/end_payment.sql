@@ -8,8 +8,11 @@ declare
     (select p.order_id from flashsale_data.payments p where p.payment_id = p_payment_id),
     p_payment_id);
 begin
-  -- The order is locked before its payment, as everywhere.
-  perform from flashsale_data.orders o where o.order_id = v_order_id for update;
+  -- The order is locked before its payment, as everywhere, unless it is back in the line: then this
+  -- attempt is over, and promote would leave a locked order out.
+  perform from flashsale_data.orders o
+  where o.order_id = v_order_id and o.status <> 'waiting'
+  for update;
   perform flashsale.first_payments(array[p_payment_id]);
   update flashsale_data.payments p
   set

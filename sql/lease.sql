@@ -27,7 +27,13 @@ $$The id that a job's message has under a name; null if that is no id$$;
 -- few connections, and a batch of jobs is one transaction: if it waited for one order, nobody would
 -- get a checkout. So it never waits. The job is put off, and found again when its time has come.
 -- The probes have a limit, because an `exists` may become a join that reads the whole table.
-create or replace function flashsale.busy_payments(p_payment_ids bigint[]) returns bigint[]
+--
+-- An order that an outage has sent back to the line is not locked. Its attempts are over, and what
+-- becomes of them changes nothing for it. Were it locked, promote would leave it out, and serve
+-- others before it. Only money needs the lock, because pay takes it, and would wait for it.
+create or replace function flashsale.busy_payments(
+  p_payment_ids bigint[], p_waiting_too boolean default false)
+returns bigint[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
@@ -44,12 +50,16 @@ begin
   v_locked := array(
     select o.order_id from flashsale_data.orders o
     where o.order_id = any (v_order_ids) -- in any order, because this waits for nobody
+      and (p_waiting_too or o.status <> 'waiting')
     for update skip locked);
   v_busy := array(
     select u.payment_id
     from unnest(p_payment_ids, v_order_ids) u (payment_id, order_id)
     where u.order_id <> all (v_locked)
-      and (select true from flashsale_data.orders o where o.order_id = u.order_id limit 1));
+      and (
+        select true from flashsale_data.orders o
+        where o.order_id = u.order_id and (p_waiting_too or o.status <> 'waiting')
+        limit 1));
   v_locked := array(
     select p.payment_id from flashsale_data.payments p
     where p.payment_id = any (p_payment_ids) and p.payment_id <> all (v_busy)
@@ -62,17 +72,20 @@ begin
 end
 $$;
 
-comment on function flashsale.busy_payments(bigint[]) is
+comment on function flashsale.busy_payments(bigint[], boolean) is
 $$Which of the payments another transaction has locked, or their orders
-The others, and their orders, are locked for the caller's transaction.$$;
+The others, and their orders, are locked for the caller's transaction. p_waiting_too: also orders
+that are back in the line; else whether those are locked does not matter.$$;
 
-create or replace function flashsale.is_busy(p_payment_id bigint) returns boolean
+create or replace function flashsale.is_busy(
+  p_payment_id bigint, p_waiting_too boolean default false)
+returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
-as $$ select p_payment_id = any (flashsale.busy_payments(array[p_payment_id])) $$;
+as $$ select p_payment_id = any (flashsale.busy_payments(array[p_payment_id], p_waiting_too)) $$;
 
-comment on function flashsale.is_busy(bigint) is
+comment on function flashsale.is_busy(bigint, boolean) is
 $$Whether another transaction has locked a payment or its order
-If not, both are locked for the caller's transaction.$$;
+If not, both are locked for the caller's transaction. p_waiting_too: as of busy_payments.$$;
 
 create or replace function flashsale.put_off(p_job_id bigint, p_tries integer) returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp

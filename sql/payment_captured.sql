@@ -8,7 +8,7 @@ as $$
 declare
   v_outcome text;
 begin
-  if flashsale.is_busy(p_payment_id) then
+  if flashsale.is_busy(p_payment_id, true) then
     return flashsale.put_off(p_job_id, p_tries);
   end if;
   v_outcome := (

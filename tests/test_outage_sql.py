@@ -27,6 +27,7 @@ from money_support import (
 from support import (
     Connection,
     call,
+    connect,
     item,
     item_status,
     many,
@@ -446,6 +447,58 @@ def test_a_session_that_opened_just_too_late_goes_with_its_hold(
     sweep(db)
     assert payments(db) == [("failed", None), ("requested", None)]
     assert {kind for kind, _ in kinds(db)} == {"void", "open"}
+
+
+@pytest.mark.parametrize("doing", ["leases", "opens", "voids"])
+def test_a_worker_busy_with_an_earlier_hold_does_not_change_who_is_next(
+    db: Connection, database_url: str, clock: Clock, doing: str
+) -> None:
+    shoe = item(db, stock=2)
+    ann, bob = (reserve(db, shoe, name) for name in ("ann", "bob"))
+    for job in take(db):
+        unavailable(db, job)
+    clock.set(bob.expires_at)
+    down(db)
+    sweep(db)
+    assert set(statuses(db, shoe).values()) == {"waiting"}
+    make_due(db)
+    if doing != "leases":
+        (job,) = [job for job in take(db) if job.payment_id == ann.payment_id]
+    if doing == "voids":
+        assert open_session(db, job) == "superseded"
+        (job,) = take(db)
+    down(db, False)
+    with connect(database_url, autocommit=False) as worker:
+        worker.execute("set lock_timeout = '2s'")
+        if doing == "leases":
+            assert rows(worker, "select * from flashsale.take_payment_jobs(1, 30)")
+        elif doing == "opens":
+            assert open_session(worker, job) == "superseded"
+        else:
+            assert voided(worker, job) == "voided"
+        sweep(db)
+        worker.commit()
+    assert set(statuses(db, shoe).values()) == {"reserved"}
+    assert status(db, ann.order_id).reserved_at == status(db, bob.order_id).reserved_at
+
+
+def test_money_for_an_order_that_waits_again_is_put_off_while_it_is_locked(
+    db: Connection, database_url: str, clock: Clock
+) -> None:
+    order = reserve(db, item(db), "ann")
+    (job,) = take(db)
+    unavailable(db, job)
+    clock.set(order.expires_at)
+    down(db)
+    sweep(db)
+    make_due(db)
+    (job,) = take(db)
+    assert open_session(db, job) == "superseded"
+    (void,) = take(db)
+    db.execute("set lock_timeout = '2s'")
+    with connect(database_url, autocommit=False) as tool:
+        tool.execute("select from flashsale_data.orders for update")
+        assert captured(db, void) == "busy"
 
 
 def test_money_for_an_earlier_hold_buys_the_present_one(db: Connection, clock: Clock) -> None:

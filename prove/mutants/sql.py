@@ -1083,7 +1083,8 @@ SQL_MUTANTS = [
                 "an order",
                 "o.order_id",
                 "v_order_ids",
-                " -- in any order, because this waits for nobody",
+                " -- in any order, because this waits for nobody"
+                "\n      and (p_waiting_too or o.status <> 'waiting')",
             ),
             (
                 "a payment",
@@ -1111,8 +1112,8 @@ SQL_MUTANTS = [
         Mutant(
             f"jobs: the result of a job waits for a locked order, {name}",
             name,
-            "  if flashsale.is_busy(p_payment_id) then",
-            "  if false then",
+            "  if flashsale.is_busy(",
+            "  if false and flashsale.is_busy(",
             "jobs::test_the_result_of_a_job_waits_for_nobody_who_has_locked_its_order",
         )
         for name in ("payment_voided", "payment_captured", "payment_refunded")
@@ -1127,9 +1128,30 @@ SQL_MUTANTS = [
     Mutant(
         "end_payment: without the order's lock",
         "end_payment",
-        "where o.order_id = v_order_id for update;",
-        "where o.order_id = v_order_id;",
+        "o.status <> 'waiting'\n  for update;",
+        "o.status <> 'waiting';",
         "jobs",
+    ),
+    Mutant(
+        "end_payment: locks an order that is back in the line",
+        "end_payment",
+        "v_order_id and o.status <> 'waiting'",
+        "v_order_id",
+        "outage_sql::test_a_worker_busy_with_an_earlier_hold_does_not_change_who_is_next",
+    ),
+    Mutant(
+        "jobs: a worker locks orders that are back in the line",
+        "lease",
+        "this waits for nobody\n      and (p_waiting_too or o.status <> 'waiting')",
+        "this waits for nobody",
+        "outage_sql::test_a_worker_busy_with_an_earlier_hold_does_not_change_who_is_next",
+    ),
+    Mutant(
+        "jobs: money waits for the lock of an order that is back in the line",
+        "payment_captured",
+        "is_busy(p_payment_id, true)",
+        "is_busy(p_payment_id)",
+        "outage_sql::test_money_for_an_order_that_waits_again_is_put_off_while_it_is_locked",
     ),
     Mutant(
         "end_payment: by the session of another payment",
