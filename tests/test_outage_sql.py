@@ -427,6 +427,7 @@ def test_the_void_of_an_earlier_hold_does_not_close_the_session_of_the_present_o
     order = reserve(db, item(db), "ann")
     (job,) = take(db)
     unavailable(db, job)
+    db.execute("update pgmq.q_payments set vt = 'infinity'")  # it is not tried again meanwhile
     clock.set(order.expires_at)
     sweep(db)  # it goes back to the line, and gets another hold
     again = status(db, order.order_id).payment_id
