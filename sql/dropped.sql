@@ -28,5 +28,6 @@ drop function if exists flashsale.create_item(
   text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text);
 drop function if exists flashsale.order_story(flashsale_data.orders, text);
 drop function if exists flashsale.payment_story(bigint);
+-- 0.2: and whether orders that are back in the line count
 drop function if exists flashsale.busy_payments(bigint[]);
 drop function if exists flashsale.is_busy(bigint);

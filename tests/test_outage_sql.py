@@ -49,6 +49,13 @@ def down(db: Connection, is_down: bool = True) -> None:
     call(db, "note_provider", is_down)
 
 
+def come_due(db: Connection, clock: Clock, order: Any) -> None:
+    """The provider does not answer, and the order's deadline passes."""
+    (job,) = take(db)
+    unavailable(db, job)
+    clock.set(order.expires_at)
+
+
 @pytest.mark.parametrize("known", ["by the tries", "by the breaker", "by both"])
 def test_nobody_loses_their_place_and_it_goes_on_by_itself(
     db: Connection, clock: Clock, known: str
@@ -108,9 +115,7 @@ def test_the_job_of_a_hold_that_went_back_is_retried_until_the_provider_answers(
 ) -> None:
     """While the provider is down nobody is promoted: nothing else notices that it is back."""
     order = reserve(db, item(db), "ann")
-    (job,) = take(db)
-    unavailable(db, job)
-    clock.set(order.expires_at)
+    come_due(db, clock, order)
     down(db)
     sweep(db)
     assert status(db, order.order_id).status == "waiting"
@@ -405,9 +410,7 @@ def test_a_session_of_an_earlier_hold_is_found_and_voided_and_the_new_one_is_not
     db: Connection, clock: Clock
 ) -> None:
     order = reserve(db, item(db), "ann")
-    (job,) = take(db)
-    unavailable(db, job)
-    clock.set(order.expires_at)
+    come_due(db, clock, order)
     sweep(db)
     make_due(db)
     jobs = {job.payment_id: job for job in take(db) if job.kind == "open"}
@@ -425,10 +428,8 @@ def test_the_void_of_an_earlier_hold_does_not_close_the_session_of_the_present_o
     db: Connection, clock: Clock
 ) -> None:
     order = reserve(db, item(db), "ann")
-    (job,) = take(db)
-    unavailable(db, job)
+    come_due(db, clock, order)
     db.execute("update pgmq.q_payments set vt = 'infinity'")  # it is not tried again meanwhile
-    clock.set(order.expires_at)
     sweep(db)  # it goes back to the line, and gets another hold
     again = status(db, order.order_id).payment_id
     assert call(db, "payment_opened", 0, 0, again, "s-new", "http://pay")
@@ -487,9 +488,7 @@ def test_money_for_an_order_that_waits_again_is_put_off_while_it_is_locked(
     db: Connection, database_url: str, clock: Clock
 ) -> None:
     order = reserve(db, item(db), "ann")
-    (job,) = take(db)
-    unavailable(db, job)
-    clock.set(order.expires_at)
+    come_due(db, clock, order)
     down(db)
     sweep(db)
     make_due(db)
@@ -504,9 +503,7 @@ def test_money_for_an_order_that_waits_again_is_put_off_while_it_is_locked(
 
 def test_money_for_an_earlier_hold_buys_the_present_one(db: Connection, clock: Clock) -> None:
     order = reserve(db, item(db), "ann")
-    (job,) = take(db)
-    unavailable(db, job)
-    clock.set(order.expires_at)
+    come_due(db, clock, order)
     sweep(db)
     assert event(db, "succeeded", order, at=clock.at(-5)) == "paid"
     shown = status(db, order.order_id)
