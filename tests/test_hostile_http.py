@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from dev_support import Dev
+from sockets import all_answered
 from support import eventually
 
 CROWD = 300
@@ -50,15 +51,7 @@ def connect(dev: Dev) -> socket.socket:
 def answer_to(dev: Dev, request: bytes) -> bytes:
     """All bytes until the server disconnects, or is silent for a moment."""
     with connect(dev) as client:
-        client.sendall(request)
-        client.settimeout(0.3)
-        received = b""
-        try:
-            while chunk := client.recv(65536):
-                received += chunk
-        except (TimeoutError, ConnectionResetError):
-            pass
-        return received
+        return all_answered(client, request, silence=0.3)
 
 
 def post(body: bytes, *headers: bytes) -> bytes:

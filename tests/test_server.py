@@ -16,6 +16,7 @@ import pytest
 from flashsale.processes import free_port, raise_open_files
 from flashsale.testing.processes import environment, stop
 from http_support import SECRET
+from sockets import all_answered
 from support import eventually
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -103,13 +104,7 @@ def test_http_2_is_not_spoken(tmp_path: Path, command: str) -> None:
     with serving(tmp_path, command) as server:
         for bytes_sent in (PREFACE + SETTINGS, PREFACE + SETTINGS + HEADERS_WITHOUT_END):
             with server.connect() as client:
-                client.sendall(bytes_sent)
-                received = b""
-                try:
-                    while chunk := client.recv(65536):
-                        received += chunk
-                except ConnectionResetError:
-                    pass
+                received = all_answered(client, bytes_sent)
                 assert received == b"" or received.startswith(b"HTTP/1.1 4")
         with server.connect() as client:  # an offer to change to HTTP/2 is not taken
             client.sendall(
