@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from threading import Thread
+from threading import Thread, Timer
 
 import pytest
 
@@ -36,3 +36,15 @@ def test_a_silent_server_is_not_waited_for() -> None:
     with client, server:
         server.sendall(b"half")
         assert all_answered(client, b"x", silence=0.01) == b"half"
+        assert all_answered(client, b"x", silence=0.01, first=0.01) == b""
+
+
+def test_a_slow_server_is_waited_for() -> None:
+    """The silence counts from its first byte on."""
+    client, server = socket.socketpair()
+    slow = Timer(0.3, server.sendall, [REFUSED])
+    with client, server:
+        client.settimeout(10)
+        slow.start()
+        assert all_answered(client, b"x", silence=0.01) == REFUSED
+        slow.join()
