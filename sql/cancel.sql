@@ -25,6 +25,9 @@ begin
   ), tallied as (
     insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
     select c.item_id, 0, 1 from cancelled c where c.reserved_at is null
+  ), noted as (
+    insert into flashsale_data.outbox (type, order_id, at)
+    select 'order.cancelled', c.order_id, v_now from cancelled c
   )
   select array_agg(c.order_id), max(c.order_id) filter (where c.reserved_at is not null)
   into v_cancelled, v_held

@@ -39,6 +39,9 @@ begin
     hold_seconds = coalesce((p_changes ->> 'hold_seconds')::numeric, i.hold_seconds),
     paused = coalesce((p_changes ->> 'paused')::boolean, i.paused)
   where i.item_id = p_item_id;
+  perform flashsale.note_item_event('item.changed', p_item_id, c.changes)
+  from (select p_changes - '{add_stock,withdraw_stock}'::text[]) c (changes)
+  where c.changes <> '{}';
   if p_changes ? 'add_stock' then
     perform flashsale.restock(p_item_id, (p_changes ->> 'add_stock')::numeric::integer);
   end if;

@@ -18,17 +18,18 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_item_id integer := nextval(pg_get_serial_sequence('flashsale_data.items', 'item_id'));
+  v_terms constant jsonb := jsonb_build_object(
+    'sku', p_sku, 'name', p_name, 'price', p_price, 'currency', p_currency, 'stock', p_stock,
+    'hold_seconds', p_hold_seconds, 'max_waiting', p_max_waiting,
+    'late_payment', p_late_payment, 'opens_at', p_opens_at, 'closes_at', p_closes_at,
+    'settle_seconds', p_settle_seconds, 'refund_seconds', p_refund_seconds);
 begin
   if v_item_id >= 134217728 then -- ids of orders must stay below those of payments
     raise exception 'There is no room for another item.' using
       errcode = 'RV205', constraint = 'too_many_items', detail = format('item_id %s', v_item_id),
       hint = 'All 134217727 item_ids have been given out: use another database.';
   end if;
-  perform flashsale.check_terms(jsonb_build_object(
-    'sku', p_sku, 'name', p_name, 'price', p_price, 'currency', p_currency, 'stock', p_stock,
-    'hold_seconds', p_hold_seconds, 'max_waiting', p_max_waiting,
-    'late_payment', p_late_payment, 'opens_at', p_opens_at, 'closes_at', p_closes_at,
-    'settle_seconds', p_settle_seconds, 'refund_seconds', p_refund_seconds));
+  perform flashsale.check_terms(v_terms);
   -- This is the only dynamic statement, because DDL takes no parameters. With a cache above 1, each
   -- session would take numbers ahead, and tickets would not follow the order of the requests.
   execute format('create sequence flashsale_data.%I as integer cache 1', 'line_' || v_item_id);
@@ -46,6 +47,7 @@ begin
       errcode = 'RV201', constraint = 'sku_taken', detail = format('sku %L', p_sku),
       hint = 'Choose another sku, or change the item that has it.';
   end if;
+  perform flashsale.note_item_event('item.created', v_item_id, v_terms);
   return flashsale.item_status(v_item_id);
 end
 $$;

@@ -81,6 +81,7 @@
 \ir order_ids.sql
 \ir issued_tickets.sql
 \ir history.sql
+\ir note_item_event.sql
 \ir enqueue.sql
 \ir note_provider.sql
 \ir hold_fates.sql
@@ -123,6 +124,8 @@
 \ir expire.sql
 \ir promote.sql
 \ir fill.sql
+\ir announce_orders.sql
+\ir publish_events.sql
 \ir sweep.sql
 \ir begin_sweep.sql
 \ir sweep_item.sql
@@ -142,6 +145,10 @@
 \ir finish_notifications.sql
 \ir retry_job.sql
 \ir retry_dead_letter.sql
+
+-- The feed, for programs of others: what happened, in one order
+\ir events.sql
+\ir forget_events.sql
 
 -- For people: the history of an order, views for dashboards, and the promises as queries
 \ir explain_order.sql

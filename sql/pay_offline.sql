@@ -39,6 +39,14 @@ begin
   ), tallied as (
     insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
     select p.item_id, 1, 0 from paid p
+  ), noted as (
+    insert into flashsale_data.outbox (type, order_id, at, data)
+    select
+      'order.paid', p.order_id, v_now,
+      jsonb_build_object('reference', p_reference, 'amount', i.price, 'currency', i.currency,
+        'paid_at', flashsale.utc(v_now))
+    from paid p
+    join flashsale_data.items i on i.item_id = p.item_id
   )
   insert into flashsale_data.payments (
     order_id, amount, currency, status, requested_at, ended_at, captured_at, reference)

@@ -15,6 +15,8 @@ begin
   update flashsale_data.items i
   set stock = i.stock + p_units - v_kept, withdrawing = i.withdrawing - v_kept
   where i.item_id = p_item_id;
+  perform flashsale.note_item_event(
+    'item.restocked', p_item_id, jsonb_build_object('units', p_units));
   return flashsale.item_status(p_item_id);
 end
 $$;

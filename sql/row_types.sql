@@ -66,3 +66,16 @@ comment on column flashsale.notification_job.message is
   'An object: kind (reserved, your_turn, paid, paid_late, expired, cancelled, refunded,
   order_refunded or unserved), order_id (as text), item_id, item_name, customer_id, expires_at,
   checkout_url and could_pay.';
+
+comment on type flashsale.event_row is
+$$Something that happened to an order or an item$$;
+
+comment on column flashsale.event_row.event_id is
+  'Its number in the feed, which is the cursor to read on from. Ascending, with gaps.';
+comment on column flashsale.event_row.type is
+  'What happened: order.created, order.paid, item.changed and so on, see docs/reference/events.md.';
+comment on column flashsale.event_row.at is 'When it happened.';
+comment on column flashsale.event_row.item_id is 'The item, or the item of the order.';
+comment on column flashsale.event_row.order_id is 'The order; null: it happened to the item.';
+comment on column flashsale.event_row.data is
+  'An object: what else is known. Of an order also its customer_id, as it is by now.';

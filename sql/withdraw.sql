@@ -83,6 +83,8 @@ begin
     gaps_in_line = i.gaps_in_line + c.gaps
   from counted c
   where i.item_id = p_item_id;
+  perform flashsale.note_item_event(
+    'item.withdrawn', p_item_id, jsonb_build_object('units', p_units));
   return flashsale.item_status(p_item_id);
 end
 $$;

@@ -18,6 +18,7 @@ from flashsale.api.parameters import (
     After,
     Before,
     CustomerId,
+    EventCursor,
     IdempotencyKey,
     IfNoneMatch,
     ItemId,
@@ -27,9 +28,11 @@ from flashsale.api.parameters import (
     StaffId,
 )
 from flashsale.api.parts import Service
+from flashsale.api.queries import known_query
 from flashsale.api.requests import JsonRequest, as_text, from_provider
 from flashsale.api.unit_answers import granted
 from flashsale.models import (
+    Events,
     Extended,
     Extension,
     Item,
@@ -343,6 +346,25 @@ async def record_payment_event(
 
 
 @get(
+    "/events",
+    tags=["events"],
+    guards=[known_query],
+    responses=answers(
+        {200: (Events, examples.EVENTS, "What happened after the cursor, in its order")},
+        "bad_value",
+        "cursor_expired",
+        *_BUSY,
+    ),
+)
+async def list_events(service: Service, after: EventCursor = None, limit: Limit = 100) -> Events:
+    """Lists what happened to orders and items: the feed, for staff and their programs.
+
+    No event ever appears behind a cursor that was given out.
+    """
+    return await service.database.events(after, limit)
+
+
+@get(
     "/metrics",
     media_type=MediaType.TEXT,
     tags=["service"],
@@ -368,6 +390,7 @@ HANDLERS = [
     refund_order,
     pay_offline,
     record_payment_event,
+    list_events,
     live,
     ready,
     scrape,
