@@ -3,13 +3,25 @@
 -- that it sees. Tickets without an order on the way are gaps: their orders may still be committed,
 -- so the next visits look there again. A gap is over when fill has come past it: nobody can insert
 -- an order there any more. So a transaction that stays open keeps nobody else's order back.
+create or replace function flashsale.feed_items_per_visit() returns integer
+language sql immutable parallel safe
+as $$ select 1000 $$;
+
+comment on function flashsale.feed_items_per_visit() is
+$$How many lines a visit of the publisher examines for new orders$$;
+
 create or replace function flashsale.items_to_announce(p_item_ids integer[]) returns integer[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
-  v_per_visit constant integer := 1000;
+  v_per_visit constant integer := flashsale.feed_items_per_visit();
   v_item_ids integer[];
 begin
+  -- An item that was created while migrate replaced create_item has no line yet.
+  insert into flashsale_data.feed_lines (item_id, announced)
+  select i.item_id, 0 from flashsale_data.items i
+  where i.item_id = any (p_item_ids)
+  on conflict do nothing;
   select array_agg(l.item_id order by l.item_id) into v_item_ids
   from (
     select l.item_id from flashsale_data.feed_lines l
@@ -110,7 +122,8 @@ begin
   ), lines as (
     select
       i.item_id, i.settled, max(f.ticket) as last,
-      coalesce(range_agg(int4range(f.ticket, f.ticket, '[]')), '{}') as tickets,
+      coalesce(range_agg(int4range(f.ticket, f.ticket, '[]'))
+        filter (where f.ticket is not null), '{}') as tickets,
       count(*) filter (where not f.is_late) >= v_share as has_more,
       count(*) filter (where f.is_late) >= v_share as has_more_late
     from unnest(p_item_ids) u (item_id)
