@@ -93,7 +93,7 @@ def test_the_public_may_call_nothing(db: Connection) -> None:
 
 EXPECTED_GRANTS = {
     "flashsale_api": "cancel change_item create_item events extend_holds find_held item_status "
-    "items     "order_status orders_by_id orders_of pay_offline record_payment_event "
+    "items order_status orders_by_id orders_of pay_offline record_payment_event "
     "refund_order request_payment reserve reserve_many",
     "flashsale_worker": "begin_sweep events expire fill finish_notifications forget_events "
     "note_provider payment_captured payment_opened payment_refunded payment_voided payments_opened "
