@@ -32,7 +32,7 @@ def keyed(conn: Connection, verb: str, *args: Any, key: str, **named: Any) -> An
     """Calls a verb with a key; named: arguments without their p_."""
     named["idempotency_key"] = key
     marks = ["%s"] * len(args) + [f"p_{name} => %s" for name in named]
-    query = f"select * from flashsale.{verb}({', '.join(marks)})"  # noqa: S608 - a test's own
+    query = f"select * from flashsale.{verb}({', '.join(marks)})"
     return one(conn, query, *args, *named.values())
 
 
