@@ -76,11 +76,11 @@ STAFF_MUTANTS = [
         "prices::test_a_first_order_that_has_not_committed_comes_first",
     ),
     Mutant(
-        "set_price: orders that have ended do not count",
+        "set_price: holes are somebody's",
         "change_item",
-        "        and o.status <> 'void')\n    and",
-        "        and o.ended_at is null)\n    and",
-        "prices::test_a_price_stays_after_the_first_order",
+        "        and o.status = 'void')\n",
+        "        and false)\n",
+        "prices::test_a_first_request_that_rolled_back_does_not_fix_the_price",
     ),
     Mutant(
         "set_price: the new tickets are not counted",
