@@ -48,3 +48,16 @@ drop function if exists flashsale.refund_order(bigint, text, boolean, text);
 drop function if exists flashsale.retry_dead_letter(bigint);
 drop function if exists flashsale.cancel(bigint, text);
 drop function if exists flashsale.request_payment(bigint, text);
+-- 0.2: and how many units
+drop function if exists flashsale.order_of_key(integer, text, text);
+drop function if exists flashsale.look_up(integer, text, text, bigint, boolean, timestamptz);
+drop function if exists flashsale.reserve(integer, text, text, boolean);
+drop function if exists flashsale.reserve_in_batch(integer, text, text, boolean);
+drop function if exists flashsale.reserve_many(integer[], text[], text[], boolean[]);
+drop function if exists flashsale.check_batch(integer[], text[], text[], boolean[]);
+drop function if exists flashsale.look_up_batch(
+  integer[], text[], text[], boolean[], timestamptz, text[], bigint[]);
+drop function if exists flashsale.take_tickets(
+  integer[], text[], text[], boolean[], timestamptz, text[], bigint[]);
+drop function if exists flashsale.place_orders(
+  integer[], text[], text[], bigint[], timestamptz[], timestamptz, text[], bigint[]);

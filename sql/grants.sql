@@ -22,8 +22,8 @@ grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
 
 -- Customers' verbs: the HTTP service and internal tools.
 grant execute on function
-    flashsale.reserve_many(integer[], text[], text[], boolean[]),
-    flashsale.reserve(integer, text, text, boolean),
+    flashsale.reserve_many(integer[], text[], text[], boolean[], integer[], integer[]),
+    flashsale.reserve(integer, text, text, boolean, integer, integer),
     flashsale.find_held(integer[], text[], text[]),
     flashsale.cancel(bigint, text, text, text, text),
     flashsale.request_payment(bigint, text, text),
@@ -39,7 +39,7 @@ grant execute on function
 grant execute on function
     flashsale.create_item(
       text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
-      integer, text, text, text),
+      integer, integer, integer, text, text, text, text),
     flashsale.change_item(integer, jsonb, text, text, text)
   to flashsale_api, flashsale_operator;
 
