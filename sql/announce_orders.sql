@@ -150,7 +150,9 @@ begin
       (select r.last_event_id from flashsale_data.feed r)
         + row_number() over (order by o.order_id),
       o.item_id, o.order_id, o.created_at, 'order.created',
-      jsonb_build_object('status', s.status, 'ticket', o.ticket)
+      jsonb_build_object(
+        'status', s.status, 'ticket', o.ticket, 'quantity', coalesce(o.quantity, 1),
+        'units', case when s.status = 'reserved' then coalesce(o.units, 1) end)
     from found f
     cross join lateral (
       select * from flashsale_data.orders n

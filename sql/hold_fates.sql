@@ -101,24 +101,25 @@ create or replace function flashsale.end_settling(
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
+declare
+  v_quantity integer;
 begin
-  with expired as (
-    update flashsale_data.orders o
-    set
-      status = 'expired', settle_until = null,
-      ended_at = greatest(p_now, o.expires_at) -- also if the clock has stepped back
-    where o.order_id = p_order_id
-      and o.status = 'settling'
-      and not exists (
-        select from flashsale_data.payments p
-        where p.order_id = p_order_id
-          and p.payment_id is distinct from p_except_payment_id
-          and flashsale.can_be_paid(p.status, p.payable, p.opened_at, o.expires_at))
-    returning o.order_id
-  )
-  insert into flashsale_data.outbox (type, order_id, at)
-  select 'order.expired', e.order_id, p_now from expired e;
+  update flashsale_data.orders o
+  set
+    status = 'expired', settle_until = null,
+    ended_at = greatest(p_now, o.expires_at) -- also if the clock has stepped back
+  where o.order_id = p_order_id
+    and o.status = 'settling'
+    and not exists (
+      select from flashsale_data.payments p
+      where p.order_id = p_order_id
+        and p.payment_id is distinct from p_except_payment_id
+        and flashsale.can_be_paid(p.status, p.payable, p.opened_at, o.expires_at))
+  returning o.quantity into v_quantity;
   if found then
+    insert into flashsale_data.outbox (type, order_id, at)
+    values ('order.expired', p_order_id, p_now);
+    perform flashsale.parts_follow(array[p_order_id]) where v_quantity > 1;
     perform flashsale.enqueue_mail('expired', array[p_order_id]);
   end if;
 end

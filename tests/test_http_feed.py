@@ -34,13 +34,20 @@ async def test_the_feed_tells_what_happened_in_its_order(api: Api, db: Connectio
     assert all(set(event) == FIELDS for event in page["events"])
     created, paid = page["events"][1:]
     assert (created["item_id"], created["order_id"]) == (item["item_id"], order["order_id"])
-    assert created["data"] == {"customer_id": "ann", "status": "reserved", "ticket": 1}
+    assert created["data"] == {
+        "customer_id": "ann",
+        "status": "reserved",
+        "ticket": 1,
+        "quantity": 1,
+        "units": 1,
+    }
     assert paid["at"].endswith("Z")
     assert paid["data"] == {
         "customer_id": "ann",
         "payment_id": order["order_id"],
         "amount": 1000,
         "currency": "EUR",
+        "units": 1,
         "paid_at": paid["data"]["paid_at"],
     }
     assert page["events"][0]["order_id"] is None

@@ -90,7 +90,13 @@ EVENTS = Events(
             at=_NOON,
             item_id=1,
             order_id="4294967313",
-            data={"customer_id": "ann", "status": "reserved", "ticket": 17},
+            data={
+                "customer_id": "ann",
+                "status": "reserved",
+                "ticket": 17,
+                "quantity": 1,
+                "units": 1,
+            },
         ),
         Event(
             event_id=cursor_of(1042),
@@ -103,6 +109,7 @@ EVENTS = Events(
                 "payment_id": "4294967313",
                 "amount": 12900,
                 "currency": "EUR",
+                "units": 1,
                 "paid_at": "2030-11-29T12:01:30.000000Z",
             },
         ),

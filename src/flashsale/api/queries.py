@@ -1,9 +1,9 @@
-"""Queries: what no call knows is refused."""
+"""Queries: what no call knows is refused, and a list says where its next page is."""
 
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
@@ -35,3 +35,9 @@ def known_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
         )
     if len(set(given)) < len(given):
         raise Refused("bad_value", "A query parameter must come only once.")
+
+
+def next_page(path: str, **parameters: Any) -> dict[str, str]:
+    """The header Link to the next page. A parameter that is None is left out."""
+    query = urlencode({name: value for name, value in parameters.items() if value is not None})
+    return {"Link": f'<{path}?{query}>; rel="next"'}
