@@ -145,6 +145,7 @@ UNPINNED |= {
     "new_order",
     "key_of",
 }
+UNPINNED |= {"units_in_words", "wish_in_words"}
 UNPINNED |= {"is_same_request", "items_per_sweep", "refused", "reserved", "waiting"}
 """Inlined into the statements that call them; a function with settings is not."""
 UNPINNED |= {"feed_items_per_visit", "first_status", "is_announced", "paid_data", "utc"}
