@@ -40,7 +40,7 @@ GRANT_LOCKS = """\
 CANCEL_LOCK = """\
   select o.status into v_before
   from flashsale_data.orders o
-  where o.order_id = p_order_id
+  where o.order_id = p_order_id and o.head_id is null
     and (o.customer_id = p_customer_id or p_customer_id is null)
   for update;
 """
