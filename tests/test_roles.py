@@ -179,7 +179,7 @@ def test_a_caller_with_temporary_objects_gets_none_of_their_code_run(
             f"request_payment({order.order_id}, 'ann')",
             f"pay_offline({order.order_id}, 'r1')",
             f"cancel({other.order_id}, 'bob')",
-            f"cancel({order.order_id}, 'ann', 'key')",
+            f"cancel({other.order_id}, 'bob', 'key')",
             f"explain_order({order.order_id})",
             f"fairness({shoe})",
             "running_transactions()",
