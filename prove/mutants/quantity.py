@@ -50,8 +50,8 @@ QUANTITY_MUTANTS = [
     Mutant(
         "reserve_many: the first ticket of a group is enough",
         "reserve_many",
-        "        else (t.ticket || t.more)[t.min_quantity] end as granting",
-        "        else t.ticket end as granting",
+        "coalesce(p_min_quantities[t.ord], p_quantities[t.ord])) as granting",
+        "1) as granting",
         "quantity::test_a_batch_takes_tickets_in_the_order_of_its_requests",
     ),
     Mutant(
