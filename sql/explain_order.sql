@@ -131,7 +131,7 @@ as $$
       when 'cancelled' then 'It was cancelled.'
       when 'unserved' then case
         when p_order.part_served_at is not null
-          and (p_item.closes_at <= p_order.ended_at) is not true
+          and flashsale.shut_by(null, p_item.closes_at, false, p_order.ended_at) is null
           then 'Too few units came in time. Those that were set aside went to the line.'
         else 'The sale closed before it was their turn.' end
       when 'refunded' then format('The order was refunded%s: the unit is not theirs any more.',

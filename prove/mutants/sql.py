@@ -46,8 +46,8 @@ CANCEL_LOCK = """\
 """
 
 CLAIMED_KEYS = """\
-      t.customer_id, t.item_id, t.idempotency_key, t.order_id, t.quantity, t.min_quantity,
-      t.wait is not false
+      t.customer_id, t.item_id, t.idempotency_key, t.order_id, p_quantities[t.ord],
+      p_min_quantities[t.ord], p_waits[t.ord] is not false
     from ticketed t
     where t.outcome is null and t.idempotency_key is not null and t.order_id is not null
 """
@@ -1251,7 +1251,7 @@ SQL_MUTANTS = [
         "reserve_many: keys are claimed although the ticket burns",
         "reserve_many",
         CLAIMED_KEYS,
-        CLAIMED_KEYS.replace("t.order_id, t.quantity", "coalesce(t.order_id, 0), t.quantity")
+        CLAIMED_KEYS.replace("t.order_id, p_q", "coalesce(t.order_id, 0), p_q")
         .replace("t.outcome is null", "coalesce(t.outcome, 'sold_out') = 'sold_out'")
         .replace(" and t.order_id is not null", ""),
         "found::test_a_key_whose_request_got_no_ticket_is_free_for_the_next_try",
