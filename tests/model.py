@@ -369,12 +369,15 @@ class ModelItem:
         self._end_settling(order, payment)
         if order.ended_at is None:
             return False  # another session may have been paid in time
-        first = self.issued + 1
-        self.issued += units
         assert order.customer is not None
         had = sum(it.units or 1 for _, it in self.of(order.customer, "paid"))
-        if self.of(order.customer, *OPEN) or had + units > self.limit:
-            return False  # and the tickets are holes
+        is_refused = self.of(order.customer, *OPEN) or had + units > self.limit
+        if is_refused and (self.limit > 1 or self.variants):
+            return False
+        first = self.issued + 1
+        self.issued += units
+        if is_refused:
+            return False  # and the ticket is a hole
         new = ModelOrder(first, order.customer, "paid", units, units, units, paid_at=self.now)
         new.parts = [
             ModelOrder(ticket, None, "paid", reserved_at=self.now, head=new)
@@ -468,6 +471,10 @@ class ModelItem:
                     promoted += 1
                 elif order.ticket <= self.now_serving:
                     order.served_at = order.served_at or self.now
+                    if order.served_at + self.hold <= self.now:
+                        self._end(order, "unserved")
+                        self.gaps += order.quantity
+                        unserved += 1
         return recycled, promoted, unserved
 
     def _recycle(self) -> int:

@@ -532,11 +532,11 @@ def group(
     head = head._replace(quantity=len(tickets), min_quantity=least, units=units)
     parts = []
     for n, ticket in enumerate(tickets[1:], start=1):
-        gone = head.ended_at
+        gone, held = head.ended_at, times.get("reserved")
         if units is not None and n >= units:  # given up at the grant
-            gone = head.reserved_at
+            gone, held = head.reserved_at, None
         parts.append(
-            order(ticket, status, created, ended=gone)._replace(
+            order(ticket, status, created, reserved=held, ended=gone)._replace(
                 customer=None, head=head.ticket, recycled=gone is not None
             )
         )
@@ -648,6 +648,10 @@ def part_that_never_ends(story: GroupStory) -> None:
     story.change(13, ended_at=None)
 
 
+def unit_that_no_ticket_has(story: GroupStory) -> None:
+    story.change(11, units=3)
+
+
 def part_without_order(story: GroupStory) -> None:
     story.change(13, head=9)
 
@@ -706,6 +710,7 @@ def other_order_that_is_none(story: GroupStory) -> None:
         (fewer_than_wanted, "groups_get_what_is_there"),
         (part_that_goes_on, "groups_get_what_is_there"),
         (part_that_never_ends, "groups_get_what_is_there"),
+        (unit_that_no_ticket_has, "groups_get_what_is_there the_amount_follows_the_units"),
         (part_without_order, "groups_get_what_is_there"),
         (unit_left_at_the_grant, "nobody_waits_without_need freed_units_are_offered_again"),
         (sold_beyond_the_limit, "limits_hold"),

@@ -102,6 +102,8 @@ def _wrong_group(group: Group) -> str | None:
     granted = order.units if order.reserved_at is not None or order.lost_holds else None
     if granted is not None and not order.min_quantity <= granted <= order.quantity:
         return f"got {granted} units of {order.quantity}, at least {order.min_quantity}"
+    if granted is not None and len(group.granted) != granted:
+        return f"got {granted} units, with the tickets of {len(group.granted)}"
     for part in parts:
         together = (part.status, part.ended_at) == (order.status, order.ended_at)
         if not together and part not in group.given_up:

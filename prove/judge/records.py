@@ -6,7 +6,6 @@ It shares no code with the service: the tables are read with statements of its o
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -336,18 +335,11 @@ def _order(late: int | None, head: int | None, **row: Any) -> OrderRow:
 
 
 def joined(orders: list[OrderRow]) -> list[OrderRow]:
-    """Gives the parts that were granted with their order its times, which only the order has.
-
-    They are the first parts: an order for u units has the unit of its own ticket and u - 1 others.
-    """
+    """Gives the parts that were granted with their order its times, which only the order has."""
     heads = {order.place: order for order in orders if order.is_order}
-    seen: Counter[Place] = Counter()
     for n, part in enumerate(orders):
         head = heads.get((part.item_id, part.head or 0))
-        if head is None:
-            continue
-        seen[head.place] += 1
-        if seen[head.place] < (head.units or 0):
+        if head is not None and part.reserved_at is not None:
             orders[n] = part._replace(
                 reserved_at=head.reserved_at,
                 expires_at=head.expires_at,
