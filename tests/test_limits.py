@@ -240,7 +240,7 @@ def test_violation_shows_a_customer_that_no_verb_would_take(db: Connection) -> N
 def test_changes_of_terms_have_the_limits_of_new_items(db: Connection) -> None:
     shoe = item(db)
     limits = ("max_per_order", "max_per_customer")
-    for field in ("hold_seconds", "max_waiting", *limits, "product"):
+    for field in ("hold_seconds", "max_waiting", *limits):
         assert bounds(models.ItemChanges, field) == bounds(models.NewItem, field)
     for field in ("hold_seconds", "max_waiting", *limits, "add_stock", "withdraw_stock"):
         for number, inside in around(models.ItemChanges, field):

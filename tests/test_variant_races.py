@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from flashsale.testing import Clock
 from flashsale.testing.calls import call_all
 from support import (
     Call,
@@ -219,19 +220,14 @@ def test_a_refund_and_the_next_size_at_once_keep_the_limit(
     assert rows(db, "select * from flashsale.violation") == []
 
 
-def test_an_expired_hold_and_another_size_at_once(db: Connection, database_url: str) -> None:
+def test_an_expired_hold_and_another_size_at_once(
+    db: Connection, database_url: str, clock: Clock, shirts: list[int]
+) -> None:
     """The hold is over, and nobody has swept: one of the requests ends it, and gets another."""
-    small, medium, large = variants(db, stock=1000, hold_seconds=1)
+    small, medium, large = shirts
     for n in range(10):
         call(db, "reserve", small, f"c{n}", None, True, 2)
-    eventually(
-        lambda: value(
-            db,
-            "select bool_and(expires_at <= flashsale.clock()) from flashsale_data.orders "
-            "where head_id is null",
-        )
-    )
+    clock.advance(60)
     for n in range(10):
         answers = at_once(database_url, [asks(it, f"c{n}") for it in (medium, large) * 2])
-        assert Counter(a.outcome for a in answers)["reserved"] == 1
-        assert len(open_orders(db, f"c{n}")) <= 1
+        one_of_them(db, f"c{n}", answers)

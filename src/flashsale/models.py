@@ -109,7 +109,6 @@ class ItemChanges(Struct, frozen=True, forbid_unknown_fields=True):
     refund_seconds: RefundSeconds | UnsetType | None = UNSET
     max_per_order: MaxPerOrder | UnsetType = UNSET
     max_per_customer: MaxPerCustomer | UnsetType | None = UNSET
-    product: Product | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
         _check_years(self.opens_at, self.closes_at)
@@ -194,7 +193,7 @@ class Item(Struct, frozen=True):
     paid, reserved and waiting are as of as_of, up to a second ago. withdrawing: units that leave
     the sale as they come back. settle_seconds: how long the provider is asked at a deadline whether
     the money came in time. refund_seconds: how long a paid order may be given back; null: never.
-    max_per_customer: over all items of the product; null: max_per_order.
+    max_per_customer: over all items of the product.
     """
 
     item_id: int
@@ -222,7 +221,7 @@ class Item(Struct, frozen=True):
     settle_seconds: int
     refund_seconds: int | None
     max_per_order: int
-    max_per_customer: int | None
+    max_per_customer: int
     product: str | None
 
 

@@ -52,7 +52,7 @@ ITEM = Item(
     settle_seconds=2,
     refund_seconds=1209600,
     max_per_order=2,
-    max_per_customer=None,
+    max_per_customer=2,
     product="sneaker",
 )
 EXTENSION = {"seconds": 600, "reason": "The payment provider was slow"}
