@@ -38,7 +38,7 @@ grant execute on function
 grant execute on function
     flashsale.create_item(
       text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
-      integer),
+      integer, integer, integer, text),
     flashsale.change_item(integer, jsonb)
   to flashsale_api, flashsale_operator;
 
