@@ -39,6 +39,10 @@ BY_THE_TABLE = ("23514", "22P02")
 """A CHECK, or no value of the enum."""
 
 
+UNCHECKED = ("max_per_order", "max_per_customer", "product")
+"""Terms without a CHECK, which would make each promotion slower: see migrations/0015.groups.sql."""
+
+
 def allows(refusals: tuple[str, ...], attempt: Callable[..., Any], *args: Any) -> bool:
     """Whether a call succeeds. A refusal by the database must have one of these SQLSTATEs."""
     try:
@@ -106,7 +110,8 @@ def test_terms_have_the_same_limits_everywhere(db: Connection) -> None:
         case = f"{field} = {str(found)[:20]!r}"
         assert allows((), msgspec.convert, terms, models.NewItem) is inside, case
         assert allows(BAD_TERMS, by_function, db, terms) is inside, case
-        assert allows(BY_THE_TABLE, in_the_table, db, terms) is inside, case
+        if field not in UNCHECKED:
+            assert allows(BY_THE_TABLE, in_the_table, db, terms) is inside, case
 
 
 @pytest.mark.parametrize(
