@@ -47,3 +47,4 @@ drop function if exists flashsale.place_orders(
 drop function if exists flashsale.create_item(
   text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
   integer);
+drop function if exists flashsale.order_outlook(flashsale_data.orders, integer, timestamptz);
