@@ -96,8 +96,14 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ItemChanges(Struct, frozen=True, forbid_unknown_fields=True):
-    """Changes of an item. What is absent stays; null takes away a limit."""
+    """Changes of an item. What is absent stays; null takes away a limit.
 
+    price and currency can be changed until somebody asks for a unit.
+    """
+
+    name: Name | UnsetType = UNSET
+    price: Price | UnsetType = UNSET
+    currency: Currency | UnsetType = UNSET
     add_stock: Units | UnsetType = UNSET
     withdraw_stock: WithdrawnUnits | UnsetType = UNSET
     opens_at: Time | UnsetType | None = UNSET
@@ -308,7 +314,8 @@ class Health(Struct, frozen=True):
 class Problem(Struct, frozen=True, omit_defaults=True):
     """RFC 9457. Programs go by `code`; `detail` and `hint` are for people.
 
-    order_id: of has_other_order, the order that the customer has.
+    order_id: of has_other_order, the order that the customer has. item_id: of sku_taken, the item
+    that has the sku.
     """
 
     type: str
@@ -318,4 +325,5 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     detail: str
     hint: str | None = None
     order_id: str | None = None
+    item_id: int | None = None
     checks: list[Check] = []

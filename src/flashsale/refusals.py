@@ -34,11 +34,13 @@ CODES: dict[str, Code] = {
     "body_timeout": Code(408, "The body did not arrive in time"),
     "body_too_large": Code(413, "The body is larger than this service accepts"),
     "unsupported_media_type": Code(415, "The body must be application/json"),
+    "key_reused": Code(422, "The Idempotency-Key belongs to another request"),
     "bad_value": Code(422, "A field, header or query parameter is unknown or out of range"),
     # the sale
     "unknown_item": Code(404, "There is no such item"),
     "unknown_order": Code(404, "There is no such order, or it is another customer's"),
-    "sku_taken": Code(409, "There is already an item with this sku"),
+    "sku_taken": Code(409, "There is already an item with this sku; item_id names it"),
+    "has_orders": Code(409, "Somebody has asked for the item: its price and currency stay"),
     "withdraw_too_much": Code(409, "More units than can still be withdrawn"),
     "too_many_items": Code(409, "There is no room for another item: all item_ids are used up"),
     "reference_taken": Code(409, "The reference belongs to the payment of another order"),
@@ -51,7 +53,6 @@ CODES: dict[str, Code] = {
         409, "The customer has an open order for another item of the product; order_id names it"
     ),
     "too_many": Code(422, "More units than the item's limit leaves the customer"),
-    "key_reused": Code(422, "The Idempotency-Key belongs to another request"),
     "already_paid": Code(
         409, "A paid order can't be cancelled, unless its item has refund_seconds"
     ),

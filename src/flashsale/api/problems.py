@@ -53,6 +53,7 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
             status=explained.status,
             hint=explained.hint,
             order_id=explained.order_id,
+            item_id=explained.item_id,
             checks=explained.checks,
         ),
         status_code=explained.status,
@@ -77,6 +78,7 @@ def problem(
     status: int | None = None,
     hint: str | None = None,
     order_id: str | None = None,
+    item_id: int | None = None,
     checks: list[Check] | None = None,
 ) -> Problem:
     """A problem with this code; the defaults are those of CODES."""
@@ -90,6 +92,7 @@ def problem(
         detail=detail or (known.meaning + "." if known else HTTPStatus(status).phrase),
         hint=hint,
         order_id=order_id,
+        item_id=item_id,
         checks=checks or [],
     )
 
@@ -102,6 +105,7 @@ class _Explained(NamedTuple):
     headers: Mapping[str, str] | None = None
     order_id: str | None = None
     checks: list[Check] | None = None
+    item_id: int | None = None
 
 
 def _explain(request: Request[Any, Any, Any], error: Exception) -> _Explained:
@@ -135,7 +139,9 @@ def _explain_sqlstate(error: asyncpg.PostgresError) -> _Explained:
     if found is None:
         return _Explained(500, "internal_error")
     headers = {"Retry-After": str(RETRY_SECONDS)} if found.status == 503 else None
-    return _Explained(found.status, found.code, found.detail, found.hint, headers)
+    return _Explained(
+        found.status, found.code, found.detail, found.hint, headers, item_id=found.item_id
+    )
 
 
 def _explain_validation(request: Request[Any, Any, Any], error: ValidationException) -> _Explained:
