@@ -240,8 +240,8 @@ PYTHON_MUTANTS = [
     PythonMutant(
         "intake: a batch forgets its idempotency keys",
         "database/calls",
-        "        columns = zip(*requests, strict=True)\n",
-        "        columns = zip(*((r[0], r[1], None, r[3]) for r in requests), strict=True)\n",
+        "        columns = list(zip(*requests, strict=True))\n",
+        "        columns = list(zip(*((*r[:2], None, *r[3:]) for r in requests), strict=True))\n",
         "intake::test_a_batch_keeps_the_keys_of_its_requests",
     ),
     PythonMutant(
