@@ -146,6 +146,28 @@ def test_two_who_ask_for_two_sizes_crosswise_do_not_deadlock(
             assert len(open_orders(db, f"{name}{n}")) == 1
 
 
+def test_batches_that_meet_crosswise_at_a_product_do_not_deadlock(
+    db: Connection, database_url: str, shirts: list[int]
+) -> None:
+    """Both wait for ann, whom somebody else orders for, and nobody holds bob meanwhile."""
+    small, _, large = shirts
+    with sessions(database_url, 3) as (other, one, two):
+        for n in range(10):
+            names = [f"ann{n}", f"bob{n}"]
+            other.execute("begin")
+            call(other, "reserve", small, names[0])
+            calls = [
+                Call(partial(call_all, conn, "reserve_many", [small, large], customers))
+                for conn, customers in ((one, names), (two, names[::-1]))
+            ]
+            for conn in (one, two):
+                eventually(partial(blocked, db, conn))
+            other.execute("rollback")
+            answers = [answer for it in calls for answer in it.result()]
+            for name in names:
+                one_of_them(db, name, [a for a in answers if a.customer_id == name])
+
+
 @pytest.mark.parametrize("commits", [True, False])
 def test_a_request_waits_for_the_other_size_that_is_being_ordered(
     db: Connection, database_url: str, shirts: list[int], commits: bool
