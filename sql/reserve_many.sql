@@ -461,7 +461,7 @@ as $$
 begin
   perform from flashsale_data.orders o
   where o.order_id = any (p_order_ids)
-  order by o.item_id, o.customer_id
+  order by coalesce(o.product_id, o.item_id), o.customer_id, o.order_id
   for update;
   -- An order that is marked already is marked again: then a caller with an old snapshot fails who
   -- has counted without the orders that came after it.
@@ -519,7 +519,7 @@ begin
       t.item_id, flashsale.ticket_of(t.new_id), t.customer_id, p_now, t.deadline) o
     where t.new_id is not null
       and (t.idempotency_key is null or t.new_id in (select c.order_id from claimed c))
-    order by t.item_id, t.customer_id
+    order by coalesce(t.product_id, t.item_id), t.customer_id
     on conflict (coalesce(product_id, item_id), customer_id)
       where ended_at is null and may_buy_again is null do nothing
     returning order_id, status
