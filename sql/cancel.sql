@@ -9,6 +9,7 @@ declare
   v_cancelled bigint[];
   v_held bigint; -- the order, if it has ever held a unit
 begin
+  p_order_id := flashsale.lock_entry(p_order_id);
   perform from flashsale_data.orders o
   where o.order_id = p_order_id
     and (o.customer_id = p_customer_id or p_customer_id is null)
@@ -19,12 +20,15 @@ begin
     set status = 'cancelled', ended_at = v_now
     where o.order_id = p_order_id
       and (o.customer_id = p_customer_id or p_customer_id is null)
-      and (o.status = 'waiting' or o.status = 'reserved' and (
+      and (o.status in ('entered', 'waiting') or o.status = 'reserved' and (
         o.expires_at > v_now or flashsale.hold_fate(o.order_id) = 'waiting'))
     returning o.order_id, o.item_id, o.reserved_at
   ), tallied as (
-    insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
-    select c.item_id, 0, 1 from cancelled c where c.reserved_at is null
+    insert into flashsale_data.tallies (item_id, paid, gaps_in_line, entered)
+    select c.item_id, 0, (not e.is_entry)::integer, -e.is_entry::integer
+    from cancelled c
+    cross join lateral flashsale.is_entry(c.order_id) e (is_entry)
+    where c.reserved_at is null
   )
   select array_agg(c.order_id), max(c.order_id) filter (where c.reserved_at is not null)
   into v_cancelled, v_held

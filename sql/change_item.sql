@@ -22,6 +22,7 @@ begin
         'max_waiting, paused, settle_seconds and refund_seconds.';
   end if;
   v_item := flashsale.lock_item(p_item_id);
+  perform flashsale.change_draw(v_item, p_changes) where v_item.draw is not null;
   perform flashsale.check_terms(
     jsonb_build_object('opens_at', v_item.opens_at, 'closes_at', v_item.closes_at)
     || p_changes);
@@ -54,5 +55,34 @@ $$Changes an item's terms, all or nothing, and returns it
 p_changes: an object with any of add_stock, withdraw_stock, opens_at, closes_at, hold_seconds,
 max_waiting, paused, settle_seconds and refund_seconds. A null removes opens_at, closes_at,
 max_waiting or refund_seconds. Holds that run keep their deadline.
-Errors: RV101 unknown item, RV204 withdraws more units than are not paid yet, RV302 a value is out
-of range or can not be changed.$$;
+Errors: RV101 unknown item, RV204 withdraws more units than are not paid yet, RV221 opens_at, if the
+draw of the item has begun, RV302 a value is out of range or can not be changed.$$;
+
+create or replace function flashsale.change_draw(p_item flashsale_data.items, p_changes jsonb)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now constant timestamptz := flashsale.clock();
+begin
+  if p_changes ? 'opens_at' and p_item.draw <> 'called_off' then
+    if (p_item.draw <> 'entering' or p_item.opens_at <= v_now)
+      and flashsale.time_in(p_changes, 'opens_at') > v_now
+    then
+      raise exception 'The draw of this item has begun.' using
+        errcode = 'RV221', constraint = 'draw_has_begun',
+        detail = format('item_id %s, draw %s', p_item.item_id, p_item.draw),
+        hint = 'Its opening can''t be moved any more. You may pause or close the sale.';
+    elsif p_item.draw = 'entering' and p_changes -> 'opens_at' = 'null' then
+      raise exception 'An item with a draw needs an opening.' using
+        errcode = 'RV302', constraint = 'bad_value', detail = format('item_id %s', p_item.item_id),
+        hint = 'To begin the draw now, set opens_at to now: open_item does so.';
+    end if;
+  end if;
+  perform flashsale.forget_noted_draw(p_item.item_id);
+end
+$$;
+
+comment on function flashsale.change_draw(flashsale_data.items, jsonb) is
+$$What a change of terms means for the item's draw
+opens_at can be moved until then. Errors: RV221 draw_has_begun, RV302 opens_at would be null.$$;

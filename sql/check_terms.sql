@@ -86,7 +86,11 @@ begin
       'settle_seconds must be 0 to 60'),
     (15, (p_terms ->> 'refund_seconds') is not null,
       flashsale.whole_number_in(p_terms, 'refund_seconds') between 1 and 31536000,
-      'refund_seconds must be 1 to 31536000, or null')
+      'refund_seconds must be 1 to 31536000, or null'),
+    (16, p_terms ? 'draw', jsonb_typeof(p_terms -> 'draw') = 'boolean',
+      'draw must be true or false'),
+    (17, p_terms @> '{"draw": true}', v_opens_at > flashsale.clock(),
+      'an item with a draw must have an opens_at in the future')
   ) r (n, is_given, is_right, problem)
   where r.is_given and r.is_right is not true;
   if v_problem is not null then

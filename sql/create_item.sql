@@ -12,7 +12,8 @@ create or replace function flashsale.create_item(
   p_max_waiting integer default null,
   p_late_payment text default 'refund',
   p_settle_seconds integer default 2,
-  p_refund_seconds integer default null)
+  p_refund_seconds integer default null,
+  p_draw boolean default false)
 returns flashsale.item_status
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -28,17 +29,18 @@ begin
     'sku', p_sku, 'name', p_name, 'price', p_price, 'currency', p_currency, 'stock', p_stock,
     'hold_seconds', p_hold_seconds, 'max_waiting', p_max_waiting,
     'late_payment', p_late_payment, 'opens_at', p_opens_at, 'closes_at', p_closes_at,
-    'settle_seconds', p_settle_seconds, 'refund_seconds', p_refund_seconds));
+    'settle_seconds', p_settle_seconds, 'refund_seconds', p_refund_seconds, 'draw', p_draw));
   -- This is the only dynamic statement, because DDL takes no parameters. With a cache above 1, each
   -- session would take numbers ahead, and tickets would not follow the order of the requests.
   execute format('create sequence flashsale_data.%I as integer cache 1', 'line_' || v_item_id);
   insert into flashsale_data.items (
     item_id, sku, name, price, currency, stock, hold_seconds, opens_at, closes_at, max_waiting,
-    late_payment, settle_seconds, refund_seconds, line, created_at)
+    late_payment, settle_seconds, refund_seconds, draw, line, created_at)
   overriding system value
   values (
     v_item_id, p_sku, p_name, p_price, p_currency, p_stock, p_hold_seconds, p_opens_at, p_closes_at,
     p_max_waiting, p_late_payment::flashsale_data.late_payment, p_settle_seconds, p_refund_seconds,
+    case when p_draw then 'entering'::flashsale_data.draw_state end,
     format('flashsale_data.%I', 'line_' || v_item_id)::regclass, flashsale.clock())
   on conflict (sku) do nothing;
   if not found then
@@ -46,13 +48,16 @@ begin
       errcode = 'RV201', constraint = 'sku_taken', detail = format('sku %L', p_sku),
       hint = 'Choose another sku, or change the item that has it.';
   end if;
+  if p_draw then
+    perform flashsale.create_draw(v_item_id);
+  end if;
   return flashsale.item_status(v_item_id);
 end
 $$;
 
 comment on function flashsale.create_item(
   text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
-  integer) is
+  integer, boolean) is
 $$Puts a new item on sale and returns it
 p_sku: your name of the item, 1 to 64 characters. p_name: for customers, 1 to 200 characters.
 p_price: 1 to 1,000,000,000,000 minor units of p_currency (ISO 4217). p_stock: 0 to 10,000,000
@@ -62,5 +67,6 @@ to 10,000,000; null for no limit. p_late_payment: what happens to money that com
 or keep_if_free (it buys a unit that is free while nobody waits).
 p_opens_at and p_closes_at are in the years 2000 to 2999. p_settle_seconds: for how long after a
 deadline the payment provider is asked whether the money came in time, 0 to 60. p_refund_seconds:
-for how long customers may give a paid order back, 1 second to a year; null: never.
+for how long customers may give a paid order back, 1 second to a year; null: never. p_draw: customers enter before p_opens_at, which
+must be in the future, and are shuffled when it opens.
 Errors: RV201 the sku is taken, RV205 all item_ids are used up, RV302 a value is out of range.$$;

@@ -31,3 +31,6 @@ drop function if exists flashsale.payment_story(bigint);
 -- 0.2: and whether orders that are back in the line count
 drop function if exists flashsale.busy_payments(bigint[]);
 drop function if exists flashsale.is_busy(bigint);
+drop function if exists flashsale.create_item( -- 0.3: and whether there is a draw
+  text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
+  integer);

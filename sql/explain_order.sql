@@ -10,7 +10,7 @@ declare
   v_order flashsale_data.orders;
   v_item flashsale_data.items;
 begin
-  select o.* into v_order from flashsale_data.orders o where o.order_id = p_order_id;
+  select o.* into v_order from flashsale_data.orders o where o.order_id = flashsale.current_id(p_order_id);
   if not found then
     perform flashsale.raise_unknown_order(p_order_id);
   end if;
@@ -58,6 +58,8 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select p_order.created_at, 1,
     case
+      when flashsale.is_entry(flashsale.shown_id(p_order.order_id)) then
+        format('Customer %s entered the draw of %L.', p_order.customer_id, p_item.name)
       when p_order.status = 'void' then
         format('Ticket %s of %L belongs to nobody: it was withdrawn from sale, or its request '
           'rolled back.', p_order.ticket, p_item.name)
@@ -71,6 +73,12 @@ as $$
         format('Customer %s asked for %L, got ticket %s and joined the line.',
           p_order.customer_id, p_item.name, p_order.ticket)
     end
+  union all
+  select d.done_at, 1,
+    format('The draw was done: they got ticket %s of %s.', p_order.ticket, d.units)
+  from flashsale_data.draws d
+  where d.item_id = p_order.item_id and p_item.draw = 'drawn'
+    and flashsale.shown_id(p_order.order_id) <> p_order.order_id
   union all
   select p_order.reserved_at, 2,
     format('It was their turn after %s: a unit was set aside.',
@@ -233,6 +241,8 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select p_now, 12,
     case
+      when p_order.status = 'entered' then
+        'Now: entered; they get their place when the item opens and its draw is done.'
       when p_order.status = 'waiting' and p_order.ticket > p_now_serving then
         format('Now: waiting; at most %s are served before them.',
           p_order.ticket - p_now_serving - 1)
@@ -250,7 +260,7 @@ as $$
         format('Now: the deadline has passed; the next sweep makes it %s.',
           flashsale.hold_fate(p_order.order_id))
     end
-  where p_order.status in ('waiting', 'reserved', 'settling')
+  where p_order.status in ('entered', 'waiting', 'reserved', 'settling')
 $$;
 
 comment on function flashsale.order_outlook(flashsale_data.orders, integer, timestamptz) is

@@ -79,6 +79,7 @@
 \ir shut_by.sql
 \ir money.sql
 \ir order_ids.sql
+\ir enter.sql
 \ir issued_tickets.sql
 \ir history.sql
 \ir enqueue.sql
@@ -123,6 +124,8 @@
 \ir expire.sql
 \ir promote.sql
 \ir fill.sql
+\ir draw.sql
+\ir draw_status.sql
 \ir sweep.sql
 \ir begin_sweep.sql
 \ir sweep_item.sql

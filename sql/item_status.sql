@@ -25,7 +25,8 @@ select
   i.created_at,
   least(s.swept_at, c.now) as as_of,
   i.settle_seconds,
-  i.refund_seconds
+  i.refund_seconds,
+  i.draw is not null as draw
 from flashsale_data.items i
 -- The clock is read once per row: shut_by is inlined for a column, and not for a volatile function.
 cross join lateral (select flashsale.clock() as now) c
@@ -72,6 +73,8 @@ comment on column flashsale.item_status.settle_seconds is
   'For how long after a deadline the provider is asked whether money came in time.';
 comment on column flashsale.item_status.refund_seconds is
   'For how long a customer may give a paid order back; null: never.';
+comment on column flashsale.item_status.draw is
+  'Whether customers enter a draw before it opens: see flashsale.draw_status.';
 
 create or replace function flashsale.item_status(p_item_id integer) returns flashsale.item_status
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp

@@ -11,6 +11,7 @@ declare
   v_order flashsale_data.orders;
   v_now timestamptz;
 begin
+  p_order_id := flashsale.lock_entry(p_order_id);
   perform flashsale.check_act(p_staff, 'paid');
   if coalesce(length(p_reference) not between 1 and 255, true) then
     raise exception 'A payment at a till needs a reference.' using

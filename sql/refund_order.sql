@@ -15,6 +15,7 @@ declare
   v_status flashsale_data.order_status;
   v_now timestamptz;
 begin
+  p_order_id := flashsale.lock_entry(p_order_id);
   perform flashsale.check_act(p_staff, p_reason);
   perform flashsale.order_status(p_order_id);
   if p_return_units is false then -- items are locked before orders

@@ -8,6 +8,7 @@ declare
   v_row flashsale.order_row;
   v_payment_id bigint;
 begin
+  p_order_id := flashsale.lock_entry(p_order_id);
   perform from flashsale_data.orders o
   where o.order_id = p_order_id
     and (o.customer_id = p_customer_id or p_customer_id is null)

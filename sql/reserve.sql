@@ -77,6 +77,8 @@ as $$
       when not flashsale.is_request(p_customer_id, p_idempotency_key) then 'invalid'
       when p_order_id is not null then 'existing'
       when o.order_id is null then coalesce(
+        case when i.draw is not null then flashsale.answer_of_draw(
+          i.draw, i.opens_at, i.closes_at, i.paused, p_wait, p_now) end,
         flashsale.shut_by(i.opens_at, i.closes_at, i.paused, p_now),
         case
           when coalesce(pg_sequence_last_value(i.line), 0) >= t.ticket_limit then 'sold_out'

@@ -43,6 +43,10 @@ begin
       perform flashsale.end_overdue(v_overdue_ids);
       v_now := flashsale.clock(); -- end_overdue may have waited for a lock
       continue;
+    elsif 'entered' = any (v_outcomes) then
+      select e.* into v_outcomes, v_order_ids
+      from flashsale.enter(
+        p_item_ids, p_customer_ids, p_idempotency_keys, v_outcomes, v_order_ids) e;
     end if;
     v_placed_at := case when v_round = 1 then v_now end;
     select p.* into v_outcomes, v_order_ids
@@ -324,7 +328,7 @@ as $$
     and k.idempotency_key = r.idempotency_key
     and not exists (
       select from flashsale_data.orders o
-      where o.order_id = k.order_id and o.customer_id = k.customer_id)
+      where o.order_id = flashsale.current_id(k.order_id) and o.customer_id = k.customer_id)
 $$;
 
 comment on function flashsale.release_keys(integer[], text[], text[], text[]) is
@@ -343,7 +347,7 @@ returns setof flashsale.order_row
 language sql stable
 as $$
   select
-    r.outcome, r.order_id, r.item_id, r.customer_id, o.status, o.ticket, o.position, o.created_at,
+    r.outcome, coalesce(o.shown_id, r.order_id), r.item_id, r.customer_id, o.status, o.ticket, o.position, o.created_at,
     o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id, o.payment_status, o.amount,
     o.currency, o.checkout_url,
     case when r.outcome = 'not_open' then (
@@ -365,7 +369,8 @@ as $$
       case when r.outcome = 'reserved' then 'requested' end as payment_status,
       case when r.outcome = 'reserved' then i.price end as amount,
       case when r.outcome = 'reserved' then i.currency end as currency,
-      null as checkout_url, null::bigint as late_order_id, null as reference
+      null as checkout_url, null::bigint as late_order_id, null as reference,
+      null::bigint as shown_id
     from flashsale_data.items i
     where r.outcome in ('reserved', 'waiting') and p_placed_at is not null
       and i.item_id = r.item_id
@@ -373,9 +378,10 @@ as $$
     (select
       s.status, s.ticket, s.position, s.created_at, s.reserved_at, s.expires_at, s.paid_at,
       s.ended_at, s.payment_id, s.payment_status, s.amount, s.currency, s.checkout_url,
-      s.late_order_id, s.reference
+      s.late_order_id, s.reference, flashsale.shown_id(s.order_id)
     from flashsale.order_status s
-    where (r.outcome = 'existing' or p_placed_at is null) and s.order_id = r.order_id
+    where (r.outcome in ('existing', 'entered') or p_placed_at is null)
+      and s.order_id = flashsale.current_id(r.order_id)
     limit 1)
   ) o on true
   order by r.ord

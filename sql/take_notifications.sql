@@ -22,13 +22,13 @@ begin
     with mail as materialized (
       select
         r.msg_id, r.read_ct::integer as tries, r.enqueued_at, r.message, o.order_id, o.item_id,
-        o.customer_id, o.expires_at, o.checkout_url, i.name, m.is_hopeless,
+        o.customer_id, o.expires_at, o.checkout_url, o.position, i.name, m.is_hopeless,
         not m.is_hopeless and not m.is_obsolete as is_due
       from unnest(v_read) r
       left join lateral ( -- a view that reads the clock can't be joined by its index otherwise
         select *
         from flashsale.order_status s
-        where s.order_id = flashsale.id_in(r.message, 'order_id')
+        where s.order_id = flashsale.current_id(flashsale.id_in(r.message, 'order_id'))
         limit 1
       ) o on true
       left join flashsale_data.items i on i.item_id = o.item_id
@@ -37,6 +37,8 @@ begin
           o.order_id is null or r.read_ct > flashsale.max_tries(r.message) as is_hopeless,
           coalesce(r.message ->> 'kind' in ('reserved', 'your_turn'), false)
             and o.status <> 'reserved'
+            or r.message ->> 'kind' = 'entered' and o.status <> 'entered'
+            or r.message ->> 'kind' = 'placed' and o.status <> 'waiting'
             or r.message ->> 'kind' = 'expired' and o.late_order_id is not null as is_obsolete
       ) m
     ), buried as (
@@ -54,12 +56,13 @@ begin
       m.tries,
       jsonb_build_object(
         'kind', m.message ->> 'kind',
-        'order_id', m.order_id::text,
+        'order_id', flashsale.shown_id(m.order_id)::text,
         'item_id', m.item_id,
         'item_name', m.name,
         'customer_id', m.customer_id,
         'expires_at', m.expires_at,
         'checkout_url', m.checkout_url,
+        'position', m.position,
         'could_pay', (
           select true from flashsale_data.payments p
           where p.order_id = m.order_id and p.opened_at < m.expires_at

@@ -46,6 +46,9 @@ begin
       detail = format('asked for %s; of %s units the others are paid or already being withdrawn',
         p_units, v_item.stock),
       hint = 'Withdraw fewer units.';
+  elsif v_item.draw in ('entering', 'listing') then -- nobody has seen now_serving, nor gets a ticket
+    update flashsale_data.items i set stock = i.stock - p_units where i.item_id = p_item_id;
+    return flashsale.item_status(p_item_id);
   end if;
   with free as (
     select n.n, nextval(v_item.line)::integer as ticket

@@ -16,8 +16,10 @@ from flashsale.api.metrics import CONTENT_TYPE
 from flashsale.api.openapi import answers
 from flashsale.api.parameters import (
     After,
+    AfterEntry,
     Before,
     CustomerId,
+    EntryLimit,
     IdempotencyKey,
     IfNoneMatch,
     ItemId,
@@ -30,6 +32,8 @@ from flashsale.api.parts import Service
 from flashsale.api.requests import JsonRequest, as_text, from_provider
 from flashsale.api.unit_answers import granted
 from flashsale.models import (
+    Draw,
+    DrawEntry,
     Extended,
     Extension,
     Item,
@@ -109,6 +113,42 @@ async def get_item(
     return public(await service.database.item_status(item_id), if_none_match)
 
 
+@get(
+    "/items/{item_id:int}/draw",
+    tags=["items"],
+    responses=answers(
+        {200: (Draw, examples.DRAW, "The draw"), 304: _UNCHANGED},
+        "unknown_item",
+        "no_draw",
+        *_BUSY,
+    ),
+)
+async def get_draw(
+    item_id: ItemId, service: Service, if_none_match: IfNoneMatch = None
+) -> Response[Draw]:
+    """Shows the draw of an item: its commitment, and from the opening on what else is public."""
+    return public(await service.database.draw_status(item_id), if_none_match)
+
+
+@get(
+    "/items/{item_id:int}/draw/entries",
+    tags=["items"],
+    responses=answers(
+        {200: (list[DrawEntry], [examples.DRAW_ENTRY], "Entries by entry_id")},
+        "bad_value",
+        "unknown_item",
+        "unknown_order",
+        "no_draw",
+        *_BUSY,
+    ),
+)
+async def list_draw_entries(
+    item_id: ItemId, service: Service, limit: EntryLimit = 1000, after: AfterEntry = None
+) -> list[DrawEntry]:
+    """Lists the entries of a draw, once the list is complete: what anybody needs to check it."""
+    return await service.database.draw_entries(item_id, limit, after)
+
+
 @patch(
     "/items/{item_id:int}",
     tags=["items"],
@@ -117,6 +157,7 @@ async def get_item(
         *_BODY,
         "unknown_item",
         "withdraw_too_much",
+        "draw_has_begun",
         *_BUSY,
     ),
 )
@@ -157,7 +198,7 @@ async def extend_holds(
     responses=answers(
         {
             201: (Order, examples.RESERVED, "A unit is held until expires_at"),
-            202: (Order, examples.WAITING, "In the line; position 1 is next"),
+            202: (Order, examples.WAITING, "In the line; position 1 is next. Or entered in a draw"),
             200: (Order, examples.RESERVED, "The order that the customer already has"),
         },
         *_BODY,
@@ -357,6 +398,8 @@ HANDLERS = [
     create_item,
     list_items,
     get_item,
+    get_draw,
+    list_draw_entries,
     change_item,
     extend_holds,
     reserve,

@@ -24,7 +24,7 @@ from (
 left join lateral (
   select o.ticket
   from flashsale_data.orders o
-  where o.order_id between i.item_id::bigint << 32 and (i.item_id::bigint << 32) + 2147483647
+  where o.order_id between i.item_id::bigint << 32 and (i.item_id::bigint << 32) + 2000000000
   order by o.order_id desc
   limit 1
 ) o on true
