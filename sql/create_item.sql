@@ -67,6 +67,6 @@ to 10,000,000; null for no limit. p_late_payment: what happens to money that com
 or keep_if_free (it buys a unit that is free while nobody waits).
 p_opens_at and p_closes_at are in the years 2000 to 2999. p_settle_seconds: for how long after a
 deadline the payment provider is asked whether the money came in time, 0 to 60. p_refund_seconds:
-for how long customers may give a paid order back, 1 second to a year; null: never. p_draw: customers enter before p_opens_at, which
-must be in the future, and are shuffled when it opens.
+for how long customers may give a paid order back, 1 second to a year; null: never. p_draw:
+customers enter before p_opens_at, which must be in the future, and are shuffled when it opens.
 Errors: RV201 the sku is taken, RV205 all item_ids are used up, RV302 a value is out of range.$$;

@@ -38,7 +38,9 @@ $$Makes the secret of an item's draw, and the commitment to it$$;
 -- locked.
 create or replace function flashsale.terms_of_draw(p_item flashsale_data.items) returns text
 language sql stable set search_path = pg_catalog, pg_temp
-as $$ select concat_ws('/', p_item.draw, p_item.opens_at, p_item.closes_at, p_item.paused) $$;
+as $$
+  select row(p_item.draw, p_item.opens_at, p_item.closes_at, p_item.paused)::text
+$$;
 
 comment on function flashsale.terms_of_draw(flashsale_data.items) is
 $$What decides whether a draw is due, as text to compare$$;
@@ -155,7 +157,7 @@ begin
   elsif v_item.draw = 'entering' then
     if not flashsale.entries_are_in(v_item, p_terms) then
       return;
-    elsif v_item.closes_at <= v_now then
+    elsif flashsale.shut_by(null, v_item.closes_at, false, v_now) = 'closed' then
       called_off := flashsale.call_off_draw(p_item_id, p_limit, v_now);
       more := called_off >= p_limit;
     else
@@ -254,7 +256,7 @@ begin
   for v_entry in
     with listed as (
       insert into flashsale_data.drawn_entries (entry_id, quantity)
-      select o.order_id, 1
+      select o.order_id, coalesce(o.quantity, 1)
       from flashsale_data.orders o
       where o.order_id > v_last and o.order_id <= flashsale.order_id_of(p_item_id, 2147483647)
         and o.status = 'entered'
@@ -446,11 +448,7 @@ begin
   where h.item_id = p_item_id and h.hash = e.hash and h.ticket is null
     and (e.hash = any (v_hashes)) is not true
     and coalesce(cardinality(v_hashes), 0) < cardinality(p_entries);
-  update flashsale_data.items i -- who cancelled after the list was made has a ticket all the same
-  set gaps_in_line
-    = i.gaps_in_line + cardinality(v_order_ids) - coalesce(cardinality(v_in_line), 0)
-  where i.item_id = p_item_id
-    and cardinality(v_order_ids) > coalesce(cardinality(v_in_line), 0);
+  perform flashsale.complete_entries(p_item_id, v_order_ids);
   perform flashsale.enqueue_mail('placed', v_in_line);
   return coalesce(cardinality(v_order_ids), 0);
 end
@@ -458,7 +456,40 @@ $$;
 
 comment on function flashsale.move_entries(integer, flashsale_data.draw_hashes[]) is
 $$Makes entries the orders of their tickets: waiting; returns how many
-The caller has locked the item. An entry that is locked is left to a later visit, with its ticket.$$;
+The caller has locked the item. An entry that is locked is left to a later visit; its ticket waits
+for it.$$;
+
+-- An entry for several units gets the parts that any order for several units has. Who cancelled
+-- after the list was made has tickets all the same, which the line has to pass.
+create or replace function flashsale.complete_entries(p_item_id integer, p_order_ids bigint[])
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+declare
+  v_gaps integer;
+begin
+  with parts as (
+    insert into flashsale_data.orders (
+      order_id, item_id, ticket, status, created_at, ended_at, head_id, product_id)
+    select
+      flashsale.order_id_of(p_item_id, o.ticket + n), p_item_id, o.ticket + n, o.status,
+      o.created_at, o.ended_at, o.order_id, o.product_id
+    from flashsale_data.orders o
+    cross join generate_series(1, o.quantity - 1) n
+    where o.order_id = any (p_order_ids) and o.quantity > 1
+    order by o.order_id, n
+  )
+  select sum(coalesce(o.quantity, 1)) into v_gaps
+  from flashsale_data.orders o
+  where o.order_id = any (p_order_ids) and o.ended_at is not null;
+  update flashsale_data.items i
+  set gaps_in_line = i.gaps_in_line + v_gaps
+  where i.item_id = p_item_id and v_gaps > 0;
+end
+$$;
+
+comment on function flashsale.complete_entries(integer, bigint[]) is
+$$The parts and the gaps of entries that have just got their tickets$$;
 
 create or replace function flashsale.end_draw(p_item_id integer, p_now timestamptz) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp

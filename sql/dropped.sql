@@ -31,6 +31,19 @@ drop function if exists flashsale.payment_story(bigint);
 -- 0.2: and whether orders that are back in the line count
 drop function if exists flashsale.busy_payments(bigint[]);
 drop function if exists flashsale.is_busy(bigint);
+-- 0.2: and how many units
+drop function if exists flashsale.order_of_key(integer, text, text);
+drop function if exists flashsale.look_up(integer, text, text, bigint, boolean, timestamptz);
+drop function if exists flashsale.reserve(integer, text, text, boolean);
+drop function if exists flashsale.reserve_in_batch(integer, text, text, boolean);
+drop function if exists flashsale.reserve_many(integer[], text[], text[], boolean[]);
+drop function if exists flashsale.check_batch(integer[], text[], text[], boolean[]);
+drop function if exists flashsale.look_up_batch(
+  integer[], text[], text[], boolean[], timestamptz, text[], bigint[]);
+drop function if exists flashsale.take_tickets(
+  integer[], text[], text[], boolean[], timestamptz, text[], bigint[]);
+drop function if exists flashsale.place_orders(
+  integer[], text[], text[], bigint[], timestamptz[], timestamptz, text[], bigint[]);
 drop function if exists flashsale.create_item( -- 0.3: and whether there is a draw
   text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
   integer);

@@ -38,7 +38,7 @@ language sql immutable parallel safe
 as $$ select (p_order_id & 4294967295) > 2000000000 $$;
 
 comment on function flashsale.is_entry(bigint) is
-$$Whether this is the id of an entry of a draw, and not of a ticket$$;
+$$Whether this id is that of an entry of a draw, and not of a ticket$$;
 
 create or replace function flashsale.current_id(p_order_id bigint) returns bigint
 language sql stable
@@ -63,7 +63,7 @@ as $$
 $$;
 
 comment on function flashsale.shown_id(bigint) is
-$$The id that the customer of an order knows: of its entry, if it was drawn$$;
+$$The id that its customer knows: of the entry, if it was drawn$$;
 
 -- Whoever waits for an entry that is just being drawn finds no row under its old id after that.
 -- Once this function has locked an entry, it can't be drawn until the transaction ends.
@@ -86,15 +86,16 @@ $$The id under which a verb finds an order, whatever id its caller knows
 Of an entry that was not drawn yet, the order is locked.$$;
 
 create or replace function flashsale.enter(
-  p_item_ids integer[],
-  p_customer_ids text[],
-  p_idempotency_keys text[],
+  p_item_ids integer[], p_customer_ids text[], p_idempotency_keys text[],
+  p_quantities integer[], p_min_quantities integer[],
+  p_product_ids integer[],
   inout outcomes text[],
   inout order_ids bigint[])
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz;
+  v_entered bigint[];
 begin
   perform pg_current_xact_id(); -- before the terms and the clock are read: see entries_are_in
   if current_setting('transaction_isolation') <> 'read committed' then
@@ -105,24 +106,22 @@ begin
   end if;
   v_now := flashsale.clock();
   with asked as (
-    select
-      r.*,
-      case
-        when flashsale.answer_of_draw(i.draw, i.opens_at, i.closes_at, i.paused, true, v_now)
-          = 'entered' and 1 = row_number() over (
-            partition by r.item_id, r.customer_id, r.outcome, r.order_id order by r.ord)
-        then flashsale.order_id_of(
-          r.item_id, nextval('flashsale_data.entry_numbers'::regclass)::integer)
-      end as new_id
+    select r.*, coalesce(r.known_id, n.new_id) as order_id, n.new_id
     from rows from (
-      unnest(p_item_ids), unnest(p_customer_ids), unnest(p_idempotency_keys), unnest(outcomes),
+      unnest(p_item_ids), unnest(p_customer_ids), unnest(p_idempotency_keys),
+      unnest(p_quantities), unnest(p_min_quantities), unnest(p_product_ids), unnest(outcomes),
       unnest(order_ids)
-    ) with ordinality r (item_id, customer_id, idempotency_key, outcome, order_id, ord)
-    left join flashsale_data.items i
-      on i.item_id = r.item_id and r.outcome = 'entered' and r.order_id is null
+    ) with ordinality r (
+      item_id, customer_id, idempotency_key, quantity, min_quantity, product_id, outcome, known_id,
+      ord)
+    cross join lateral (
+      select case when r.outcome = 'entered' and r.known_id is null
+        then flashsale.new_entry(r.item_id, v_now) end as new_id
+    ) n
   ), claimed as (
-    insert into flashsale_data.order_keys (customer_id, item_id, idempotency_key, order_id)
-    select a.customer_id, a.item_id, a.idempotency_key, a.new_id
+    insert into flashsale_data.order_keys (
+      customer_id, item_id, idempotency_key, order_id, quantity, min_quantity, wait)
+    select a.customer_id, a.item_id, a.idempotency_key, a.new_id, a.quantity, a.min_quantity, true
     from asked a
     where a.idempotency_key is not null and a.new_id is not null
     order by a.item_id, a.customer_id, a.idempotency_key
@@ -130,41 +129,63 @@ begin
     returning order_id
   ), placed as (
     insert into flashsale_data.orders (
-      order_id, item_id, ticket, customer_id, status, created_at)
+      order_id, item_id, ticket, customer_id, status, created_at, product_id, quantity,
+      min_quantity)
     select
-      a.new_id, a.item_id, flashsale.ticket_of(a.new_id), a.customer_id, 'entered', v_now
+      a.new_id, a.item_id, flashsale.ticket_of(a.new_id), a.customer_id, 'entered', v_now,
+      a.product_id, nullif(a.quantity, 1),
+      case when a.quantity > 1 then coalesce(a.min_quantity, a.quantity) end
     from asked a
     where a.new_id is not null
       and (a.idempotency_key is null or a.new_id in (select c.order_id from claimed c))
-    order by a.item_id, a.customer_id
-    on conflict (item_id, customer_id) where ended_at is null do nothing
+    order by a.item_id, a.customer_id, a.ord
+    on conflict (coalesce(product_id, item_id), customer_id)
+      where ended_at is null and may_buy_again is null do nothing
     returning order_id
-  ), tallied as (
-    insert into flashsale_data.tallies (item_id, paid, gaps_in_line, entered)
-    select flashsale.item_of(p.order_id), 0, 0, count(*)
-    from placed p
-    group by flashsale.item_of(p.order_id)
-  ), mailed as (
-    insert into pgmq.q_notifications (vt, message) -- as enqueue_mail does
-    select clock_timestamp(), jsonb_build_object('kind', 'entered', 'order_id', p.order_id)
-    from placed p
-    order by p.order_id
   )
   select
     array_agg(
-      case
-        when a.outcome = 'entered' and a.order_id is null then
-          case when a.new_id in (select p.order_id from placed p) then 'entered' end
-        else a.outcome
-      end
-      order by a.ord),
-    array_agg(coalesce(a.order_id, a.new_id) order by a.ord)
-  into outcomes, order_ids
+      case when a.new_id is null and (a.outcome <> 'entered' or a.known_id is not null)
+        or a.new_id in (select p.order_id from placed p) then a.outcome end order by a.ord),
+    array_agg(a.order_id order by a.ord),
+    (select array_agg(p.order_id order by p.order_id) from placed p)
+  into outcomes, order_ids, v_entered
   from asked a;
+  perform flashsale.note_entries(v_entered);
 end
 $$;
 
-comment on function flashsale.enter(integer[], text[], text[], text[], bigint[]) is
-$$Inserts the keys, the orders and the e-mails of requests that enter a draw
+comment on function flashsale.enter(
+  integer[], text[], text[], integer[], integer[], integer[], text[], bigint[]) is
+$$Places the keys and the orders of requests that enter a draw
 Those whose outcome is `entered` and that have no order yet. outcomes: entered; null if the entries
 have ended, or a duplicate of the request came first, so that it has to be looked up again.$$;
+
+create or replace function flashsale.new_entry(p_item_id integer, p_now timestamptz)
+returns bigint
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  select flashsale.order_id_of(
+    p_item_id, nextval('flashsale_data.entry_numbers'::regclass)::integer)
+  from flashsale_data.items i
+  where i.item_id = p_item_id and 'entered' = flashsale.answer_of_draw(
+    i.draw, i.opens_at, i.closes_at, i.paused, true, p_now)
+$$;
+
+comment on function flashsale.new_entry(integer, timestamptz) is
+$$The id of another entry; null: the item takes no entries at p_now$$;
+
+create or replace function flashsale.note_entries(p_order_ids bigint[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into flashsale_data.tallies (item_id, paid, gaps_in_line, entered)
+  select flashsale.item_of(p.order_id), 0, 0, count(*)
+  from unnest(p_order_ids) p (order_id)
+  group by flashsale.item_of(p.order_id);
+  perform flashsale.enqueue_mail('entered', p_order_ids);
+end
+$$;
+
+comment on function flashsale.note_entries(bigint[]) is
+$$Counts entries that were just placed, and tells their customers$$;

@@ -10,7 +10,8 @@ declare
   v_order flashsale_data.orders;
   v_item flashsale_data.items;
 begin
-  select o.* into v_order from flashsale_data.orders o where o.order_id = flashsale.current_id(p_order_id);
+  select o.* into v_order
+  from flashsale_data.orders o where o.order_id = flashsale.current_id(p_order_id);
   if not found then
     perform flashsale.raise_unknown_order(p_order_id);
   end if;

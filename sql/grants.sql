@@ -22,8 +22,8 @@ grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
 
 -- Customers' verbs: the HTTP service and internal tools.
 grant execute on function
-    flashsale.reserve_many(integer[], text[], text[], boolean[]),
-    flashsale.reserve(integer, text, text, boolean),
+    flashsale.reserve_many(integer[], text[], text[], boolean[], integer[], integer[]),
+    flashsale.reserve(integer, text, text, boolean, integer, integer),
     flashsale.find_held(integer[], text[], text[]),
     flashsale.cancel(bigint, text),
     flashsale.request_payment(bigint, text),

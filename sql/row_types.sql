@@ -2,7 +2,8 @@
 -- can't be replaced.
 comment on type flashsale.order_row is
 $$What the order functions return: an outcome, and the order as it is
-A refusal (outcome not_open, closed, paused, sold_out, unknown_item or invalid) has no order_id.$$;
+A refusal (outcome not_open, closed, paused, sold_out, too_many, key_reused, unknown_item or
+invalid) has no order_id. That of has_other_order names the other order, and nothing else of it.$$;
 
 comment on column flashsale.order_row.outcome is
   'The result of this call; the comment on the function lists the possible outcomes.';
@@ -38,6 +39,10 @@ comment on column flashsale.order_row.late_order_id is
 comment on column flashsale.order_row.reference is
   'Of an order that was paid offline: the till''s name of the payment.';
 
+comment on column flashsale.order_row.quantity is 'How many units were asked for.';
+comment on column flashsale.order_row.units is
+  'How many units it holds, has bought, or held last; null: it has never held any.';
+
 comment on type flashsale.payment_job is
 $$A call to make at the payment provider$$;
 
@@ -66,8 +71,8 @@ comment on column flashsale.notification_job.tries is
   'How often the job was taken, this time included.';
 comment on column flashsale.notification_job.message is
   'An object: kind (reserved, your_turn, paid, paid_late, expired, cancelled, refunded,
-  order_refunded, unserved, entered or placed), order_id (as text), item_id, item_name, customer_id, expires_at,
-  checkout_url and could_pay.';
+  order_refunded, unserved, entered or placed), order_id (as text), item_id, item_name, customer_id,
+  expires_at, checkout_url, position (of a place in the line) and could_pay.';
 
 comment on type flashsale.draw_row is
 $$What is public of a draw$$;

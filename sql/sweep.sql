@@ -182,7 +182,7 @@ as $$
 $$;
 
 comment on function flashsale.fold_tallies(integer) is
-$$Adds the tallies that pay, cancel and enter left to the counters of an item
+$$Adds the tallies of an item to its counters, and to those of its draw
 If another transaction has locked the item, this is left to the next sweep.$$;
 
 create or replace function flashsale.items_per_sweep() returns integer

@@ -190,8 +190,10 @@ select 'a key leads to its order', k.item_id, k.order_id,
 from flashsale_data.order_keys k
 where not exists (
   select from flashsale_data.orders o
-  where o.order_id = flashsale.current_id(k.order_id) and o.customer_id = k.customer_id
-    and o.item_id = k.item_id)
+  where o.order_id = coalesce((
+      select d.order_id from flashsale_data.drawn_entries d where d.entry_id = k.order_id),
+      k.order_id)
+    and o.customer_id = k.customer_id and o.item_id = k.item_id)
 union all
 select 'a draw leaves nobody out', o.item_id, o.order_id, format('the draw is %s', i.draw)
 from flashsale_data.orders o
@@ -209,9 +211,9 @@ from (
       - e.quantity as ticket
   from flashsale_data.draws w
   join flashsale_data.items i on i.item_id = w.item_id and i.draw = 'drawn'
-  join flashsale_data.drawn_entries e on flashsale.item_of(e.entry_id) = w.item_id
+  join flashsale_data.drawn_entries e on e.entry_id >> 32 = w.item_id
 ) d
-where flashsale.ticket_of(d.order_id) is distinct from d.ticket
+where (d.order_id & 4294967295) is distinct from d.ticket
   or not exists (select from flashsale_data.orders o where o.order_id = d.order_id);
 
 comment on view flashsale.violation is

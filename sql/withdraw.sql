@@ -46,7 +46,7 @@ begin
       detail = format('asked for %s; of %s units the others are paid or already being withdrawn',
         p_units, v_item.stock),
       hint = 'Withdraw fewer units.';
-  elsif v_item.draw in ('entering', 'listing') then -- nobody has seen now_serving, nor gets a ticket
+  elsif v_item.draw in ('entering', 'listing') then -- nobody gets a ticket yet
     update flashsale_data.items i set stock = i.stock - p_units where i.item_id = p_item_id;
     return flashsale.item_status(p_item_id);
   end if;

@@ -347,3 +347,62 @@ def test_an_item_without_a_draw_says_so(db: Connection) -> None:
         with pytest.raises(Exception, match="no draw") as refused:
             rows(db, f"select * from flashsale.{function}(%s)", shoe)
         assert refused.value.diag.constraint_name == "no_draw"  # type: ignore[attr-defined]
+
+
+# Orders for several units
+
+
+def group_item(db: Connection, clock: Clock, **terms: Any) -> int:
+    """An item with a draw and orders of up to 4 units."""
+    shoe = draw_item(db, clock, **terms)
+    db.execute(
+        "update flashsale_data.items set max_per_order = 4, counts_units = true, highest_limit = 4"
+    )
+    return shoe
+
+
+def test_a_group_has_consecutive_tickets(db: Connection, clock: Clock) -> None:
+    shoe = group_item(db, clock, stock=20)
+    quantities = {"ann": 1, "bob": 3, "cat": 2, "dan": 4}
+    entries = {
+        name: call(db, "reserve", shoe, name, "k", True, quantity).order_id
+        for name, quantity in quantities.items()
+    }
+    assert call(db, "reserve", shoe, "bob", "k", True, 3).order_id == entries["bob"]
+    assert call(db, "reserve", shoe, "bob", "k", True, 2).outcome == "key_reused"
+    draw(db, clock)
+    public = drawn(db, shoe)
+    assert (public.entries, public.units) == (4, 10)
+    seed = bytes.fromhex(public.secret) + bytes.fromhex(public.list_hash)
+    place = 1
+    for name in sorted(
+        entries, key=lambda n: hashlib.sha256(seed + str(entries[n]).encode()).digest()
+    ):
+        order = status(db, entries[name])
+        assert (order.ticket, order.quantity) == (place, quantities[name])
+        place += quantities[name]
+    assert reserve(db, shoe, "eve").ticket == 11
+    assert call(db, "reserve", shoe, "bob", "k", True, 3).order_id == entries["bob"]
+
+
+def test_a_group_that_cancels_after_the_list_was_made_leaves_gaps(
+    db: Connection, clock: Clock
+) -> None:
+    shoe = group_item(db, clock, stock=1)
+    bob = call(db, "reserve", shoe, "bob", None, True, 3).order_id
+    reserve(db, shoe, "ann")
+    clock.advance(61)
+    while drawn(db, shoe).state != "drawing":
+        sweep(db)
+    call(db, "cancel", bob, "bob")
+    finish(db)
+    assert statuses(db, shoe)["ann"] == "reserved"
+    assert item_status(db, shoe).waiting == 0
+
+
+def test_more_than_the_limit_does_not_enter(db: Connection, clock: Clock) -> None:
+    shoe = group_item(db, clock)
+    assert call(db, "reserve", shoe, "ann", None, True, 5).outcome == "too_many"
+    assert call(db, "reserve", shoe, "ann", None, True, 2, 2).outcome == "entered"
+    clock.advance(61)
+    assert call(db, "reserve", shoe, "bob", None, True, 2).outcome == "not_open"

@@ -148,6 +148,28 @@ def test_a_duplicate_waits_for_the_entry_that_came_first(
     assert len(statuses(db, shoe)) == 1
 
 
+def test_a_request_that_waits_until_the_opening_does_not_enter(
+    db: Connection, clock: Clock, database_url: str
+) -> None:
+    shoe = draw_item(db, clock)
+    answers = []
+
+    def ask(conn: Connection) -> None:
+        conn.execute("begin isolation level repeatable read")  # so it has to look at the item
+        answers.append(reserve(conn, shoe, "ann"))
+        conn.execute("commit")
+
+    with threaded_sessions(database_url, 1) as (other,), connect(database_url) as operator:
+        operator.execute("begin")
+        call(operator, "pause_item", shoe)
+        other.submit(ask)
+        eventually(lambda: blocked(db, other.conn))
+        clock.advance(61)
+        operator.execute("rollback")
+        assert other.idle(30)
+    assert [a.outcome for a in answers] == ["not_open"]
+
+
 def test_who_cancels_while_they_are_drawn_gives_up_the_order_of_the_ticket(
     db: Connection, clock: Clock, database_url: str
 ) -> None:
