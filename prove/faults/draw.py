@@ -31,9 +31,9 @@ CONNECTIONS = 50
 ENTRIES, FULL_ENTRIES = 100_000, 1_000_000
 BATCH = 200
 KILLS = 2
-OFFERED_SECONDS = 3.0
+OFFERED_SECONDS = 5.0
 """How long a unit of the other item may be idle: a sweep per second, on a machine that is busy."""
-CALL_SECONDS = 2.0
+CALL_SECONDS = 3.0
 PATIENCE_SECONDS = 1800.0
 
 
