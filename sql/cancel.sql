@@ -8,31 +8,37 @@ declare
   v_now timestamptz;
   v_cancelled bigint[];
   v_held bigint; -- the order, if it has ever held a unit
+  v_group bigint[]; -- the order, if it is for several units
 begin
   p_order_id := flashsale.lock_entry(p_order_id);
   perform from flashsale_data.orders o
-  where o.order_id = p_order_id
+  where o.order_id = p_order_id and o.head_id is null
     and (o.customer_id = p_customer_id or p_customer_id is null)
   for update;
   v_now := flashsale.clock();
   with cancelled as (
     update flashsale_data.orders o
     set status = 'cancelled', ended_at = v_now
-    where o.order_id = p_order_id
+    where o.order_id = p_order_id and o.head_id is null
       and (o.customer_id = p_customer_id or p_customer_id is null)
       and (o.status in ('entered', 'waiting') or o.status = 'reserved' and (
         o.expires_at > v_now or flashsale.hold_fate(o.order_id) = 'waiting'))
-    returning o.order_id, o.item_id, o.reserved_at
+    returning o.order_id, o.item_id, o.reserved_at, o.quantity
   ), tallied as (
     insert into flashsale_data.tallies (item_id, paid, gaps_in_line, entered)
-    select c.item_id, 0, (not e.is_entry)::integer, -e.is_entry::integer
+    select
+      c.item_id, 0, case when not e.is_entry then coalesce(c.quantity, 1) else 0 end,
+      -e.is_entry::integer
     from cancelled c
     cross join lateral flashsale.is_entry(c.order_id) e (is_entry)
     where c.reserved_at is null
   )
-  select array_agg(c.order_id), max(c.order_id) filter (where c.reserved_at is not null)
-  into v_cancelled, v_held
+  select
+    array_agg(c.order_id), max(c.order_id) filter (where c.reserved_at is not null),
+    array_agg(c.order_id) filter (where c.quantity > 1)
+  into v_cancelled, v_held, v_group
   from cancelled c;
+  perform flashsale.parts_follow(v_group) where v_group is not null;
   v_row := flashsale.order_status(p_order_id, p_customer_id);
   if v_cancelled is not null then
     perform flashsale.enqueue_voids(array[v_held]) where v_held is not null;
@@ -53,7 +59,7 @@ end
 $$;
 
 comment on function flashsale.cancel(bigint, text) is
-$$Cancels an order; its unit goes to the next customer in the line
+$$Cancels an order; its units go to the next customers in the line
 p_customer_id: the order's customer; null for any customer's order. A paid order is refunded, if its
 customer asks for that within the item's refund_seconds, and if it was not paid at a till.
 Outcomes: cancelled; refunded; already_ended (it was cancelled, expired, unserved or refunded

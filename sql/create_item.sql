@@ -13,6 +13,9 @@ create or replace function flashsale.create_item(
   p_late_payment text default 'refund',
   p_settle_seconds integer default 2,
   p_refund_seconds integer default null,
+  p_max_per_order integer default 1,
+  p_max_per_customer integer default null,
+  p_product text default null,
   p_draw boolean default false)
 returns flashsale.item_status
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -29,17 +32,23 @@ begin
     'sku', p_sku, 'name', p_name, 'price', p_price, 'currency', p_currency, 'stock', p_stock,
     'hold_seconds', p_hold_seconds, 'max_waiting', p_max_waiting,
     'late_payment', p_late_payment, 'opens_at', p_opens_at, 'closes_at', p_closes_at,
-    'settle_seconds', p_settle_seconds, 'refund_seconds', p_refund_seconds, 'draw', p_draw));
+    'settle_seconds', p_settle_seconds, 'refund_seconds', p_refund_seconds,
+    'max_per_order', p_max_per_order, 'max_per_customer', p_max_per_customer,
+    'product', p_product, 'draw', p_draw));
   -- This is the only dynamic statement, because DDL takes no parameters. With a cache above 1, each
   -- session would take numbers ahead, and tickets would not follow the order of the requests.
   execute format('create sequence flashsale_data.%I as integer cache 1', 'line_' || v_item_id);
   insert into flashsale_data.items (
     item_id, sku, name, price, currency, stock, hold_seconds, opens_at, closes_at, max_waiting,
-    late_payment, settle_seconds, refund_seconds, draw, line, created_at)
+    late_payment, settle_seconds, refund_seconds, max_per_order, max_per_customer, highest_limit,
+    product, product_id, counts_units, draw, line, created_at)
   overriding system value
   values (
     v_item_id, p_sku, p_name, p_price, p_currency, p_stock, p_hold_seconds, p_opens_at, p_closes_at,
     p_max_waiting, p_late_payment::flashsale_data.late_payment, p_settle_seconds, p_refund_seconds,
+    p_max_per_order, p_max_per_customer, coalesce(p_max_per_customer, p_max_per_order),
+    p_product, flashsale.product_id_of(p_product, v_item_id),
+    p_product is not null or coalesce(p_max_per_customer, p_max_per_order) > 1,
     case when p_draw then 'entering'::flashsale_data.draw_state end,
     format('flashsale_data.%I', 'line_' || v_item_id)::regclass, flashsale.clock())
   on conflict (sku) do nothing;
@@ -57,7 +66,7 @@ $$;
 
 comment on function flashsale.create_item(
   text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
-  integer, boolean) is
+  integer, integer, integer, text, boolean) is
 $$Puts a new item on sale and returns it
 p_sku: your name of the item, 1 to 64 characters. p_name: for customers, 1 to 200 characters.
 p_price: 1 to 1,000,000,000,000 minor units of p_currency (ISO 4217). p_stock: 0 to 10,000,000
@@ -67,6 +76,27 @@ to 10,000,000; null for no limit. p_late_payment: what happens to money that com
 or keep_if_free (it buys a unit that is free while nobody waits).
 p_opens_at and p_closes_at are in the years 2000 to 2999. p_settle_seconds: for how long after a
 deadline the payment provider is asked whether the money came in time, 0 to 60. p_refund_seconds:
-for how long customers may give a paid order back, 1 second to a year; null: never. p_draw:
-customers enter before p_opens_at, which must be in the future, and are shuffled when it opens.
+for how long customers may give a paid order back, 1 second to a year; null: never.
+p_max_per_order: how many units an order may be for, 1 to 100. p_max_per_customer: how many units a
+customer may have bought and asked for in all, p_max_per_order to 10,000; null: p_max_per_order.
+p_product: items with the same product are variants of it, 1 to 64 characters. A customer's units of
+all of them count, and they have one open order of them at a time. It can't be changed later.
+p_draw: customers enter before p_opens_at, which must be in the future, and are shuffled when it
+opens.
 Errors: RV201 the sku is taken, RV205 all item_ids are used up, RV302 a value is out of range.$$;
+
+create or replace function flashsale.product_id_of(p_product text, p_item_id integer)
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into flashsale_data.products (product, product_id)
+  select p_product, p_item_id where p_product is not null
+  on conflict (product) do nothing;
+  return (select p.product_id from flashsale_data.products p where p.product = p_product);
+end
+$$;
+
+comment on function flashsale.product_id_of(text, integer) is
+$$The id of a product: that of its first item, which may be this one
+Null: the item has no product.$$;

@@ -44,6 +44,6 @@ drop function if exists flashsale.take_tickets(
   integer[], text[], text[], boolean[], timestamptz, text[], bigint[]);
 drop function if exists flashsale.place_orders(
   integer[], text[], text[], bigint[], timestamptz[], timestamptz, text[], bigint[]);
-drop function if exists flashsale.create_item( -- 0.3: and whether there is a draw
+drop function if exists flashsale.create_item(
   text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
   integer);

@@ -11,7 +11,8 @@ declare
   v_item flashsale_data.items;
 begin
   select o.* into v_order
-  from flashsale_data.orders o where o.order_id = flashsale.current_id(p_order_id);
+  from flashsale_data.orders o
+  where o.order_id = flashsale.current_id(p_order_id) and o.head_id is null;
   if not found then
     perform flashsale.raise_unknown_order(p_order_id);
   end if;

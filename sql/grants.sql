@@ -44,7 +44,7 @@ grant execute on function
 grant execute on function
     flashsale.create_item(
       text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
-      integer, boolean),
+      integer, integer, integer, text, boolean),
     flashsale.change_item(integer, jsonb)
   to flashsale_api, flashsale_operator;
 

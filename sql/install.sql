@@ -89,6 +89,7 @@
 \ir enqueue.sql
 \ir note_provider.sql
 \ir hold_fates.sql
+\ir groups.sql
 
 -- Customers: request a unit, look at orders, cancel
 \ir order_status.sql

@@ -36,16 +36,19 @@ begin
     update flashsale_data.orders o
     set status = 'paid', paid_at = v_now
     where o.order_id = p_order_id and o.status = 'reserved'
-    returning o.order_id, o.item_id
+    returning o.order_id, o.item_id, o.units
   ), tallied as (
     insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
-    select p.item_id, 1, 0 from paid p
+    select p.item_id, coalesce(p.units, 1), 0 from paid p
   )
   insert into flashsale_data.payments (
     order_id, amount, currency, status, requested_at, ended_at, captured_at, reference)
-  select p.order_id, i.price, i.currency, 'succeeded', v_now, v_now, v_now, p_reference
+  select
+    p.order_id, i.price * coalesce(p.units, 1), i.currency, 'succeeded', v_now, v_now, v_now,
+    p_reference
   from paid p
   join flashsale_data.items i on i.item_id = p.item_id;
+  perform flashsale.parts_follow(array[p_order_id]) where v_order.quantity > 1;
   perform
     flashsale.enqueue_voids(array[p_order_id]),
     flashsale.enqueue_mail('paid', array[p_order_id]),

@@ -13,6 +13,7 @@ set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_status flashsale_data.order_status;
+  v_units integer;
   v_now timestamptz;
 begin
   p_order_id := flashsale.current_id(p_order_id); -- an entry that is not drawn is not paid
@@ -21,7 +22,7 @@ begin
   if p_return_units is false then -- items are locked before orders
     perform flashsale.lock_item(flashsale.item_of(p_order_id));
   end if;
-  select o.status into v_status
+  select o.status, coalesce(o.units, 1) into v_status, v_units
   from flashsale_data.orders o where o.order_id = p_order_id for update;
   v_now := flashsale.clock();
   if v_status = 'refunded' then
@@ -33,7 +34,7 @@ begin
   end if;
   if p_return_units is false then
     update flashsale_data.items i
-    set withdrawing = least(i.stock, i.withdrawing + 1)
+    set withdrawing = least(i.stock, i.withdrawing + v_units)
     where i.item_id = flashsale.item_of(p_order_id);
   end if;
   perform flashsale.refund_paid(p_order_id, 'staff', v_now);
@@ -46,8 +47,8 @@ end
 $$;
 
 comment on function flashsale.refund_order(bigint, text, boolean, text) is
-$$Refunds a paid order, for staff; its unit goes to the line or off sale
-p_reason: why, for history, 1 to 1,000 characters. p_return_units: false keeps the unit off sale.
+$$Refunds a paid order, for staff; its units go to the line or off sale
+p_reason: why, for history, 1 to 1,000 characters. p_return_units: false keeps them off sale.
 p_staff: who, for history, 1 to 128 characters; null: the login. The money goes back through the
 payment provider; money of an offline payment has to be paid out at the till.
 Outcomes: refunded; already_refunded (nothing changes).
@@ -62,15 +63,16 @@ as $$
 declare
   v_payment_id bigint;
   v_status flashsale_data.payment_status;
+  v_is_group boolean;
 begin
   with refunded as (
     update flashsale_data.orders o
     set status = 'refunded', ended_at = greatest(p_now, o.paid_at) -- also if the clock stepped back
     where o.order_id = p_order_id and o.status = 'paid'
-    returning o.item_id
+    returning o.item_id, o.quantity, o.units
   ), tallied as (
     insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
-    select r.item_id, -1, 0 from refunded r
+    select r.item_id, -coalesce(r.units, 1), 0 from refunded r
   )
   update flashsale_data.payments p
   set
@@ -85,7 +87,10 @@ begin
     end::flashsale_data.payment_status as status
   ) d
   where p.payment_id = s.payment_id and s.order_id = p_order_id and s.status = 'succeeded'
-  returning p.payment_id, p.status into v_payment_id, v_status;
+  returning p.payment_id, p.status, refunded.quantity > 1 into v_payment_id, v_status, v_is_group;
+  if v_is_group then
+    perform flashsale.parts_follow(array[p_order_id]);
+  end if;
   if v_status = 'refund_due' then
     perform flashsale.enqueue_payment_jobs('refund', array[v_payment_id]);
   elsif v_status = 'refunded' then

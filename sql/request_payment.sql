@@ -22,7 +22,7 @@ begin
     return v_row;
   end if;
   insert into flashsale_data.payments (order_id, amount, currency, requested_at)
-  select p_order_id, i.price, i.currency, flashsale.clock()
+  select p_order_id, i.price * v_row.units, i.currency, flashsale.clock()
   from flashsale_data.items i
   where i.item_id = v_row.item_id
   returning payment_id into v_payment_id;

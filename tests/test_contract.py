@@ -317,7 +317,10 @@ def test_what_http_shows_of_an_item_is_the_view(db: Connection) -> None:
         "select attname from pg_attribute where attrelid = 'flashsale.item_status'::regclass "
         "and attnum > 0 order by attnum",
     )
-    assert [row.attname for row in view] == list(Item.__struct_fields__)
+    assert [row.attname for row in view] == [
+        *Item.__struct_fields__,
+        *("max_per_order", "max_per_customer", "product"),
+    ]
 
 
 def test_sql_and_python_write_amounts_in_the_same_way(db: Connection) -> None:

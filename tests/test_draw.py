@@ -354,11 +354,7 @@ def test_an_item_without_a_draw_says_so(db: Connection) -> None:
 
 def group_item(db: Connection, clock: Clock, **terms: Any) -> int:
     """An item with a draw and orders of up to 4 units."""
-    shoe = draw_item(db, clock, **terms)
-    db.execute(
-        "update flashsale_data.items set max_per_order = 4, counts_units = true, highest_limit = 4"
-    )
-    return shoe
+    return draw_item(db, clock, max_per_order=4, **terms)
 
 
 def test_a_group_has_consecutive_tickets(db: Connection, clock: Clock) -> None:

@@ -59,6 +59,8 @@ def meaning(error: asyncpg.PostgresError) -> Meaning | None:
     people. Messages of Postgres itself are not shown to callers.
     """
     sqlstate = _sqlstate(error)
+    if _met_in_another_index(error):
+        return Meaning(503, _OVERLOADED)
     prefixes = (sqlstate[:length] for length in (5, 3, 2))
     match next((SQLSTATES[prefix] for prefix in prefixes if prefix in SQLSTATES), None):
         case None:
@@ -81,10 +83,22 @@ def is_held(error: BaseException) -> bool:
 
     The other transaction is a duplicate of the request, or another verb on the same order.
     """
-    return isinstance(error, asyncpg.PostgresError) and _sqlstate(error) in (
-        "55P03",  # lock_timeout
-        "40P01",  # deadlock
-        "40001",  # the batch met too many duplicates
+    return _met_in_another_index(error) or (
+        isinstance(error, asyncpg.PostgresError)
+        and _sqlstate(error)
+        in (
+            "55P03",  # lock_timeout
+            "40P01",  # deadlock
+            "40001",  # the batch met too many duplicates
+        )
+    )
+
+
+def _met_in_another_index(error: BaseException) -> bool:
+    """Whether two requests of a customer met while an upgrade replaces an index; see indexes.py."""
+    return isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name in (
+        "orders_one_live_per_customer",
+        "orders_one_open_per_customer",
     )
 
 
