@@ -16,25 +16,29 @@ create or replace function flashsale.create_item(
   p_max_per_order integer default 1,
   p_max_per_customer integer default null,
   p_product text default null,
-  p_draw boolean default false)
+  p_draw boolean default false,
+  p_reason text default null,
+  p_staff text default null,
+  p_idempotency_key text default null)
 returns flashsale.item_status
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_item_id integer := nextval(pg_get_serial_sequence('flashsale_data.items', 'item_id'));
-begin
-  if v_item_id >= 134217728 then -- ids of orders must stay below those of payments
-    raise exception 'There is no room for another item.' using
-      errcode = 'RV205', constraint = 'too_many_items', detail = format('item_id %s', v_item_id),
-      hint = 'All 134217727 item_ids have been given out: use another database.';
-  end if;
-  perform flashsale.check_terms(jsonb_build_object(
+  v_terms constant jsonb := jsonb_build_object(
     'sku', p_sku, 'name', p_name, 'price', p_price, 'currency', p_currency, 'stock', p_stock,
     'hold_seconds', p_hold_seconds, 'max_waiting', p_max_waiting,
     'late_payment', p_late_payment, 'opens_at', p_opens_at, 'closes_at', p_closes_at,
     'settle_seconds', p_settle_seconds, 'refund_seconds', p_refund_seconds,
     'max_per_order', p_max_per_order, 'max_per_customer', p_max_per_customer,
-    'product', p_product, 'draw', p_draw));
+    'product', p_product, 'draw', p_draw);
+  v_item_id integer;
+begin
+  perform flashsale.check_act(p_staff, coalesce(p_reason, 'none'));
+  if flashsale.is_repeated('', p_idempotency_key, 'create_item', v_terms) then
+    return flashsale.item_status(flashsale.noted_result('', p_idempotency_key)::integer);
+  end if;
+  perform flashsale.check_terms(v_terms);
+  v_item_id := flashsale.next_item_id();
   -- This is the only dynamic statement, because DDL takes no parameters. With a cache above 1, each
   -- session would take numbers ahead, and tickets would not follow the order of the requests.
   execute format('create sequence flashsale_data.%I as integer cache 1', 'line_' || v_item_id);
@@ -53,20 +57,21 @@ begin
     format('flashsale_data.%I', 'line_' || v_item_id)::regclass, flashsale.clock())
   on conflict (sku) do nothing;
   if not found then
-    raise exception 'There is already an item with this sku.' using
-      errcode = 'RV201', constraint = 'sku_taken', detail = format('sku %L', p_sku),
-      hint = 'Choose another sku, or change the item that has it.';
+    perform flashsale.raise_sku_taken(p_sku);
   end if;
   if p_draw then
     perform flashsale.create_draw(v_item_id);
   end if;
+  perform
+    flashsale.note_result('', p_idempotency_key, v_item_id),
+    flashsale.note_item('create_item', v_item_id, null, p_reason, p_staff);
   return flashsale.item_status(v_item_id);
 end
 $$;
 
 comment on function flashsale.create_item(
   text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
-  integer, integer, integer, text, boolean) is
+  integer, integer, integer, text, boolean, text, text, text) is
 $$Puts a new item on sale and returns it
 p_sku: your name of the item, 1 to 64 characters. p_name: for customers, 1 to 200 characters.
 p_price: 1 to 1,000,000,000,000 minor units of p_currency (ISO 4217). p_stock: 0 to 10,000,000
@@ -83,7 +88,46 @@ p_product: items with the same product are variants of it, 1 to 64 characters. A
 all of them count, and they have one open order of them at a time. It can't be changed later.
 p_draw: customers enter before p_opens_at, which must be in the future, and are shuffled when it
 opens.
-Errors: RV201 the sku is taken, RV205 all item_ids are used up, RV302 a value is out of range.$$;
+p_reason and p_staff: why, 1 to 1,000 characters, and who, 1 to 128, for history; null: no reason,
+and the login. p_idempotency_key: 1 to 255 characters; the same call with the same key returns the
+same item.
+Errors: RV201 the sku is taken (detail names the item that has it), RV205 all item_ids are used up,
+RV302 a value is out of range, RV303 the key was used for another request.$$;
+
+create or replace function flashsale.next_item_id() returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_item_id constant integer :=
+    nextval(pg_get_serial_sequence('flashsale_data.items', 'item_id'));
+begin
+  if v_item_id >= 134217728 then -- ids of orders must stay below those of payments
+    raise exception 'There is no room for another item.' using
+      errcode = 'RV205', constraint = 'too_many_items', detail = format('item_id %s', v_item_id),
+      hint = 'All 134217727 item_ids have been given out: use another database.';
+  end if;
+  return v_item_id;
+end
+$$;
+
+comment on function flashsale.next_item_id() is
+$$The item_id of a new item
+Errors: RV205 all item_ids are used up.$$;
+
+create or replace function flashsale.raise_sku_taken(p_sku text) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception 'There is already an item with this sku.' using
+    errcode = 'RV201', constraint = 'sku_taken',
+    detail = format('sku %L, item_id %s', p_sku, (
+      select i.item_id from flashsale_data.items i where i.sku = p_sku)),
+    hint = 'Choose another sku, or change the item that has it.';
+end
+$$;
+
+comment on function flashsale.raise_sku_taken(text) is
+$$Raises RV201: another item has this sku; detail names it$$;
 
 create or replace function flashsale.product_id_of(p_product text, p_item_id integer)
 returns integer

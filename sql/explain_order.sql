@@ -218,6 +218,7 @@ as $$
             else 'goes back on sale' end,
           h.reason)
       when 'pay_offline' then format('%s recorded the payment at the till.', h.staff)
+      when 'cancel' then concat_ws(' ', format('%s cancelled the order.', h.staff), h.reason)
       when 'retry_dead_letter' then format('%s tried a job again that was given up.', h.staff)
       else concat_ws(' ', format('%s: %s.', h.staff, h.action), h.reason)
     end

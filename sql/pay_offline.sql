@@ -2,7 +2,11 @@
 -- the till instead of a session, and no job can refund it. A session that is still open may bring
 -- money too, which goes back: the order is paid.
 create or replace function flashsale.pay_offline(
-  p_order_id bigint, p_reference text, p_staff text default null)
+  p_order_id bigint,
+  p_reference text,
+  p_staff text default null,
+  p_reason text default null,
+  p_idempotency_key text default null)
 returns flashsale.order_row
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -11,14 +15,19 @@ declare
   v_order flashsale_data.orders;
   v_now timestamptz;
 begin
-  p_order_id := flashsale.lock_entry(p_order_id);
-  perform flashsale.check_act(p_staff, 'paid');
+  perform flashsale.check_act(p_staff, coalesce(p_reason, 'none'));
   if coalesce(length(p_reference) not between 1 and 255, true) then
     raise exception 'A payment at a till needs a reference.' using
       errcode = 'RV302', constraint = 'bad_value',
       detail = format('a reference of %s characters', coalesce(length(p_reference), 0)),
       hint = 'Pass the till''s own name of this payment, 1 to 255 characters.';
   end if;
+  if flashsale.is_repeated('', p_idempotency_key, 'pay_offline',
+    jsonb_build_object('order_id', p_order_id, 'reference', p_reference))
+  then
+    return flashsale.answer(p_order_id, 'repeated');
+  end if;
+  p_order_id := flashsale.lock_entry(p_order_id);
   perform flashsale.order_status(p_order_id);
   select o.* into v_order
   from flashsale_data.orders o where o.order_id = p_order_id for update;
@@ -54,19 +63,21 @@ begin
     flashsale.enqueue_mail('paid', array[p_order_id]),
     flashsale.note_history(
       coalesce(p_staff, session_user), 'pay_offline', p_order_id, '{"status": "reserved"}',
-      jsonb_build_object('status', 'paid', 'reference', p_reference), null);
+      jsonb_build_object('status', 'paid', 'reference', p_reference), p_reason);
   return flashsale.answer(p_order_id, 'paid');
 end
 $$;
 
-comment on function flashsale.pay_offline(bigint, text, text) is
+comment on function flashsale.pay_offline(bigint, text, text, text, text) is
 $$Records that a till has taken the money for a reserved order
 p_reference: the till's own name of this payment, 1 to 255 characters, unique: the same call again
-changes nothing. p_staff: who, for history, 1 to 128 characters; null: the login. The order's open
+changes nothing. p_staff: who, for history, 1 to 128 characters; null: the login. p_reason: why, 1
+to 1,000 characters or null. p_idempotency_key: 1 to 255 characters or null. The order's open
 sessions are voided, and money that comes through them goes back.
-Outcomes: paid; already_paid (by this reference).
+Outcomes: paid; already_paid (by this reference); repeated (with this key: the order as it is now).
 Errors: RV102 unknown order, RV203 it is not reserved, or its deadline has passed, RV206 the
-reference is another payment's, RV302 a reference or a name that is too short or too long.$$;
+reference is another payment's, RV302 a reference, a name, a reason or a key that is too short or
+too long, RV303 the key was used for another request.$$;
 
 create or replace function flashsale.known_reference(p_order_id bigint, p_reference text)
 returns flashsale.order_row

@@ -6,7 +6,8 @@ create or replace function flashsale.refund_order(
   p_order_id bigint,
   p_reason text,
   p_return_units boolean default true,
-  p_staff text default null)
+  p_staff text default null,
+  p_idempotency_key text default null)
 returns flashsale.order_row
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -16,8 +17,13 @@ declare
   v_units integer;
   v_now timestamptz;
 begin
-  p_order_id := flashsale.current_id(p_order_id); -- an entry that is not drawn is not paid
   perform flashsale.check_act(p_staff, p_reason);
+  if flashsale.is_repeated('', p_idempotency_key, 'refund_order', jsonb_build_object(
+    'order_id', p_order_id, 'reason', p_reason, 'return_units', p_return_units is not false))
+  then
+    return flashsale.answer(p_order_id, 'repeated');
+  end if;
+  p_order_id := flashsale.current_id(p_order_id); -- an entry that is not drawn is not paid
   perform flashsale.order_status(p_order_id);
   if p_return_units is false then -- items are locked before orders
     perform flashsale.lock_item(flashsale.item_of(p_order_id));
@@ -46,14 +52,16 @@ begin
 end
 $$;
 
-comment on function flashsale.refund_order(bigint, text, boolean, text) is
+comment on function flashsale.refund_order(bigint, text, boolean, text, text) is
 $$Refunds a paid order, for staff; its units go to the line or off sale
 p_reason: why, for history, 1 to 1,000 characters. p_return_units: false keeps them off sale.
 p_staff: who, for history, 1 to 128 characters; null: the login. The money goes back through the
-payment provider; money of an offline payment has to be paid out at the till.
-Outcomes: refunded; already_refunded (nothing changes).
-Errors: RV102 unknown order, RV207 it is not paid, RV302 a reason or a name that is too short or too
-long.$$;
+payment provider; money of an offline payment has to be paid out at the till. p_idempotency_key: 1
+to 255 characters or null.
+Outcomes: refunded; already_refunded (nothing changes); repeated (with this key: the order as it is
+now).
+Errors: RV102 unknown order, RV207 it is not paid, RV302 a reason, a name or a key that is too short
+or too long, RV303 the key was used for another request.$$;
 
 create or replace function flashsale.refund_paid(
   p_order_id bigint, p_reason text, p_now timestamptz)

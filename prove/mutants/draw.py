@@ -136,7 +136,7 @@ DRAW_MUTANTS = [
     Mutant(
         "withdrawing while customers enter takes tickets",
         "withdraw",
-        "elsif v_item.draw in ('entering', 'listing') then",
+        "elsif p_item.draw in ('entering', 'listing') then",
         "elsif false then",
         "draw::test_stock_can_change_while_customers_enter",
     ),

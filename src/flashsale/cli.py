@@ -107,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Compute a draw again from what is public, and compare",
         "Exit status 1 if it is not as its secret says.",
     )
-    check.add_argument("item", type=_item_id, help="the item_id")
+    check.add_argument("item", type=_item, help="the item_id")
     check.add_argument("--url", default="http://127.0.0.1:8000", help="of the service")
     check.add_argument("--commitment", metavar="HEX", help="as you have noted it before")
     check.add_argument("--entry", metavar="ORDER_ID", help="that has to be on the list")
@@ -121,6 +121,15 @@ def build_parser() -> argparse.ArgumentParser:
     psql.add_argument("--as", dest="audience", choices=AUDIENCES, default="operator")
     _data_dir(psql)
     psql.add_argument("arguments", nargs="*", help="for psql, after --")
+
+    export = add(
+        "export",
+        _export,
+        "Write the orders of an item as CSV",
+        "By ticket, to the standard output: flashsale export 1 > orders.csv",
+    )
+    export.add_argument("item_id", metavar="ITEM", type=_item, help="its item_id")
+    _data_dir(export)
     return parser
 
 
@@ -152,9 +161,9 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _item_id(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text) < 2**27):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an item_id")
+def _item(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an item_id; `:sale` in psql shows them")
     return int(text)
 
 
@@ -236,31 +245,51 @@ def _check_draw(item: int, url: str, commitment: str | None, entry: str | None) 
 
 
 def _psql(audience: str, data_dir: Path, arguments: list[str]) -> int:
-    import psycopg
-
+    from flashsale.database.operators import as_operator, parsed
     from flashsale.database.version import sql_folder
     from flashsale.dev.binaries import wheel_binaries
-    from flashsale.dev.stack import URL_FILE
 
-    url = Settings.from_env().database_url
-    if not url:
-        try:
-            url = (data_dir / URL_FILE).read_text().strip()
-        except OSError:
-            raise SettingsError(
-                f"no database: start `make run` or `flashsale dev` (its data is looked for in "
-                f"{data_dir}), or set FLASHSALE_DATABASE_URL"
-            ) from None
+    url = _database_url(data_dir)
+    if audience == "operator":
+        given = as_operator(url)
+    else:
+        given = parsed(url) | {"options": f"-c role=flashsale_{audience}"}
     program = shutil.which("psql") or str(wheel_binaries() / "psql")
-    given = psycopg.conninfo.conninfo_to_dict(url)
     names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE"}
-    names |= {"password": "PGPASSWORD", "sslmode": "PGSSLMODE"}
+    names |= {"password": "PGPASSWORD", "sslmode": "PGSSLMODE", "options": "PGOPTIONS"}
+    names |= {"target_session_attrs": "PGTARGETSESSIONATTRS"}
     environ = os.environ | {names[k]: str(v) for k, v in given.items() if k in names}
     environ |= {
-        "PGOPTIONS": f"-c role=flashsale_{audience}",
         "PSQLRC": str(sql_folder() / "psqlrc"),
         "PGAPPNAME": f"flashsale psql ({audience})",
     }
     if arguments:  # psql runs one command, so it shows no greeting
         arguments = ["--no-psqlrc", *arguments]
     os.execve(program, ["psql", *arguments], environ)  # noqa: S606 - psql takes our place
+
+
+def _export(item_id: int, data_dir: Path) -> int:
+    from flashsale.database.export import export
+
+    url = _database_url(data_dir)
+    try:
+        export(url, item_id, sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of a reader that has seen enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _database_url(data_dir: Path) -> str:
+    """The URL of the settings, or of the `flashsale dev` that runs. Errors: SettingsError."""
+    from flashsale.dev.stack import URL_FILE
+
+    if url := Settings.from_env().database_url:
+        return url
+    try:
+        return (data_dir / URL_FILE).read_text().strip()
+    except OSError:
+        raise SettingsError(
+            f"no database: start `make run` or `flashsale dev` (its data is looked for in "
+            f"{data_dir}), or set FLASHSALE_DATABASE_URL"
+        ) from None

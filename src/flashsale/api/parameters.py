@@ -6,6 +6,8 @@ from typing import Annotated
 
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
+from flashsale.models import OrderStatus
+
 _MAX_INT = 2**31 - 1
 # Headers are ASCII only, because servers on the way may decode other bytes in different ways.
 _HEADER = r"^(?=.*\S)[\u0020-\u007e]+$(?!\n)"
@@ -30,6 +32,16 @@ StaffId = Annotated[
         max_length=128,
         pattern=_HEADER,
         description="Who of the staff asks, for the history; printable ASCII",
+    ),
+]
+RequestKey = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=_HEADER,
+        description="The same call with the same key has its effect once; printable ASCII",
     ),
 ]
 IdempotencyKey = Annotated[
@@ -59,6 +71,16 @@ AfterEntry = Annotated[
 ]
 EntryLimit = Annotated[
     int, QueryParameter(name="limit", ge=1, le=10_000, description="So many at most")
+]
+SkuFilter = Annotated[
+    str | None,
+    QueryParameter(name="sku", min_length=1, max_length=64, description="Only the item with it"),
+]
+Status = Annotated[
+    OrderStatus | None, QueryParameter(name="status", description="Only orders that are shown so")
+]
+AfterOrder = Annotated[
+    str | None, QueryParameter(name="after", max_length=64, description="order_id, exclusive")
 ]
 Before = Annotated[
     str | None, QueryParameter(name="before", max_length=64, description="order_id, exclusive")
