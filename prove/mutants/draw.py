@@ -106,8 +106,8 @@ DRAW_MUTANTS = [
     Mutant(
         "a cancelled entry counts as a gap in the line",
         "cancel",
-        "(not e.is_entry)::integer, -e.is_entry::integer",
-        "1, -e.is_entry::integer",
+        "case when not e.is_entry then coalesce(c.quantity, 1) else 0 end",
+        "coalesce(c.quantity, 1)",
         "draw::test_an_entry_can_be_cancelled",
     ),
     Mutant(
