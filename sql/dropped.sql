@@ -61,3 +61,4 @@ drop function if exists flashsale.take_tickets(
   integer[], text[], text[], boolean[], timestamptz, text[], bigint[]);
 drop function if exists flashsale.place_orders(
   integer[], text[], text[], bigint[], timestamptz[], timestamptz, text[], bigint[]);
+drop function if exists flashsale.order_outlook(flashsale_data.orders, integer, timestamptz);

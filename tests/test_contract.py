@@ -146,6 +146,7 @@ UNPINNED |= {
     "new_order",
     "key_of",
 }
+UNPINNED |= {"units_in_words", "wish_in_words"}
 UNPINNED |= {"is_same_request", "items_per_sweep", "refused", "reserved", "waiting"}
 """Inlined into the statements that call them; a function with settings is not."""
 COMMITS = {"sweep_for_a_minute", "sweep_round"}

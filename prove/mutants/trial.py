@@ -30,10 +30,12 @@ from flashsale.testing.servers import FAST, postgres_server
 from prove.mutants.draw import DRAW_MUTANTS, DRAW_PYTHON_MUTANTS
 from prove.mutants.kinds import ROOT, Mutant, PythonMutant
 from prove.mutants.python import PYTHON_MUTANTS
+from prove.mutants.quantity import QUANTITY_MUTANTS
 from prove.mutants.sql import SQL_MUTANTS
 
 MUTANTS: Sequence[Mutant] = [
     *SQL_MUTANTS,
+    *QUANTITY_MUTANTS,
     *DRAW_MUTANTS,
     *PYTHON_MUTANTS,
     *DRAW_PYTHON_MUTANTS,
