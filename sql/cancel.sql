@@ -39,12 +39,8 @@ begin
     returning o.order_id, o.item_id, o.reserved_at, o.quantity
   ), tallied as (
     insert into flashsale_data.tallies (item_id, paid, gaps_in_line, entered)
-    select
-      c.item_id, 0, case when not e.is_entry then coalesce(c.quantity, 1) else 0 end,
-      -e.is_entry::integer
-    from cancelled c
-    cross join lateral flashsale.is_entry(c.order_id) e (is_entry)
-    where c.reserved_at is null
+    select t.* from cancelled c
+    cross join flashsale.tally_of_cancelled(c.order_id, c.reserved_at, c.quantity) t
   )
   select
     array_agg(c.order_id), max(c.order_id) filter (where c.reserved_at is not null),
@@ -87,6 +83,23 @@ before: nothing changes); settling (the deadline has passed, and the payment pro
 whether the money came in time: nothing changes); repeated (with this key: the order as it is now).
 Errors: RV102 unknown order, or another customer's; RV202 already paid, RV302 a key, a reason or a
 name that is too short or too long, RV303 the key was used for another request.$$;
+
+-- This has no settings, so that it is inlined.
+create or replace function flashsale.tally_of_cancelled(
+  p_order_id bigint, p_reserved_at timestamptz, p_quantity integer)
+returns table (item_id integer, paid integer, gaps_in_line integer, entered integer)
+language sql immutable rows 1
+as $$
+  select
+    flashsale.item_of(p_order_id), 0,
+    case when flashsale.is_entry(p_order_id) then 0 else coalesce(p_quantity, 1) end,
+    case when flashsale.is_entry(p_order_id) then -1 else 0 end
+  where p_reserved_at is null
+$$;
+
+comment on function flashsale.tally_of_cancelled(bigint, timestamptz, integer) is
+$$What the cancellation of an order changes of the item's counters
+An entry has no tickets in the line. No row: the order has held a unit.$$;
 
 create or replace function flashsale.may_give_back(
   p_order_id bigint, p_customer_id text, p_now timestamptz)

@@ -22,6 +22,8 @@ begin
   from (
     select * from flashsale.order_story(v_order, v_item)
     union all
+    select * from flashsale.draw_story(v_order)
+    union all
     select * from flashsale.payment_story(v_order)
     union all
     select * from flashsale.staff_story(v_order)
@@ -99,12 +101,6 @@ as $$
           p_order.ticket)
     end
   union all
-  select d.done_at, 1,
-    format('The draw was done: they got ticket %s of %s.', p_order.ticket, d.units)
-  from flashsale_data.draws d
-  where d.item_id = p_order.item_id and p_item.draw = 'drawn'
-    and flashsale.shown_id(p_order.order_id) <> p_order.order_id
-  union all
   select p_order.reserved_at, 2,
     format('It was their turn after %s: %s set aside.',
       date_trunc('milliseconds', p_order.reserved_at - p_order.created_at),
@@ -150,6 +146,20 @@ $$;
 
 comment on function flashsale.order_story(flashsale_data.orders, flashsale_data.items) is
 $$The events of an order's history that its own row shows$$;
+
+create or replace function flashsale.draw_story(p_order flashsale_data.orders)
+returns table (at timestamptz, step integer, what text)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select d.done_at, 1,
+    format('The draw was done: they got ticket %s of %s.', p_order.ticket, d.units)
+  from flashsale_data.draws d
+  where d.item_id = p_order.item_id and d.done_at is not null
+    and flashsale.shown_id(p_order.order_id) <> p_order.order_id
+$$;
+
+comment on function flashsale.draw_story(flashsale_data.orders) is
+$$When an entry of a draw got its ticket; no row: it is none, or has none$$;
 
 create or replace function flashsale.end_of_payment(
   p_order flashsale_data.orders, p_payment_id bigint)

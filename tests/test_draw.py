@@ -219,7 +219,7 @@ def test_a_draw_without_entries_opens_the_sale(db: Connection, clock: Clock) -> 
 
 def test_a_draw_needs_an_opening_in_the_future(db: Connection, clock: Clock) -> None:
     for opens_at in (None, clock.at() - MINUTE):
-        with pytest.raises(Exception, match="opens_at in the future"):
+        with pytest.raises(Exception, match="opens_at must be in the future"):
             item(db, draw=True, opens_at=opens_at)
 
 

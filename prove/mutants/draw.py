@@ -106,8 +106,8 @@ DRAW_MUTANTS = [
     Mutant(
         "a cancelled entry counts as a gap in the line",
         "cancel",
-        "case when not e.is_entry then coalesce(c.quantity, 1) else 0 end",
-        "coalesce(c.quantity, 1)",
+        "case when flashsale.is_entry(p_order_id) then 0 else coalesce(p_quantity, 1) end",
+        "coalesce(p_quantity, 1)",
         "draw::test_an_entry_can_be_cancelled",
     ),
     Mutant(
