@@ -1,9 +1,6 @@
 create or replace function flashsale.cancel(
-  p_order_id bigint,
-  p_customer_id text default null,
-  p_idempotency_key text default null,
-  p_reason text default null,
-  p_staff text default null)
+  p_order_id bigint, p_customer_id text default null, p_idempotency_key text default null,
+  p_reason text default null, p_staff text default null)
 returns flashsale.order_row
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -39,8 +36,8 @@ begin
     returning o.order_id, o.item_id, o.reserved_at, o.quantity
   ), tallied as (
     insert into flashsale_data.tallies (item_id, paid, gaps_in_line, entered)
-    select t.* from cancelled c
-    cross join flashsale.tally_of_cancelled(c.order_id, c.reserved_at, c.quantity) t
+    select t.* from cancelled c, flashsale.tally_of_cancelled(
+      c.order_id, c.reserved_at, c.quantity) t
   )
   select
     array_agg(c.order_id), max(c.order_id) filter (where c.reserved_at is not null),

@@ -130,6 +130,7 @@ UNPINNED |= {
     "current_id",
     "is_entry",
     "shown_id",
+    "tally_of_cancelled",
     "is_to_be_found",
     "item_of",
     "look_up_payment_jobs",

@@ -167,14 +167,21 @@ def test_check_draw_finds_nothing_in_a_draw_as_it_was(db: Connection, clock: Clo
 
 
 @pytest.mark.parametrize(
-    "falsify", [moved, left_out, other_secret, other_commitment, other_quantity]
+    ("falsify", "told"),
+    [
+        (moved, "should have"),
+        (left_out, "the list has 5 entries"),
+        (other_secret, "the commitment has announced"),
+        (other_commitment, "the list is not the one whose hash was published"),
+        (other_quantity, "the list is not the one whose hash was published"),
+    ],
 )
 def test_check_draw_finds_each_fault(
-    db: Connection, clock: Clock, falsify: Callable[[Published], None]
+    db: Connection, clock: Clock, falsify: Callable[[Published], None], told: str
 ) -> None:
     published = Published(db, clock)
     falsify(published)
-    assert list(check_draw.faults(published.draw, published.entries)) != []
+    assert told in "; ".join(check_draw.faults(published.draw, published.entries))
 
 
 def serve_to(monkeypatch: pytest.MonkeyPatch, published: Published) -> None:

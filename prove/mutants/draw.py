@@ -48,13 +48,6 @@ DRAW_MUTANTS = [
         "draw_races::test_an_old_snapshot_can_not_enter_what_has_been_opened_or_closed",
     ),
     Mutant(
-        "the clock is not read again before entering",
-        "enter",
-        "i.draw, i.opens_at, i.closes_at, i.paused, true, p_now)\n$$;",
-        "i.draw, i.opens_at, i.closes_at, i.paused, true, '-infinity')\n$$;",
-        "draw_races::test_a_request_that_waits_until_the_opening_does_not_enter",
-    ),
-    Mutant(
         "the order does not depend on the list",
         "draw",
         "sha256(d.secret || d.list_hash || convert_to(l.entry_id::text, 'UTF8'))",
@@ -73,7 +66,7 @@ DRAW_MUTANTS = [
         "fill",
         "if not found or v_item.draw in ('listing', 'drawing') then",
         "if not found then",
-        "draw_races::test_an_entry_that_is_locked_delays_only_itself",
+        "draw::test_drawing_goes_on_in_bounded_steps",
     ),
     Mutant(
         "the secret is public before all have their tickets",
