@@ -31,7 +31,7 @@ price and currency can be changed until somebody asks for a unit. p_reason and p
 1 to 255 characters; the same call with the same key has its effect once.
 Errors: RV101 unknown item, RV204 withdraws more units than are not paid yet, RV209 the price can't
 be changed any more, RV221 opens_at, if the draw of the item has begun, RV302 a value is out of
-range or can not be changed, RV303 the key was used for another request.$$;
+range or can not be changed, RV304 the key was used for another request.$$;
 
 create or replace function flashsale.check_changes(p_changes jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp

@@ -92,7 +92,7 @@ p_reason and p_staff: why, 1 to 1,000 characters, and who, 1 to 128, for history
 and the login. p_idempotency_key: 1 to 255 characters; the same call with the same key returns the
 same item.
 Errors: RV201 the sku is taken (detail names the item that has it), RV205 all item_ids are used up,
-RV302 a value is out of range, RV303 the key was used for another request.$$;
+RV302 a value is out of range, RV304 the key was used for another request.$$;
 
 create or replace function flashsale.next_item_id() returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp

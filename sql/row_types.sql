@@ -100,3 +100,17 @@ comment on column flashsale.draw_entry.entry_id is 'The order_id that the custom
 comment on column flashsale.draw_entry.quantity is 'How many units it asks for.';
 comment on column flashsale.draw_entry.ticket is
   'Its ticket, the first one if it has several; null: it is still to be drawn.';
+
+comment on type flashsale.fairness_row is
+$$A ticket in the report that customers may see$$;
+
+comment on column flashsale.fairness_row.ticket is 'The place in the line, from 1.';
+comment on column flashsale.fairness_row.customer is
+  'Who has it: the customer who looks, in full, the beginning of all others; null: void.';
+comment on column flashsale.fairness_row.is_you is 'Whether it is the customer who looks.';
+comment on column flashsale.fairness_row.status is 'The order''s status, as in order_status.';
+comment on column flashsale.fairness_row.asked_at is 'When the customer asked.';
+comment on column flashsale.fairness_row.served_at is
+  'When a unit was set aside; null: it has not been, or was lost to an outage.';
+comment on column flashsale.fairness_row.ended_at is
+  'When it ended without a sale, or was refunded.';

@@ -38,7 +38,8 @@ GRANT_LOCKS = """\
 """
 
 CANCEL_LOCK = """\
-  perform from flashsale_data.orders o
+  select o.status into v_before
+  from flashsale_data.orders o
   where o.order_id = p_order_id and o.head_id is null
     and (o.customer_id = p_customer_id or p_customer_id is null)
   for update;
@@ -918,8 +919,8 @@ SQL_MUTANTS = [
     Mutant(
         "withdraw: what was paid a moment ago too",
         "withdraw",
-        " - v_item.paid - coalesce(sum(t.paid), 0)",
-        " - v_item.paid",
+        " - p_item.paid - coalesce(sum(t.paid), 0)",
+        " - p_item.paid",
         "items::test_paid_units_can_not_be_withdrawn",
     ),
     Mutant(
@@ -932,15 +933,15 @@ SQL_MUTANTS = [
     Mutant(
         "withdraw: tickets that requests have overtaken count as units",
         "withdraw",
-        "      f.ticket <= v_item.now_serving as is_unit",
+        "      f.ticket <= p_item.now_serving as is_unit",
         "      true as is_unit",
         "items::test_tickets_between_those_of_a_withdrawal_are_not_withdrawn",
     ),
     Mutant(
         "withdraw: less than nothing is left",
         "withdraw",
-        "  select greatest(0, v_item",
-        "  select greatest(null, v_item",
+        "  select greatest(0, p_item",
+        "  select greatest(null, p_item",
         "items::test_no_units_can_be_withdrawn_when_those_to_be_withdrawn_are_paid",
     ),
     Mutant(
@@ -1009,8 +1010,8 @@ SQL_MUTANTS = [
     Mutant(
         "restock: leaves the debt",
         "restock",
-        "  v_kept integer := least(p_units, v_item.withdrawing);",
-        "  v_kept integer := 0;",
+        "  v_kept constant integer := least(p_units, p_item.withdrawing);",
+        "  v_kept constant integer := 0;",
         "items::test_new_units_settle_what_is_still_to_be_withdrawn",
     ),
     Mutant(

@@ -32,11 +32,13 @@ from prove.mutants.kinds import ROOT, Mutant, PythonMutant
 from prove.mutants.python import PYTHON_MUTANTS
 from prove.mutants.quantity import QUANTITY_MUTANTS
 from prove.mutants.sql import SQL_MUTANTS
+from prove.mutants.staff import STAFF_MUTANTS
 
 MUTANTS: Sequence[Mutant] = [
     *SQL_MUTANTS,
     *QUANTITY_MUTANTS,
     *DRAW_MUTANTS,
+    *STAFF_MUTANTS,
     *PYTHON_MUTANTS,
     *DRAW_PYTHON_MUTANTS,
 ]
