@@ -388,7 +388,8 @@ begin
     )
   ) h;
   v_moved := flashsale.move_entries(p_item_id, v_next);
-  select max(n.hash), count(*), coalesce(sum(n.quantity), 0) into v_last, v_new, v_units
+  select (array_agg(n.hash order by n.hash desc))[1], count(*), coalesce(sum(n.quantity), 0)
+  into v_last, v_new, v_units
   from unnest(v_next) n
   where n.hash > coalesce(v_draw.placed_through, '');
   update flashsale_data.draws d
