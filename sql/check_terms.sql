@@ -98,7 +98,10 @@ begin
     (18, (p_terms ->> 'product') is not null,
       jsonb_typeof(p_terms -> 'product') = 'string'
         and length(p_terms ->> 'product') between 1 and 64,
-      'product must have 1 to 64 characters, or be null')
+      'product must have 1 to 64 characters, or be null'),
+    (19, p_terms ? 'draw', p_terms -> 'draw' = 'false'
+      or p_terms -> 'draw' = 'true' and v_opens_at > flashsale.clock(),
+      'draw must be true or false, and with a draw opens_at must be in the future')
   ) r (n, is_given, is_right, problem)
   where r.is_given and r.is_right is not true;
   if v_problem is not null then

@@ -16,6 +16,7 @@ create or replace function flashsale.create_item(
   p_max_per_order integer default 1,
   p_max_per_customer integer default null,
   p_product text default null,
+  p_draw boolean default false,
   p_reason text default null,
   p_staff text default null,
   p_idempotency_key text default null)
@@ -29,7 +30,7 @@ declare
     'late_payment', p_late_payment, 'opens_at', p_opens_at, 'closes_at', p_closes_at,
     'settle_seconds', p_settle_seconds, 'refund_seconds', p_refund_seconds,
     'max_per_order', p_max_per_order, 'max_per_customer', p_max_per_customer,
-    'product', p_product);
+    'product', p_product, 'draw', p_draw);
   v_item_id integer;
 begin
   perform flashsale.check_act(p_staff, coalesce(p_reason, 'none'));
@@ -44,7 +45,7 @@ begin
   insert into flashsale_data.items (
     item_id, sku, name, price, currency, stock, hold_seconds, opens_at, closes_at, max_waiting,
     late_payment, settle_seconds, refund_seconds, max_per_order, max_per_customer, highest_limit,
-    product, product_id, counts_units, line, created_at)
+    product, product_id, counts_units, draw, line, created_at)
   overriding system value
   values (
     v_item_id, p_sku, p_name, p_price, p_currency, p_stock, p_hold_seconds, p_opens_at, p_closes_at,
@@ -52,10 +53,14 @@ begin
     p_max_per_order, p_max_per_customer, coalesce(p_max_per_customer, p_max_per_order),
     p_product, flashsale.product_id_of(p_product, v_item_id),
     p_product is not null or coalesce(p_max_per_customer, p_max_per_order) > 1,
+    case when p_draw then 'entering'::flashsale_data.draw_state end,
     format('flashsale_data.%I', 'line_' || v_item_id)::regclass, flashsale.clock())
   on conflict (sku) do nothing;
   if not found then
     perform flashsale.raise_sku_taken(p_sku);
+  end if;
+  if p_draw then
+    perform flashsale.create_draw(v_item_id);
   end if;
   perform
     flashsale.note_result('', p_idempotency_key, v_item_id),
@@ -66,7 +71,7 @@ $$;
 
 comment on function flashsale.create_item(
   text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
-  integer, integer, integer, text, text, text, text) is
+  integer, integer, integer, text, boolean, text, text, text) is
 $$Puts a new item on sale and returns it
 p_sku: your name of the item, 1 to 64 characters. p_name: for customers, 1 to 200 characters.
 p_price: 1 to 1,000,000,000,000 minor units of p_currency (ISO 4217). p_stock: 0 to 10,000,000
@@ -81,6 +86,8 @@ p_max_per_order: how many units an order may be for, 1 to 100. p_max_per_custome
 customer may have bought and asked for in all, p_max_per_order to 10,000; null: p_max_per_order.
 p_product: items with the same product are variants of it, 1 to 64 characters. A customer's units of
 all of them count, and they have one open order of them at a time. It can't be changed later.
+p_draw: customers enter before p_opens_at, which must be in the future, and are shuffled when it
+opens.
 p_reason and p_staff: why, 1 to 1,000 characters, and who, 1 to 128, for history; null: no reason,
 and the login. p_idempotency_key: 1 to 255 characters; the same call with the same key returns the
 same item.

@@ -16,7 +16,7 @@ grant usage on schema flashsale
 -- Views call these functions with the rights of the view's reader.
 grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
     flashsale.hold_fate(bigint), flashsale.order_id_of(integer, integer),
-    flashsale.provider_down(), flashsale.running_transactions(),
+    flashsale.is_entry(bigint), flashsale.provider_down(), flashsale.running_transactions(),
     flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
 
@@ -35,11 +35,17 @@ grant execute on function
     flashsale.items(text)
   to flashsale_api, flashsale_tool;
 
+-- What is public of a draw.
+grant execute on function
+    flashsale.draw_status(integer),
+    flashsale.draw_entries(integer, bigint, integer)
+  to flashsale_api, flashsale_tool, flashsale_operator;
+
 -- Terms of sale: the HTTP service has them in its contract.
 grant execute on function
     flashsale.create_item(
       text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
-      integer, integer, integer, text, text, text, text),
+      integer, integer, integer, text, boolean, text, text, text),
     flashsale.change_item(integer, jsonb, text, text, text)
   to flashsale_api, flashsale_operator;
 

@@ -17,6 +17,8 @@
 --   when), sweep_failures (items whose sweep fails), offline_references (what tills call their
 --   payments), provider_status (whether the payment provider is down) and history (what staff have
 --   done). The jobs themselves are in pgmq's queues.
+--   Of draws there are draws (the secret, and how far it is), drawn_entries (the list, which leads
+--   from an entry to its order) and draw_hashes (the order of a draw that is going on).
 --
 -- THE LINE
 --   Each item has a sequence. An order takes the sequence's next number: its ticket. The order is
@@ -28,16 +30,17 @@
 --   and the sale is fair because the tickets come from a sequence.
 --
 -- VERBS THAT CHANGE AN ORDER'S STATE
---   reserve, reserve_many    (none) -> reserved | waiting
+--   reserve, reserve_many    (none) -> reserved | waiting; entered, before the opening of a draw
 --   pay                      reserved, settling -> paid, if the money came before the deadline
 --   pay_offline              reserved -> paid, before the deadline
---   cancel                   reserved, waiting -> cancelled; paid -> refunded, if allowed
+--   cancel                   entered, reserved, waiting -> cancelled; paid -> refunded, if allowed
 --   refund_order             paid -> refunded; and record_payment_event, if the provider says so
 --   expire                   reserved -> settling, expired, or waiting again, from the deadline on
 --                            (hold_fates decides); settling -> expired
 --   promote                  waiting -> reserved; waiting -> unserved after the sale has closed
+--   draw                     entered -> waiting; entered -> unserved, if the sale never opens
 --   fill                     (a hole in the line) -> void
---   sweep does expire, fill and promote for everything that is due. It may run at any time and any
+--   sweep does expire, draw, fill and promote for all that is due. It may run at any time and any
 --   number of times at once. Runners do the same one item per transaction: begin_sweep, sweep_item.
 --
 -- LOCK ORDER
@@ -51,6 +54,7 @@
 --   while it holds the old order and the payment. It can wait only for a transaction that is just
 --   inserting an order of the same customer and item. That one found the old order ended already.
 --   So it needs neither the old order nor its payment, and there is no deadlock.
+--   An entry into a draw locks the item for share, but only above `read committed`.
 --   The row of an item is locked by sweeps, with skip locked, and by operators, who hold no lock on
 --   an order at that time. reserve takes no lock that another customer needs. There are no advisory
 --   locks, and nothing calls NOTIFY.
@@ -82,6 +86,7 @@
 \ir shut_by.sql
 \ir money.sql
 \ir order_ids.sql
+\ir enter.sql
 \ir issued_tickets.sql
 \ir history.sql
 \ir request_keys.sql
@@ -130,6 +135,9 @@
 \ir expire.sql
 \ir promote.sql
 \ir fill.sql
+\ir draw.sql
+\ir draw_status.sql
+\ir draw_entries.sql
 \ir sweep.sql
 \ir begin_sweep.sql
 \ir sweep_item.sql

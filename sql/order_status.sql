@@ -8,7 +8,7 @@ select
   o.item_id,
   o.customer_id,
   f.status,
-  o.ticket,
+  case when not flashsale.is_entry(o.order_id) then o.ticket end as ticket,
   case when f.status = 'waiting' then greatest(1, o.ticket - i.now_serving) end as position,
   o.created_at,
   case when f.status <> 'waiting' then o.reserved_at end as reserved_at,
@@ -67,9 +67,9 @@ comment on column flashsale.order_status.order_id is 'The order.';
 comment on column flashsale.order_status.item_id is 'The item.';
 comment on column flashsale.order_status.customer_id is 'The customer; null: void.';
 comment on column flashsale.order_status.status is
-  'waiting, reserved, settling, paid, refunded, expired, cancelled, unserved or void.';
+  'entered, waiting, reserved, settling, paid, refunded, expired, cancelled, unserved or void.';
 comment on column flashsale.order_status.ticket is
-  'The order''s place in its item''s line, from 1.';
+  'The order''s place in its item''s line, from 1; null: it has entered a draw.';
 comment on column flashsale.order_status.position is
   'Of a waiting order: its place among those that wait, at most; 1 is next.';
 comment on column flashsale.order_status.created_at is 'When the customer requested the unit.';
@@ -101,12 +101,12 @@ returns setof flashsale.order_row
 language sql stable rows 1
 as $$
   select
-    p_outcome, o.order_id, o.item_id, o.customer_id, o.status, o.ticket, o.position, o.created_at,
-    o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id, o.payment_status, o.amount,
-    o.currency, o.checkout_url, null::timestamptz, o.late_order_id, o.reference, o.quantity,
-    o.units
+    p_outcome, flashsale.shown_id(o.order_id), o.item_id, o.customer_id, o.status, o.ticket,
+    o.position, o.created_at, o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id,
+    o.payment_status, o.amount, o.currency, o.checkout_url, null::timestamptz,
+    o.late_order_id, o.reference, o.quantity, o.units
   from flashsale.order_status o
-  where o.order_id = p_order_id
+  where o.order_id = flashsale.current_id(p_order_id)
 $$;
 
 comment on function flashsale.as_row(bigint, text) is

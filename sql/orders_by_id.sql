@@ -4,7 +4,7 @@ language sql stable security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
   select
-    'found', o.order_id, o.item_id, o.customer_id, r.status::text, o.ticket,
+    'found', flashsale.shown_id(o.order_id), o.item_id, o.customer_id, r.status::text, o.ticket,
     case when r.status = 'waiting' then o.position end, o.created_at,
     case when r.status <> 'waiting' then r.reserved_at end, r.expires_at, o.paid_at, r.ended_at,
     o.payment_id, o.payment_status, o.amount, o.currency, o.checkout_url, null::timestamptz,
@@ -12,7 +12,8 @@ as $$
     case when r.status <> 'waiting' and r.reserved_at is not null then coalesce(r.units, 1) end
   from flashsale.order_status o
   join flashsale_data.orders r on r.order_id = o.order_id
-  where o.order_id = any (p_order_ids)
+  where o.order_id = any (
+    array(select flashsale.current_id(p.order_id) from unnest(p_order_ids) p (order_id)))
 $$;
 
 comment on function flashsale.orders_by_id(bigint[]) is

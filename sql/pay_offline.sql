@@ -27,6 +27,7 @@ begin
   then
     return flashsale.answer(p_order_id, 'repeated');
   end if;
+  p_order_id := flashsale.lock_entry(p_order_id);
   perform flashsale.order_status(p_order_id);
   select o.* into v_order
   from flashsale_data.orders o where o.order_id = p_order_id for update;

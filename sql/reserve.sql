@@ -79,6 +79,8 @@ as $$
       when p_is_special or i.counts_units then 'special'
       when not flashsale.is_request(p_customer_id, p_idempotency_key) then 'invalid'
       when o.order_id is null then coalesce(
+        case when i.draw is not null then flashsale.answer_of_draw(
+          i.draw, i.opens_at, i.closes_at, i.paused, p_wait, p_now) end,
         flashsale.shut_by(i.opens_at, i.closes_at, i.paused, p_now),
         case
           when coalesce(pg_sequence_last_value(i.line), 0) >= t.ticket_limit then 'sold_out'
@@ -303,15 +305,17 @@ comment on function flashsale.reserve(integer, text, text, boolean, integer, int
 $$Requests units of an item: a reservation, or a place in the line
 p_customer_id: 1 to 128 characters. p_idempotency_key: 1 to 255 characters or null; the same item,
 customer and key always get the same order, if they ask for the same. p_wait: false refuses rather
-than join the line. p_quantity: how many units, 1 up to the item's max_per_order. p_min_quantity:
-with fewer the customer would rather have none, 1 to p_quantity; null: they want all of them.
-Outcomes: reserved; waiting; existing (the order that the customer already has; if they have paid
-for all that they may have, the latest of those). These take no ticket and write nothing: not_open
-(retry_at says when it opens), closed, paused, sold_out (or the line is full), has_other_order (the
-customer has an open order of another item of this product: order_id), too_many (more than
-max_per_order, or than max_per_customer leaves), key_reused (the key asked for something else
-before). Errors: RV101 unknown item, RV301 a customer or key that is too short or too long, or a
-quantity that is not possible, 40001 too many requests of this customer met: call again.$$;
+than join the line or a draw. p_quantity: how many units, 1 up to the item's max_per_order.
+p_min_quantity: with fewer the customer would rather have none, 1 to p_quantity; null: they want all
+of them.
+Outcomes: reserved; waiting; entered (a draw, before it opens); existing (the order that the
+customer already has; if they have paid for all that they may have, the latest of those). These take
+no ticket and write nothing: not_open (retry_at says when it opens), closed, paused, sold_out (or
+the line is full), has_other_order (the customer has an open order of another item of this product:
+order_id), too_many (more than max_per_order, or than max_per_customer leaves), key_reused (the key
+asked for something else before). Errors: RV101 unknown item, RV301 a customer or key that is too
+short or too long, or a quantity that is not possible, 40001 too many requests of this customer met:
+call again.$$;
 
 create or replace function flashsale.reserved_after_a_wait(p_order_id bigint)
 returns flashsale.order_row

@@ -13,15 +13,11 @@
 --
 -- The state is a few arrays with one element per request. A null outcome means: not decided yet.
 create or replace function flashsale.reserve_many(
-  p_item_ids integer[],
-  p_customer_ids text[],
-  p_idempotency_keys text[] default null,
-  p_waits boolean[] default null,
-  p_quantities integer[] default null,
+  p_item_ids integer[], p_customer_ids text[], p_idempotency_keys text[] default null,
+  p_waits boolean[] default null, p_quantities integer[] default null,
   p_min_quantities integer[] default null)
 returns setof flashsale.order_row
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -53,6 +49,11 @@ begin
       v_cleared_ids := v_cleared_ids || v_overdue_ids;
       v_now := flashsale.clock(); -- end_overdue may have waited for a lock
       continue;
+    elsif 'entered' = any (v_outcomes) then
+      select e.* into v_outcomes, v_order_ids
+      from flashsale.enter(
+        p_item_ids, p_customer_ids, p_idempotency_keys, p_quantities, p_min_quantities,
+        v_product_ids, v_outcomes, v_order_ids) e;
     end if;
     v_placed_at := case when v_round = 1 and v_groups is null then v_now end;
     select p.* into v_outcomes, v_order_ids
@@ -76,9 +77,7 @@ begin
       where r.outcome = 'reserved'));
     v_placed_at := null;
   end if;
-  return query
-  select a.*
-  from flashsale.answers(
+  return query select a.* from flashsale.answers(
     p_item_ids, p_customer_ids, v_outcomes, v_order_ids, v_deadlines, v_placed_at) a;
 end
 $$;
@@ -87,16 +86,16 @@ comment on function flashsale.reserve_many(
   integer[], text[], text[], boolean[], integer[], integer[]) is
 $$Requests units for each of up to 1,000 customers
 One row per request, in the order of the requests. p_customer_ids: 1 to 128 characters.
-p_idempotency_keys: 1 to 255 characters or null; the same item, customer and key always get the
-same order, if they ask for the same. p_waits: false refuses rather than join the line.
+p_idempotency_keys: 1 to 255 characters or null; the same item, customer and key always get the same
+order, if they ask for the same. p_waits: false refuses rather than join the line or a draw.
 p_quantities: how many units, 1 up to the item's max_per_order; null: 1. p_min_quantities: with
 fewer the customer would rather have none, 1 to the quantity; null: they want all of them.
-Outcomes: reserved, waiting; existing (the order that the customer already has; if they have paid
-for all that they may have, the latest of those). These take no ticket and write nothing: not_open
-(retry_at), closed, paused, sold_out (also: the line is full), has_other_order (the customer has an
-open order of another item of this product: order_id), too_many (more than max_per_order, or than
-max_per_customer leaves), key_reused (the key asked for something else before), unknown_item and
-invalid (such a request fails alone).
+Outcomes: reserved, waiting, entered (a draw, before it opens); existing (the order that the
+customer already has; if they have paid for all that they may have, the latest of those). These take
+no ticket and write nothing: not_open (retry_at), closed, paused, sold_out (also: the line is full),
+has_other_order (the customer has an open order of another item of this product: order_id), too_many
+(more than max_per_order, or than max_per_customer leaves), key_reused (the key asked for something
+else before), unknown_item and invalid (such a request fails alone).
 Errors: RV301 arrays that do not fit together; 40001 too many requests of these customers met, and
 nothing was done: call again.$$;
 
@@ -189,7 +188,10 @@ begin
   end if;
   v_row.outcome := flashsale.why_not(
     v_item, v_paid.units, p_wait, p_quantity, p_min_quantity, p_now);
-  if v_row.outcome is null and v_paid.last_order_id <> all (coalesce(p_cleared_ids, '{}')) then
+  if coalesce(v_row.outcome, 'entered') = 'entered' and v_paid.last_order_id is not null
+    and v_paid.last_order_id <> all (coalesce(p_cleared_ids, '{}'))
+  then
+    v_row.outcome := null;
     v_row.order_id := v_paid.last_order_id;
     v_row.in_the_way := true;
   end if;
@@ -264,17 +266,22 @@ returns text
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
-    flashsale.shut_by(p_item.opens_at, p_item.closes_at, p_item.paused, p_now),
+    nullif(d.answer, 'entered'),
+    case when d.answer is null then
+      flashsale.shut_by(p_item.opens_at, p_item.closes_at, p_item.paused, p_now) end,
     case
       when p_quantity > p_item.max_per_order
         or p_paid + p_quantity > coalesce(p_item.max_per_customer, p_item.max_per_order)
         then 'too_many'
+      when d.answer is not null then d.answer
       when coalesce(pg_sequence_last_value(p_item.line), 0)
         + case when p_wait is false then p_min_quantity else p_quantity end
         > flashsale.ticket_limit_for(
           p_wait, p_item.now_serving, p_item.gaps_in_line, p_item.max_waiting)
         then 'sold_out'
     end)
+  from flashsale.answer_of_draw(
+    p_item.draw, p_item.opens_at, p_item.closes_at, p_item.paused, p_wait, p_now) d (answer)
 $$;
 
 comment on function flashsale.why_not(
@@ -616,7 +623,7 @@ as $$
     and k.idempotency_key = r.idempotency_key
     and not exists (
       select from flashsale_data.orders o
-      where o.order_id = k.order_id and o.customer_id = k.customer_id)
+      where o.order_id = flashsale.current_id(k.order_id) and o.customer_id = k.customer_id)
 $$;
 
 comment on function flashsale.release_keys(integer[], text[], text[], text[]) is
@@ -635,9 +642,9 @@ returns setof flashsale.order_row
 language sql stable
 as $$
   select
-    r.outcome, r.order_id, r.item_id, r.customer_id, o.status, o.ticket, o.position, o.created_at,
-    o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id, o.payment_status, o.amount,
-    o.currency, o.checkout_url,
+    r.outcome, coalesce(o.shown_id, r.order_id), r.item_id, r.customer_id, o.status, o.ticket,
+    o.position, o.created_at, o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id,
+    o.payment_status, o.amount, o.currency, o.checkout_url,
     case when r.outcome = 'not_open' then (
       select i.opens_at from flashsale_data.items i where i.item_id = r.item_id) end,
     o.late_order_id, o.reference, o.quantity, o.units
@@ -658,7 +665,7 @@ as $$
       case when r.outcome = 'reserved' then i.price end as amount,
       case when r.outcome = 'reserved' then i.currency end as currency,
       null as checkout_url, null::bigint as late_order_id, null as reference,
-      1 as quantity, case when r.outcome = 'reserved' then 1 end as units
+      1 as quantity, case when r.outcome = 'reserved' then 1 end as units, null::bigint as shown_id
     from flashsale_data.items i
     where r.outcome in ('reserved', 'waiting') and p_placed_at is not null
       and i.item_id = r.item_id
@@ -666,10 +673,11 @@ as $$
     (select
       s.status, s.ticket, s.position, s.created_at, s.reserved_at, s.expires_at, s.paid_at,
       s.ended_at, s.payment_id, s.payment_status, s.amount, s.currency, s.checkout_url,
-      s.late_order_id, s.reference, s.quantity, s.units
+      s.late_order_id, s.reference, s.quantity, s.units, flashsale.shown_id(s.order_id)
     from flashsale.order_status s
-    where (r.outcome = 'existing' or p_placed_at is null and r.outcome <> 'has_other_order')
-      and s.order_id = r.order_id
+    where (r.outcome in ('existing', 'entered')
+        or p_placed_at is null and r.outcome <> 'has_other_order')
+      and s.order_id = flashsale.current_id(r.order_id)
     limit 1)
   ) o on true
   order by r.ord

@@ -7,13 +7,15 @@ invalid) has no order_id. That of has_other_order names the other order, and not
 
 comment on column flashsale.order_row.outcome is
   'The result of this call; the comment on the function lists the possible outcomes.';
-comment on column flashsale.order_row.order_id is 'The order; null for a refusal.';
+comment on column flashsale.order_row.order_id is
+  'The order; null for a refusal. Who entered a draw keeps the id of the entry.';
 comment on column flashsale.order_row.item_id is 'The item.';
 comment on column flashsale.order_row.customer_id is
   'The customer, by the name that the caller gave them.';
 comment on column flashsale.order_row.status is
-  'waiting, reserved, settling, paid, refunded, expired, cancelled, unserved or void.';
-comment on column flashsale.order_row.ticket is 'The order''s place in its item''s line, from 1.';
+  'entered, waiting, reserved, settling, paid, refunded, expired, cancelled, unserved or void.';
+comment on column flashsale.order_row.ticket is
+  'The order''s place in its item''s line, from 1; null: it has entered a draw.';
 comment on column flashsale.order_row.position is
   'Of a waiting order: its place among those that wait, at most; 1 is next.';
 comment on column flashsale.order_row.created_at is 'When the customer requested the unit.';
@@ -69,8 +71,35 @@ comment on column flashsale.notification_job.tries is
   'How often the job was taken, this time included.';
 comment on column flashsale.notification_job.message is
   'An object: kind (reserved, your_turn, paid, paid_late, expired, cancelled, refunded,
-  order_refunded or unserved), order_id (as text), item_id, item_name, customer_id, expires_at,
-  checkout_url and could_pay.';
+  order_refunded, unserved, entered or placed), order_id (as text), item_id, item_name, customer_id,
+  expires_at, checkout_url, position (of a place in the line) and could_pay.';
+
+comment on type flashsale.draw_row is
+$$What is public of a draw$$;
+
+comment on column flashsale.draw_row.item_id is 'The item.';
+comment on column flashsale.draw_row.state is
+  'entering, listing, drawing, drawn or called_off.';
+comment on column flashsale.draw_row.entries is
+  'How many have entered, as of the last sweep; once it is listed, how many are on the list.';
+comment on column flashsale.draw_row.units is
+  'How many units they ask for, and so tickets; null until the list is complete.';
+comment on column flashsale.draw_row.commitment is 'sha256(secret), hexadecimal.';
+comment on column flashsale.draw_row.list_hash is
+  'The hash of the list, hexadecimal; null until it is complete.';
+comment on column flashsale.draw_row.secret is
+  '32 bytes, hexadecimal; null until the draw is done.';
+comment on column flashsale.draw_row.opens_at is 'When the entries end.';
+comment on column flashsale.draw_row.listed_at is 'When the list was complete.';
+comment on column flashsale.draw_row.drawn_at is 'When all had their tickets.';
+
+comment on type flashsale.draw_entry is
+$$An entry on the list of a draw$$;
+
+comment on column flashsale.draw_entry.entry_id is 'The order_id that the customer got.';
+comment on column flashsale.draw_entry.quantity is 'How many units it asks for.';
+comment on column flashsale.draw_entry.ticket is
+  'Its ticket, the first one if it has several; null: it is still to be drawn.';
 
 comment on type flashsale.fairness_row is
 $$A ticket in the report that customers may see$$;

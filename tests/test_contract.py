@@ -92,21 +92,22 @@ def test_the_public_may_call_nothing(db: Connection) -> None:
 
 
 EXPECTED_GRANTS = {
-    "flashsale_api": "cancel change_item create_item extend_holds find_held item_status items "
-    "order_status orders_by_id orders_of orders_of_item pay_offline record_payment_event "
-    "refund_order request_payment reserve reserve_many",
+    "flashsale_api": "cancel change_item create_item draw_entries draw_status extend_holds "
+    "find_held item_status items order_status orders_by_id orders_of orders_of_item pay_offline "
+    "record_payment_event refund_order request_payment reserve reserve_many",
     "flashsale_worker": "begin_sweep expire fill finish_notifications note_provider "
     "payment_captured payment_opened payment_refunded payment_voided payments_opened promote "
     "retry_job sweep sweep_failed sweep_item take_notifications take_payment_jobs",
-    "flashsale_tool": "cancel explain_order fairness find_held item_status items order_status "
-    "orders_by_id orders_of pay_offline request_payment reserve reserve_many",
-    "flashsale_operator": "cancel change_item close_item create_item expire explain_order "
-    "extend_holds fairness fill item_status items open_item order_status orders_of orders_of_item "
-    "pause_item pay_offline promote refund_order restock resume_item retry_dead_letter sweep "
-    "withdraw",
+    "flashsale_tool": "cancel draw_entries draw_status explain_order fairness find_held "
+    "item_status items order_status orders_by_id orders_of pay_offline request_payment reserve "
+    "reserve_many",
+    "flashsale_operator": "cancel change_item close_item create_item draw_entries draw_status "
+    "expire explain_order extend_holds fairness fill item_status items open_item order_status "
+    "orders_of orders_of_item pause_item pay_offline promote refund_order restock resume_item "
+    "retry_dead_letter sweep withdraw",
 }
 FOR_VIEWS = {"clock", "hold_fate", "issued_tickets", "money", "order_id_of", "provider_down"}
-FOR_VIEWS |= {"running_transactions", "shut_by"}
+FOR_VIEWS |= {"is_entry", "running_transactions", "shut_by"}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -128,6 +129,10 @@ UNPINNED |= {
     "can_be_paid",
     "clock",
     "id_in",
+    "current_id",
+    "is_entry",
+    "shown_id",
+    "tally_of_cancelled",
     "is_to_be_found",
     "item_of",
     "look_up_payment_jobs",

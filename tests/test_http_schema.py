@@ -18,6 +18,8 @@ CONTRACT = {
     ("post", "/items"): "201 408 409 413 415 422 503",
     ("get", "/items"): "200 304 422 503",
     ("get", "/items/{item_id}"): "200 304 404 503",
+    ("get", "/items/{item_id}/draw"): "200 304 404 503",
+    ("get", "/items/{item_id}/draw/entries"): "200 404 422 503",
     ("patch", "/items/{item_id}"): "200 404 408 409 413 415 422 503",
     ("post", "/items/{item_id}/extension"): "200 404 408 413 415 422 503",
     ("get", "/items/{item_id}/orders"): "200 404 422 503",

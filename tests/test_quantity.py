@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from flashsale.testing.clock import Clock
 from support import (
+    Call,
     Connection,
+    blocked,
     call,
+    connect,
+    eventually,
     item,
     item_status,
     pay,
+    reserve,
     rows,
     settle,
     status,

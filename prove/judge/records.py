@@ -22,11 +22,12 @@ from prove.judge.history import History
 Place = tuple[int, int]
 """An order's identity: item_id and ticket."""
 
-LIVE = ("waiting", "reserved", "settling", "paid")
+LIVE = ("entered", "waiting", "reserved", "settling", "paid")
 SOLD = ("paid", "refunded")
 """Orders that were bought, whether or not the money went back since."""
 FINAL = ("paid", "refunded", "expired", "cancelled", "unserved", "void")
 NEXT = {
+    "entered": {"waiting", "reserved", "settling", *SOLD, "expired", "cancelled", "unserved"},
     "waiting": {"reserved", "settling", *SOLD, "expired", "cancelled", "unserved"},
     # Back to waiting: nobody could pay, because the provider was down.
     "reserved": {"waiting", "settling", *SOLD, "expired", "cancelled", "unserved"},

@@ -54,8 +54,17 @@ Time = Annotated[
 ]
 LatePayment = Literal["refund", "keep_if_free"]
 OrderStatus = Literal[
-    "waiting", "reserved", "settling", "paid", "refunded", "expired", "cancelled", "unserved"
+    "entered",
+    "waiting",
+    "reserved",
+    "settling",
+    "paid",
+    "refunded",
+    "expired",
+    "cancelled",
+    "unserved",
 ]
+DrawState = Literal["entering", "listing", "drawing", "drawn", "called_off"]
 ItemState = Literal["not_open", "open", "paused", "closed"]
 Short = Annotated[str, Meta(min_length=1, max_length=255, pattern=_TEXT)]
 Reason = Annotated[
@@ -73,7 +82,10 @@ def _check_years(*times: datetime | UnsetType | None) -> None:
 
 
 class NewItem(Struct, frozen=True, forbid_unknown_fields=True):
-    """An item to put on sale. Without opens_at it opens at once, without closes_at never closes."""
+    """An item to put on sale. Without opens_at it opens at once, without closes_at never closes.
+
+    draw: who comes before it opens enters a draw; opens_at must be in the future.
+    """
 
     sku: Sku
     name: Name
@@ -90,6 +102,7 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True):
     max_per_order: MaxPerOrder = 1
     max_per_customer: MaxPerCustomer | None = None
     product: Product | None = None
+    draw: bool = False
 
     def __post_init__(self) -> None:
         _check_years(self.opens_at, self.closes_at)
@@ -200,6 +213,7 @@ class Item(Struct, frozen=True):
     the sale as they come back. settle_seconds: how long the provider is asked at a deadline whether
     the money came in time. refund_seconds: how long a paid order may be given back; null: never.
     max_per_customer: over all items of the product.
+    draw: whether customers enter a draw before it opens.
     """
 
     item_id: int
@@ -229,6 +243,34 @@ class Item(Struct, frozen=True):
     max_per_order: int
     max_per_customer: int
     product: str | None
+    draw: bool
+
+
+class Draw(Struct, frozen=True):
+    """The draw of an item: the commitment, then the list's hash, and when it is drawn the secret.
+
+    entries: how many have entered, up to a second ago; once the item opens, how many are on the
+    list. commitment, list_hash and secret are hexadecimal.
+    """
+
+    item_id: int
+    state: DrawState
+    entries: int
+    units: int | None
+    commitment: str
+    list_hash: str | None
+    secret: str | None
+    opens_at: datetime | None
+    listed_at: datetime | None
+    drawn_at: datetime | None
+
+
+class DrawEntry(Struct, frozen=True):
+    """An entry of a draw, by its order_id, and the first ticket that it got; null: not yet."""
+
+    entry_id: str
+    quantity: int
+    ticket: int | None
 
 
 class Payment(Struct, frozen=True):
@@ -248,6 +290,7 @@ class Payment(Struct, frozen=True):
 class Order(Struct, frozen=True):
     """A customer's claim on units. position 1 is next; a reserved one is held to expires_at.
 
+    ticket: null while it is entered in a draw. Who has entered keeps the order_id of the entry.
     quantity: the units asked for. units: those granted; null: none yet. late_order_id: the order
     that the late money of an expired one has bought.
     """
@@ -256,7 +299,7 @@ class Order(Struct, frozen=True):
     item_id: int
     customer_id: str
     status: OrderStatus
-    ticket: int
+    ticket: int | None
     position: int | None
     created_at: datetime
     reserved_at: datetime | None

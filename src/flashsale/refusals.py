@@ -38,10 +38,12 @@ CODES: dict[str, Code] = {
     "bad_value": Code(422, "A field, header or query parameter is unknown or out of range"),
     # the sale
     "unknown_item": Code(404, "There is no such item"),
+    "no_draw": Code(404, "This item has no draw"),
     "unknown_order": Code(404, "There is no such order, or it is another customer's"),
     "sku_taken": Code(409, "There is already an item with this sku; item_id names it"),
     "has_orders": Code(409, "Somebody has asked for the item: its price and currency stay"),
     "withdraw_too_much": Code(409, "More units than can still be withdrawn"),
+    "draw_has_begun": Code(409, "The opening can't be moved: the draw of this item has begun"),
     "too_many_items": Code(409, "There is no room for another item: all item_ids are used up"),
     "reference_taken": Code(409, "The reference belongs to the payment of another order"),
     "not_paid": Code(409, "Only a paid order can be refunded"),

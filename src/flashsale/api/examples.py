@@ -8,7 +8,7 @@ import msgspec
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 
-from flashsale.models import Check, Extended, Health, Item, Order, Payment
+from flashsale.models import Check, Draw, DrawEntry, Extended, Health, Item, Order, Payment
 
 _NOON = datetime(2030, 11, 29, 12, tzinfo=UTC)
 
@@ -23,6 +23,7 @@ NEW_ITEM = {
     "refund_seconds": 1209600,
     "max_per_order": 2,
     "product": "sneaker",
+    "draw": True,
 }
 UNIT_REQUEST = {"wait": True, "quantity": 2, "min_quantity": 1}
 CHANGES = {"add_stock": 50, "closes_at": "2030-11-29T18:00:00Z"}
@@ -54,7 +55,21 @@ ITEM = Item(
     max_per_order=2,
     max_per_customer=2,
     product="sneaker",
+    draw=True,
 )
+DRAW = Draw(
+    item_id=1,
+    state="entering",
+    entries=48210,
+    units=None,
+    commitment="b9bb0fd1b9ec77f4a1bcf6a9d34e1a34f3fd3be6f5a0cda2b4cf6bd2d4fcb0e3",
+    list_hash=None,
+    secret=None,
+    opens_at=_NOON,
+    listed_at=None,
+    drawn_at=None,
+)
+DRAW_ENTRY = DrawEntry(entry_id="6294967297", quantity=1, ticket=17)
 EXTENSION = {"seconds": 600, "reason": "The payment provider was slow"}
 EXTENDED = Extended(14)
 RESERVED = Order(

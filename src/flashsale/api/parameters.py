@@ -66,6 +66,12 @@ Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="
 After = Annotated[
     int, QueryParameter(name="after", ge=0, le=_MAX_INT, description="item_id, exclusive")
 ]
+AfterEntry = Annotated[
+    str | None, QueryParameter(name="after", max_length=64, description="entry_id, exclusive")
+]
+EntryLimit = Annotated[
+    int, QueryParameter(name="limit", ge=1, le=10_000, description="So many at most")
+]
 SkuFilter = Annotated[
     str | None,
     QueryParameter(name="sku", min_length=1, max_length=64, description="Only the item with it"),

@@ -16,9 +16,11 @@ from flashsale.api.metrics import CONTENT_TYPE
 from flashsale.api.openapi import answers
 from flashsale.api.parameters import (
     After,
+    AfterEntry,
     AfterOrder,
     Before,
     CustomerId,
+    EntryLimit,
     IdempotencyKey,
     IfNoneMatch,
     ItemId,
@@ -35,6 +37,8 @@ from flashsale.api.queries import next_page
 from flashsale.api.requests import JsonRequest, as_text, from_provider
 from flashsale.api.unit_answers import asked_for, granted
 from flashsale.models import (
+    Draw,
+    DrawEntry,
     Extended,
     Extension,
     Item,
@@ -130,6 +134,42 @@ async def get_item(
     return public(await service.database.item_status(item_id), if_none_match)
 
 
+@get(
+    "/items/{item_id:int}/draw",
+    tags=["items"],
+    responses=answers(
+        {200: (Draw, examples.DRAW, "The draw"), 304: _UNCHANGED},
+        "unknown_item",
+        "no_draw",
+        *_BUSY,
+    ),
+)
+async def get_draw(
+    item_id: ItemId, service: Service, if_none_match: IfNoneMatch = None
+) -> Response[Draw]:
+    """Shows the draw of an item: its commitment, and from the opening on what else is public."""
+    return public(await service.database.draw_status(item_id), if_none_match)
+
+
+@get(
+    "/items/{item_id:int}/draw/entries",
+    tags=["items"],
+    responses=answers(
+        {200: (list[DrawEntry], [examples.DRAW_ENTRY], "Entries by entry_id")},
+        "bad_value",
+        "unknown_item",
+        "unknown_order",
+        "no_draw",
+        *_BUSY,
+    ),
+)
+async def list_draw_entries(
+    item_id: ItemId, service: Service, limit: EntryLimit = 1000, after: AfterEntry = None
+) -> list[DrawEntry]:
+    """Lists the entries of a draw, once the list is complete: what anybody needs to check it."""
+    return await service.database.draw_entries(item_id, limit, after)
+
+
 @patch(
     "/items/{item_id:int}",
     tags=["items"],
@@ -139,6 +179,7 @@ async def get_item(
         "key_reused",
         "unknown_item",
         "withdraw_too_much",
+        "draw_has_begun",
         "has_orders",
         *_BUSY,
     ),
@@ -216,7 +257,7 @@ async def list_orders_of_item(
     responses=answers(
         {
             201: (Order, examples.RESERVED, "Its units are held until expires_at"),
-            202: (Order, examples.WAITING, "In the line; position 1 is next"),
+            202: (Order, examples.WAITING, "In the line; position 1 is next. Or entered in a draw"),
             200: (Order, examples.RESERVED, "The order that the customer already has"),
         },
         *_BODY,
@@ -432,6 +473,8 @@ HANDLERS = [
     create_item,
     list_items,
     get_item,
+    get_draw,
+    list_draw_entries,
     change_item,
     extend_holds,
     list_orders_of_item,

@@ -10,7 +10,7 @@ from litestar import Response
 from flashsale.models import Order, UnitAnswer, UnitRequest, UnitRequestBody
 from flashsale.refusals import Refused
 
-GRANTED = {"reserved": 201, "waiting": 202, "existing": 200}
+GRANTED = {"reserved": 201, "waiting": 202, "entered": 202, "existing": 200}
 """HTTP status by outcome. Every other outcome is the code of a problem."""
 
 _CODES = {"invalid": "bad_value"}

@@ -18,6 +18,8 @@ import msgspec
 from flashsale.database.connections import Connections, Use
 from flashsale.database.version import VERSION_QUERY
 from flashsale.models import (
+    Draw,
+    DrawEntry,
     Item,
     ItemChanges,
     NewItem,
@@ -124,7 +126,7 @@ class Database:
         row = await self._pay.one_about(
             ("sku", new.sku),
             "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
-            "$12, $13, $14, $15, p_staff => $16, p_idempotency_key => $17)",
+            "$12, $13, $14, $15, p_staff => $16, p_idempotency_key => $17, p_draw => $18)",
             new.sku,
             new.name,
             new.price,
@@ -142,6 +144,7 @@ class Database:
             new.product,
             staff,
             key,
+            new.draw,
         )
         return _item(row)
 
@@ -173,6 +176,21 @@ class Database:
         """The item with this sku, if there is one."""
         rows = await self._read.all("select * from flashsale.items(p_sku => $1)", sku)
         return [_item(row) for row in rows]
+
+    async def draw_status(self, item_id: int) -> Draw:
+        """The draw of an item, and what is public of it by now."""
+        row = await self._read.one("select * from flashsale.draw_status($1::int)", item_id)
+        return Draw(*_draw_columns(row))
+
+    async def draw_entries(self, item_id: int, limit: int, after: str | None) -> list[DrawEntry]:
+        """A page of the list of a draw, once it is complete; after: an entry_id, exclusive."""
+        rows = await self._read.all(
+            "select * from flashsale.draw_entries($1, $2, $3)",
+            item_id,
+            0 if after is None else _number(after),
+            limit,
+        )
+        return [DrawEntry(str(row["entry_id"]), row["quantity"], row["ticket"]) for row in rows]
 
     # Orders
 
@@ -427,6 +445,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 _item_columns = itemgetter(*Item.__struct_fields__)
+_draw_columns = itemgetter(*Draw.__struct_fields__)
 
 
 def _item(row: asyncpg.Record) -> Item:
