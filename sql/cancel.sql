@@ -48,11 +48,11 @@ begin
   v_row := flashsale.order_status(p_order_id, p_customer_id);
   if v_cancelled is not null then
     perform flashsale.enqueue_voids(array[v_held]) where v_held is not null;
-    perform flashsale.enqueue_mail('cancelled', v_cancelled);
+    perform flashsale.enqueue_mail('cancelled', v_cancelled),
+      flashsale.note_orders('order.cancelled', v_cancelled, v_now);
     perform flashsale.note_history( -- a customer's own doing is not history
       coalesce(p_staff, session_user), 'cancel', p_order_id, jsonb_build_object('status', v_before),
-      '{"status": "cancelled"}', p_reason)
-    where p_customer_id is null;
+      '{"status": "cancelled"}', p_reason) where p_customer_id is null;
     v_row.outcome := 'cancelled';
     return v_row;
   elsif v_row.status = 'paid' and flashsale.may_give_back(p_order_id, p_customer_id, v_now) then

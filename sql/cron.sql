@@ -58,7 +58,9 @@ begin
       v_due := v_due || v_item;
     end if;
   end loop;
-  p_more := p_more or cardinality(v_due) > 0;
+  v_done := flashsale.publish_events();
+  commit;
+  p_more := p_more or cardinality(v_due) > 0 or v_done.more;
 end
 $$;
 

@@ -24,6 +24,22 @@ comment on function flashsale.enqueue_payment_jobs(text, bigint[]) is
 $$Enqueues a job for the payment provider for each payment
 p_kind: open, void or refund. Returns the number of jobs. A null array counts as empty.$$;
 
+create or replace function flashsale.note_orders(
+  p_type text, p_order_ids bigint[], p_at timestamptz, p_data jsonb default null)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into flashsale_data.outbox (type, order_id, at, data)
+  select p_type, o.order_id, p_at, p_data
+  from unnest(p_order_ids) o (order_id); -- in the order of the array
+end
+$$;
+
+comment on function flashsale.note_orders(text, bigint[], timestamptz, jsonb) is
+$$Writes what happened to orders into the outbox of the feed
+The caller has locked them. p_type: as in docs/reference/events.md. p_data: what else is known.$$;
+
 create or replace function flashsale.enqueue_mail(p_kind text, p_order_ids bigint[]) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$

@@ -36,6 +36,9 @@ begin
     set status = 'expired', ended_at = p_now, settle_until = null
     where o.order_id = any (v_expiring || v_over) and o.status in ('reserved', 'settling')
     returning o.order_id
+  ), noted as (
+    insert into flashsale_data.outbox (type, order_id, at)
+    select 'order.expired', e.order_id, p_now from expired e
   )
   select array_agg(e.order_id order by e.order_id) into v_expired from expired e;
   perform flashsale.parts_follow(v_groups) where v_groups is not null;
@@ -54,14 +57,22 @@ returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 begin
-  update flashsale_data.orders o
-  set
-    status = 'settling',
-    settle_until = p_now + (
-      select i.settle_seconds * interval '1 second'
-      from flashsale_data.items i
-      where i.item_id = o.item_id)
-  where o.order_id = any (p_order_ids) and o.status = 'reserved';
+  with settling as (
+    update flashsale_data.orders o
+    set
+      status = 'settling',
+      settle_until = p_now + (
+        select i.settle_seconds * interval '1 second'
+        from flashsale_data.items i
+        where i.item_id = o.item_id)
+    where o.order_id = any (p_order_ids) and o.status = 'reserved'
+    returning o.order_id, o.settle_until
+  )
+  insert into flashsale_data.outbox (type, order_id, at, data)
+  select
+    'order.settling', s.order_id, p_now,
+    jsonb_build_object('settle_until', flashsale.utc(s.settle_until))
+  from settling s;
   perform flashsale.enqueue_voids(p_order_ids);
 end
 $$;
@@ -88,9 +99,14 @@ begin
   where p.order_id = any (p_order_ids)
     and p.ended_at is null -- by the index of active attempts
     and p.status in ('requested', 'open');
-  update flashsale_data.orders o
-  set status = 'waiting', expires_at = null, units = null
-  where o.order_id = any (p_order_ids) and o.status = 'reserved';
+  with returned as (
+    update flashsale_data.orders o
+    set status = 'waiting', expires_at = null, units = null
+    where o.order_id = any (p_order_ids) and o.status = 'reserved'
+    returning o.order_id
+  )
+  insert into flashsale_data.outbox (type, order_id, at)
+  select 'order.waiting', r.order_id, p_now from returned r;
 end
 $$;
 

@@ -39,7 +39,13 @@ begin
     set expires_at = o.expires_at + v_later
     where o.item_id = p_item_id and o.status = 'reserved' and o.expires_at > v_now
       and o.paid_at is null and o.ended_at is null
-    returning o.order_id
+    returning o.order_id, o.expires_at
+  ), noted as (
+    insert into flashsale_data.outbox (type, order_id, at, data)
+    select
+      'order.extended', e.order_id, v_now,
+      jsonb_build_object('expires_at', flashsale.utc(e.expires_at))
+    from extended e
   )
   select array_agg(e.order_id), count(*) into v_extended, v_count from extended e;
   perform flashsale.note_result('', p_idempotency_key, v_count);

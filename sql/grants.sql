@@ -72,7 +72,8 @@ grant execute on function
     flashsale.sweep(text, integer),
     flashsale.expire(integer),
     flashsale.promote(integer, integer),
-    flashsale.fill(integer, integer)
+    flashsale.fill(integer, integer),
+    flashsale.publish_events(integer)
   to flashsale_worker, flashsale_operator;
 
 grant execute on function
@@ -113,6 +114,13 @@ grant execute on function
     flashsale.explain_order(bigint),
     flashsale.fairness(integer, text, integer, integer)
   to flashsale_tool;
+
+-- The feed: everybody who may see what happened to anybody's order.
+grant execute on function flashsale.events(bigint, integer)
+  to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
+
+grant execute on function flashsale.forget_events(interval, integer)
+  to flashsale_worker, flashsale_operator;
 
 grant execute on function flashsale.money(bigint, text)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;

@@ -105,7 +105,14 @@ begin
     where o.order_id = any (p_order_ids)
       and o.status = 'waiting'
       and flashsale.shut_by(null, p_item.closes_at, false, v_now) is null
-    returning o.order_id
+    returning o.order_id, o.units, o.expires_at
+  ), noted as (
+    insert into flashsale_data.outbox (type, order_id, at, data)
+    select
+      'order.reserved', g.order_id, v_now,
+      jsonb_build_object('units', g.units, 'expires_at', flashsale.utc(g.expires_at))
+    from granted g
+    order by g.order_id
   )
   select array_agg(g.order_id order by g.order_id) into v_granted from granted g;
   if v_granted is null then
@@ -171,6 +178,9 @@ begin
         for update skip locked))
       and o.status = 'waiting'
     returning o.order_id, o.quantity
+  ), noted as (
+    insert into flashsale_data.outbox (type, order_id, at)
+    select 'order.unserved', e.order_id, v_now from ended e
   )
   select array_agg(e.order_id order by e.order_id), sum(e.quantity)
   into v_ended, v_gaps

@@ -76,6 +76,14 @@ begin
   if v_after is not null then
     perform flashsale.note_history(
       coalesce(p_staff, session_user), p_action, null, v_before, v_after, p_reason, p_item_id);
+    insert into flashsale_data.outbox (type, item_id, at, data)
+    values (
+      case p_action
+        when 'create_item' then 'item.created'
+        when 'close_item' then 'item.closed'
+        else 'item.changed'
+      end,
+      p_item_id, flashsale.clock(), v_after - '{product_id,counts_units,highest_limit}'::text[]);
   end if;
 end
 $$;

@@ -117,6 +117,8 @@ begin
         and flashsale.can_be_paid(p.status, p.payable, p.opened_at, o.expires_at))
   returning o.quantity into v_quantity;
   if found then
+    insert into flashsale_data.outbox (type, order_id, at)
+    values ('order.expired', p_order_id, p_now);
     perform flashsale.parts_follow(array[p_order_id]) where v_quantity > 1;
     perform flashsale.enqueue_mail('expired', array[p_order_id]);
   end if;

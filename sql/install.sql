@@ -81,6 +81,7 @@
 \ir dropped.sql
 \ir roles.sql
 \ir clock.sql
+\ir utc.sql
 \ir row_types.sql
 \ir errors.sql
 \ir shut_by.sql
@@ -138,6 +139,8 @@
 \ir draw.sql
 \ir draw_status.sql
 \ir draw_entries.sql
+\ir announce_orders.sql
+\ir publish_events.sql
 \ir sweep.sql
 \ir begin_sweep.sql
 \ir sweep_item.sql
@@ -157,6 +160,10 @@
 \ir finish_notifications.sql
 \ir retry_job.sql
 \ir retry_dead_letter.sql
+
+-- The feed, for programs of others: what happened, in one order
+\ir events.sql
+\ir forget_events.sql
 
 -- For people: the history of an order, views for dashboards, and the promises as queries
 \ir explain_order.sql

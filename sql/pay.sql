@@ -129,6 +129,20 @@ $$;
 comment on function flashsale.decided_before(flashsale_data.payments) is
 $$The answer about money that has had its effect already$$;
 
+create or replace function flashsale.paid_data(
+  p_payment_id bigint, p_amount bigint, p_currency text, p_units integer, p_paid_at timestamptz)
+returns jsonb
+language sql stable
+as $$
+  select jsonb_build_object(
+    'payment_id', p_payment_id::text, -- null: it did not come through the provider
+    'amount', p_amount, 'currency', p_currency,
+    'units', coalesce(p_units, 1), 'paid_at', flashsale.utc(p_paid_at))
+$$;
+
+comment on function flashsale.paid_data(bigint, bigint, text, integer, timestamptz) is
+$$What the feed tells of a paid order$$;
+
 create or replace function flashsale.buy_in_time(
   p_payment_id bigint,
   p_order_id bigint,
@@ -150,10 +164,17 @@ begin
     where o.order_id = p_order_id
       and o.status in ('reserved', 'settling')
       and o.expires_at > p_captured_at
-    returning o.order_id, o.item_id, o.quantity, o.units
+    returning o.order_id, o.item_id, o.quantity, o.units, o.paid_at
   ), tallied as (
     insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
     select p.item_id, coalesce(p.units, 1), 0 from paid p
+  ), noted as (
+    insert into flashsale_data.outbox (type, order_id, at, data)
+    select
+      'order.paid', p.order_id, p_now,
+      flashsale.paid_data(p_payment_id, q.amount, q.currency, p.units, p.paid_at)
+    from paid p
+    join flashsale_data.payments q on q.payment_id = p_payment_id
   )
   update flashsale_data.payments p
   set
@@ -202,6 +223,13 @@ begin
   where p.payment_id = p_payment.payment_id;
   if p_reason = 'late' then
     v_row := flashsale.buy_late(p_payment.payment_id, p_order, p_session_id, p_now);
+    insert into flashsale_data.outbox (type, order_id, at, data)
+    select
+      'order.paid', v_row.order_id, p_now,
+      flashsale.paid_data(
+        p_payment.payment_id, p_amount, p_currency, v_row.units, v_row.paid_at)
+        || jsonb_build_object('late_for', p_order.order_id::text)
+    where v_row.order_id is not null;
   end if;
   if v_row.order_id is null then
     v_row := flashsale.owe_refund(

@@ -61,6 +61,11 @@ begin
   perform
     flashsale.enqueue_voids(array[p_order_id]),
     flashsale.enqueue_mail('paid', array[p_order_id]),
+    flashsale.note_orders('order.paid', array[p_order_id], v_now, (
+      select flashsale.paid_data(null, p.amount, p.currency, v_order.units, v_now)
+        || jsonb_build_object('reference', p_reference)
+      from flashsale_data.payments p
+      where p.order_id = p_order_id and p.reference = p_reference)),
     flashsale.note_history(
       coalesce(p_staff, session_user), 'pay_offline', p_order_id, '{"status": "reserved"}',
       jsonb_build_object('status', 'paid', 'reference', p_reference), p_reason);

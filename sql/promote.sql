@@ -108,6 +108,9 @@ begin
     set status = 'unserved', ended_at = p_now
     where o.order_id = any (array(select l.order_id from leaving l)) and o.status = 'waiting'
     returning o.order_id, o.reserved_at, o.quantity
+  ), noted as (
+    insert into flashsale_data.outbox (type, order_id, at)
+    select 'order.unserved', l.order_id, p_now from left_out l
   )
   select
     array_agg(l.order_id order by l.order_id),
@@ -228,7 +231,14 @@ begin
       and o.status = 'waiting'
       -- The item is locked, so of the reasons for a shut sale only the closing time can be new.
       and flashsale.shut_by(null, p_item.closes_at, false, v_now) is null
-    returning o.order_id
+    returning o.order_id, o.expires_at
+  ), noted as (
+    insert into flashsale_data.outbox (type, order_id, at, data)
+    select
+      'order.reserved', g.order_id, v_now,
+      jsonb_build_object('units', 1, 'expires_at', flashsale.utc(g.expires_at))
+    from granted g
+    order by g.order_id
   )
   select array_agg(g.order_id order by g.order_id) into v_granted from granted g;
   if v_again is not null then

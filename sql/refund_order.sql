@@ -77,10 +77,16 @@ begin
     update flashsale_data.orders o
     set status = 'refunded', ended_at = greatest(p_now, o.paid_at) -- also if the clock stepped back
     where o.order_id = p_order_id and o.status = 'paid'
-    returning o.item_id, o.quantity, o.units
+    returning o.order_id, o.item_id, o.quantity, o.units
   ), tallied as (
     insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
     select r.item_id, -coalesce(r.units, 1), 0 from refunded r
+  ), noted as (
+    insert into flashsale_data.outbox (type, order_id, at, data)
+    select
+      'order.refunded', r.order_id, p_now,
+      jsonb_build_object('by', p_reason, 'units', coalesce(r.units, 1))
+    from refunded r
   )
   update flashsale_data.payments p
   set

@@ -114,3 +114,16 @@ comment on column flashsale.fairness_row.served_at is
   'When a unit was set aside; null: it has not been, or was lost to an outage.';
 comment on column flashsale.fairness_row.ended_at is
   'When it ended without a sale, or was refunded.';
+
+comment on type flashsale.event_row is
+$$Something that happened to an order or an item$$;
+
+comment on column flashsale.event_row.event_id is
+  'Its number in the feed, which is the cursor to read on from. Ascending, with gaps.';
+comment on column flashsale.event_row.type is
+  'What happened: order.created, order.paid, item.changed and so on, see docs/reference/events.md.';
+comment on column flashsale.event_row.at is 'When it happened.';
+comment on column flashsale.event_row.item_id is 'The item, or the item of the order.';
+comment on column flashsale.event_row.order_id is 'The order; null: it happened to the item.';
+comment on column flashsale.event_row.data is
+  'An object: what else is known. Of an order also its customer_id, as it is by now.';

@@ -53,7 +53,8 @@ begin
     v_overdue := v_overdue + coalesce(cardinality(v_item.overdue_ids), 0);
     v_failures := v_failures + (v_done.error is not null)::integer;
   end loop;
-  more := coalesce(more, false) or v_overdue >= p_limit;
+  more := coalesce(more, false) or v_overdue >= p_limit
+    or (select e.more from flashsale.publish_events(p_limit) e);
   perform flashsale.note_sweep(p_runner, 1, expired, promoted, v_failures);
 end
 $$;

@@ -92,19 +92,21 @@ def test_the_public_may_call_nothing(db: Connection) -> None:
 
 
 EXPECTED_GRANTS = {
-    "flashsale_api": "cancel change_item create_item draw_entries draw_status extend_holds "
-    "find_held item_status items order_status orders_by_id orders_of orders_of_item pay_offline "
-    "record_payment_event refund_order request_payment reserve reserve_many",
-    "flashsale_worker": "begin_sweep expire fill finish_notifications note_provider "
-    "payment_captured payment_opened payment_refunded payment_voided payments_opened promote "
-    "retry_job sweep sweep_failed sweep_item take_notifications take_payment_jobs",
-    "flashsale_tool": "cancel draw_entries draw_status explain_order fairness find_held "
-    "item_status items order_status orders_by_id orders_of pay_offline request_payment reserve "
+    "flashsale_api": "cancel change_item create_item draw_entries draw_status events "
+    "extend_holds find_held item_status items order_status orders_by_id orders_of "
+    "orders_of_item pay_offline record_payment_event refund_order request_payment reserve "
     "reserve_many",
-    "flashsale_operator": "cancel change_item close_item create_item draw_entries draw_status "
-    "expire explain_order extend_holds fairness fill item_status items open_item order_status "
-    "orders_of orders_of_item pause_item pay_offline promote refund_order restock resume_item "
-    "retry_dead_letter sweep withdraw",
+    "flashsale_worker": "begin_sweep events expire fill finish_notifications forget_events "
+    "note_provider payment_captured payment_opened payment_refunded payment_voided "
+    "payments_opened promote publish_events retry_job sweep sweep_failed sweep_item "
+    "take_notifications take_payment_jobs",
+    "flashsale_tool": "cancel draw_entries draw_status events explain_order fairness "
+    "find_held item_status items order_status orders_by_id orders_of pay_offline "
+    "request_payment reserve reserve_many",
+    "flashsale_operator": "cancel change_item close_item create_item draw_entries "
+    "draw_status events expire explain_order extend_holds fairness fill forget_events "
+    "item_status items open_item order_status orders_of orders_of_item pause_item pay_offline "
+    "promote publish_events refund_order restock resume_item retry_dead_letter sweep withdraw",
 }
 FOR_VIEWS = {"clock", "hold_fate", "issued_tickets", "money", "order_id_of", "provider_down"}
 FOR_VIEWS |= {"is_entry", "running_transactions", "shut_by"}
@@ -152,6 +154,7 @@ UNPINNED |= {
 UNPINNED |= {"nth_ticket", "units_in_words", "wish_in_words"}
 UNPINNED |= {"is_same_request", "items_per_sweep", "refused", "reserved", "waiting"}
 """Inlined into the statements that call them; a function with settings is not."""
+UNPINNED |= {"feed_items_per_visit", "first_status", "is_announced", "paid_data", "utc"}
 COMMITS = {"sweep_for_a_minute", "sweep_round"}
 """A procedure with settings can't commit."""
 
@@ -294,7 +297,7 @@ def test_the_service_calls_what_its_role_may_call_and_no_more() -> None:
 
 def test_the_worker_calls_what_its_role_may_call() -> None:
     # Earlier workers, and teams' own:
-    by_others = {"sweep", "expire", "fill", "promote", "payment_opened"}
+    by_others = {"sweep", "expire", "fill", "promote", "payment_opened", "events", "forget_events"}
     assert functions_called("database/jobs.py") | by_others == set(
         EXPECTED_GRANTS["flashsale_worker"].split()
     )

@@ -32,6 +32,7 @@ CONTRACT = {
     ("post", "/orders/{order_id}/refund"): "200 404 408 409 413 415 422 503",
     ("post", "/orders/{order_id}/offline-payment"): "200 404 408 409 413 415 422 503",
     ("post", "/webhooks/payments"): "200 401 408 413 415 422 503",
+    ("get", "/events"): "200 409 422 503",
     ("get", "/health/live"): "200",
     ("get", "/health/ready"): "200 503",
     ("get", "/metrics"): "200",

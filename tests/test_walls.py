@@ -27,12 +27,21 @@ ROOMS = {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py")
 
 MAY_IMPORT = {
     # What calls, connections and migrate need, and no more: these know neither HTTP nor a process.
-    "database": {"settings", "models", "refusals"},
+    "database": {"settings", "models", "refusals", "cursors"},
     # A provider is called by the worker, and its events are read by the API, so it is a room that
     # both import and that knows neither.
     "providers": {"settings", "models", "signature", "http_client"},
     # processes: streams have to end when the server is told to stop.
-    "api": {"database", "providers", "plugins", "settings", "models", "refusals", "processes"},
+    "api": {
+        "database",
+        "providers",
+        "plugins",
+        "settings",
+        "models",
+        "refusals",
+        "processes",
+        "cursors",
+    },
     "worker": {"database", "providers", "plugins", "settings"},
 }
 LAZY = {

@@ -128,8 +128,8 @@ QUANTITY_MUTANTS = [
     Mutant(
         "cancel: the other tickets of a waiting group are no gaps",
         "cancel",
-        "    select c.item_id, 0, coalesce(c.quantity, 1) from cancelled c",
-        "    select c.item_id, 0, 1 from cancelled c",
+        "      c.order_id, c.reserved_at, c.quantity) t",
+        "      c.order_id, c.reserved_at, 1) t",
         "quantity::test_a_waiting_group_can_leave_the_line",
     ),
     Mutant(

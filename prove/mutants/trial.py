@@ -28,6 +28,7 @@ from queue import SimpleQueue
 from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing.servers import FAST, postgres_server
 from prove.mutants.draw import DRAW_MUTANTS, DRAW_PYTHON_MUTANTS
+from prove.mutants.feed import FEED_MUTANTS
 from prove.mutants.kinds import ROOT, Mutant, PythonMutant
 from prove.mutants.python import PYTHON_MUTANTS
 from prove.mutants.quantity import QUANTITY_MUTANTS
@@ -39,6 +40,7 @@ MUTANTS: Sequence[Mutant] = [
     *QUANTITY_MUTANTS,
     *DRAW_MUTANTS,
     *STAFF_MUTANTS,
+    *FEED_MUTANTS,
     *PYTHON_MUTANTS,
     *DRAW_PYTHON_MUTANTS,
 ]

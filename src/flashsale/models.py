@@ -6,7 +6,7 @@ headers and queries are in api/parameters.py.
 """
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -331,6 +331,24 @@ class UnitAnswer(NamedTuple):
     order: Order | None
     retry_at: datetime | None
     other_order_id: str | None = None
+
+
+class Event(Struct, frozen=True):
+    """Something that happened to an order or an item. docs/reference/events.md lists the types."""
+
+    event_id: Annotated[str, Meta(description="Opaque; also the cursor to go on from")]
+    type: Annotated[str, Meta(examples=["order.paid"])]
+    at: datetime
+    item_id: int
+    order_id: Annotated[str | None, Meta(description="Null: it happened to the item")]
+    data: Annotated[dict[str, Any], Meta(description="What else is known, by the type")]
+
+
+class Events(Struct, frozen=True):
+    """A page of the feed."""
+
+    events: list[Event]
+    next: Annotated[str, Meta(description="The cursor for the next call: after=…")]
 
 
 class Receipt(Struct, frozen=True):

@@ -47,6 +47,7 @@ CODES: dict[str, Code] = {
     "too_many_items": Code(409, "There is no room for another item: all item_ids are used up"),
     "reference_taken": Code(409, "The reference belongs to the payment of another order"),
     "not_paid": Code(409, "Only a paid order can be refunded"),
+    "cursor_expired": Code(409, "Events after this cursor have been deleted by now"),
     "not_open": Code(409, "The sale has not begun; Retry-After says when it does"),
     "closed": Code(409, "The sale is over"),
     "paused": Code(409, "The sale is paused"),

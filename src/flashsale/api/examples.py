@@ -8,7 +8,19 @@ import msgspec
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 
-from flashsale.models import Check, Draw, DrawEntry, Extended, Health, Item, Order, Payment
+from flashsale.cursors import cursor_of
+from flashsale.models import (
+    Check,
+    Draw,
+    DrawEntry,
+    Event,
+    Events,
+    Extended,
+    Health,
+    Item,
+    Order,
+    Payment,
+)
 
 _NOON = datetime(2030, 11, 29, 12, tzinfo=UTC)
 
@@ -105,6 +117,40 @@ WAITING = msgspec.structs.replace(
 )
 CANCELLED = msgspec.structs.replace(
     RESERVED, status="cancelled", ended_at=_NOON + timedelta(seconds=60)
+)
+EVENTS = Events(
+    [
+        Event(
+            event_id=cursor_of(1041),
+            type="order.created",
+            at=_NOON,
+            item_id=1,
+            order_id="4294967313",
+            data={
+                "customer_id": "ann",
+                "status": "reserved",
+                "ticket": 17,
+                "quantity": 1,
+                "units": 1,
+            },
+        ),
+        Event(
+            event_id=cursor_of(1042),
+            type="order.paid",
+            at=_NOON + timedelta(seconds=90),
+            item_id=1,
+            order_id="4294967313",
+            data={
+                "customer_id": "ann",
+                "payment_id": "4294967313",
+                "amount": 12900,
+                "currency": "EUR",
+                "units": 1,
+                "paid_at": "2030-11-29T12:01:30.000000Z",
+            },
+        ),
+    ],
+    next=cursor_of(1042),
 )
 REFUND = {"reason": "The customer has broken a leg", "return_units": True}
 REFUNDED = msgspec.structs.replace(

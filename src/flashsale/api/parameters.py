@@ -85,3 +85,9 @@ AfterOrder = Annotated[
 Before = Annotated[
     str | None, QueryParameter(name="before", max_length=64, description="order_id, exclusive")
 ]
+EventCursor = Annotated[
+    str | None,
+    QueryParameter(
+        name="after", max_length=64, description="next of the last answer; absent: the beginning"
+    ),
+]

@@ -21,6 +21,7 @@ from flashsale.api.parameters import (
     Before,
     CustomerId,
     EntryLimit,
+    EventCursor,
     IdempotencyKey,
     IfNoneMatch,
     ItemId,
@@ -39,6 +40,7 @@ from flashsale.api.unit_answers import asked_for, granted
 from flashsale.models import (
     Draw,
     DrawEntry,
+    Events,
     Extended,
     Extension,
     Item,
@@ -459,6 +461,24 @@ async def record_payment_event(
 
 
 @get(
+    "/events",
+    tags=["events"],
+    responses=answers(
+        {200: (Events, examples.EVENTS, "What happened after the cursor, in its order")},
+        "bad_value",
+        "cursor_expired",
+        *_BUSY,
+    ),
+)
+async def list_events(service: Service, after: EventCursor = None, limit: Limit = 100) -> Events:
+    """Lists what happened to orders and items: the feed, for staff and their programs.
+
+    No event ever appears behind a cursor that was given out.
+    """
+    return await service.database.events(after, limit)
+
+
+@get(
     "/metrics",
     media_type=MediaType.TEXT,
     tags=["service"],
@@ -487,6 +507,7 @@ HANDLERS = [
     refund_order,
     pay_offline,
     record_payment_event,
+    list_events,
     live,
     ready,
     scrape,

@@ -15,11 +15,14 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 
+from flashsale.cursors import cursor_of, event_of
 from flashsale.database.connections import Connections, Use
 from flashsale.database.version import VERSION_QUERY
 from flashsale.models import (
     Draw,
     DrawEntry,
+    Event,
+    Events,
     Item,
     ItemChanges,
     NewItem,
@@ -191,6 +194,21 @@ class Database:
             limit,
         )
         return [DrawEntry(str(row["entry_id"]), row["quantity"], row["ticket"]) for row in rows]
+
+    # The feed
+
+    async def events(self, after: str | None, limit: int) -> Events:
+        """A page of the feed; after: a cursor. Errors: Refused if that is none of ours, or old."""
+        last = 0 if after is None else event_of(after)
+        if last is None:
+            raise Refused(
+                "bad_value",
+                "after is not a cursor of this feed.",
+                hint="Pass next of the last answer, or an event_id; leave it out to begin.",
+            )
+        rows = await self._read.all("select * from flashsale.events($1, $2)", last, limit)
+        events = [_event(row) for row in rows]
+        return Events(events, events[-1].event_id if events else cursor_of(last))
 
     # Orders
 
@@ -421,6 +439,18 @@ class Database:
             settling,
             is_down,
         )
+
+
+def _event(row: asyncpg.Record) -> Event:
+    order_id = row["order_id"]
+    return Event(
+        cursor_of(row["event_id"]),
+        row["type"],
+        row["at"],
+        row["item_id"],
+        None if order_id is None else str(order_id),
+        msgspec.json.decode(row["data"]),
+    )
 
 
 def _number(order_id: str) -> int:

@@ -243,6 +243,10 @@ class Sweeps:
             "select flashsale.sweep_failed($1, $2, $3)", self._runner, item.item_id, error
         )
 
+    async def publish(self) -> bool:
+        """Puts what has happened into the feed. Returns whether there is more to publish."""
+        return bool(await self._connection.fetchval("select more from flashsale.publish_events()"))
+
 
 def worker_role(settings: Settings) -> str:
     """The role that a worker's connections act as."""

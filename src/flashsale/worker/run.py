@@ -150,7 +150,21 @@ async def _sweep_once(sweeps: Sweeps, items: _ItemTroubles, stop: asyncio.Event)
             items.failed(item.item_id, swept.error)
         if swept.more:
             due.append(DueItem(item.item_id, item.overdue_ids[limit:]))
-    return more or bool(due)
+    return await _publish(sweeps) or more or bool(due)
+
+
+async def _publish(sweeps: Sweeps) -> bool:
+    """Publishes what has happened. An error is logged, so that the sale goes on without the feed.
+
+    Returns whether there is more to publish at once.
+    """
+    try:
+        return await sweeps.publish()
+    except (asyncpg.PostgresError, TimeoutError) as error:
+        if not sweeps.connected:
+            raise
+        log.error("publishing events failed, the sweeps go on: error=%r", in_short(error))
+        return False
 
 
 class _ItemTroubles:
