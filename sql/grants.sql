@@ -15,7 +15,8 @@ grant usage on schema flashsale
 
 -- Views call these functions with the rights of the view's reader.
 grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
-    flashsale.hold_fate(bigint), flashsale.order_id_of(integer, integer),
+    flashsale.hold_fate(bigint), flashsale.is_on(timestamptz, timestamptz),
+    flashsale.order_id_of(integer, integer),
     flashsale.provider_down(), flashsale.running_transactions(),
     flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
@@ -74,6 +75,9 @@ grant execute on function
     flashsale.finish_notifications(bigint[], integer[]),
     flashsale.retry_job(text, bigint, integer, text, boolean),
     flashsale.note_provider(boolean),
+    flashsale.take_events(text, integer, integer),
+    flashsale.events_delivered(bigint, bigint, integer),
+    flashsale.event_failed(bigint, text, double precision),
     flashsale.payment_opened(bigint, integer, bigint, text, text),
     flashsale.payments_opened(bigint[], integer[], bigint[], text[], text[]),
     flashsale.payment_voided(bigint, integer, bigint),
@@ -93,7 +97,9 @@ grant execute on function
     flashsale.item_status(integer),
     flashsale.items(integer, integer),
     flashsale.explain_order(bigint),
-    flashsale.retry_dead_letter(bigint)
+    flashsale.retry_dead_letter(bigint),
+    flashsale.skip_event(bigint, text, text),
+    flashsale.move_event_cursor(bigint, text, text)
   to flashsale_operator;
 
 grant execute on function flashsale.explain_order(bigint) to flashsale_tool;
@@ -112,7 +118,7 @@ grant select on flashsale.item_status, flashsale.sweep_status, flashsale.queue_s
     flashsale.status_totals, flashsale.provider_status
   to flashsale_api, flashsale_worker;
 grant select on flashsale.sweep_failure, flashsale.filling_blocker, flashsale.unusable_event,
-    flashsale.settling_order
+    flashsale.settling_order, flashsale.event_delivery
   to flashsale_api;
 grant select on flashsale.item_status, flashsale.order_status to flashsale_tool;
 grant select on all tables in schema flashsale to flashsale_operator;
