@@ -148,7 +148,7 @@ UNPINNED |= {
 }
 UNPINNED |= {"items_per_sweep", "refused", "reserved", "waiting"}
 """Inlined into the statements that call them; a function with settings is not."""
-UNPINNED |= {"first_status", "is_announced", "paid_data", "utc"}
+UNPINNED |= {"feed_items_per_visit", "first_status", "is_announced", "paid_data", "utc"}
 COMMITS = {"sweep_for_a_minute", "sweep_round"}
 """A procedure with settings can't commit."""
 
