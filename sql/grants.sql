@@ -16,7 +16,8 @@ grant usage on schema flashsale
 -- Views call these functions with the rights of the view's reader.
 grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
     flashsale.hold_fate(bigint), flashsale.order_id_of(integer, integer),
-    flashsale.is_entry(bigint), flashsale.provider_down(), flashsale.running_transactions(),
+    flashsale.is_entry(bigint), flashsale.is_on(timestamptz, timestamptz),
+    flashsale.provider_down(), flashsale.running_transactions(),
     flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
 
@@ -85,6 +86,9 @@ grant execute on function
     flashsale.finish_notifications(bigint[], integer[]),
     flashsale.retry_job(text, bigint, integer, text, boolean),
     flashsale.note_provider(boolean),
+    flashsale.take_events(text, integer, integer),
+    flashsale.events_delivered(bigint, bigint, integer),
+    flashsale.event_failed(bigint, text, double precision),
     flashsale.payment_opened(bigint, integer, bigint, text, text),
     flashsale.payments_opened(bigint[], integer[], bigint[], text[], text[]),
     flashsale.payment_voided(bigint, integer, bigint),
@@ -107,7 +111,9 @@ grant execute on function
     flashsale.items(text),
     flashsale.explain_order(bigint),
     flashsale.fairness(integer, text, integer, integer),
-    flashsale.retry_dead_letter(bigint, text, text)
+    flashsale.retry_dead_letter(bigint, text, text),
+    flashsale.skip_event(bigint, text, text),
+    flashsale.move_event_cursor(bigint, text, text)
   to flashsale_operator;
 
 grant execute on function
@@ -129,7 +135,7 @@ grant select on flashsale.item_status, flashsale.sweep_status, flashsale.queue_s
     flashsale.status_totals, flashsale.provider_status
   to flashsale_api, flashsale_worker;
 grant select on flashsale.sweep_failure, flashsale.filling_blocker, flashsale.unusable_event,
-    flashsale.settling_order
+    flashsale.settling_order, flashsale.event_delivery
   to flashsale_api;
 grant select on flashsale.item_status, flashsale.order_status to flashsale_tool;
 grant select on all tables in schema flashsale to flashsale_operator;

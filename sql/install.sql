@@ -165,6 +165,14 @@
 \ir events.sql
 \ir forget_events.sql
 
+-- The delivery of the feed of events
+\ir event_delivery.sql
+\ir take_events.sql
+\ir events_delivered.sql
+\ir event_failed.sql
+\ir skip_event.sql
+\ir move_event_cursor.sql
+
 -- For people: the history of an order, views for dashboards, and the promises as queries
 \ir explain_order.sql
 \ir views.sql

@@ -127,3 +127,16 @@ comment on column flashsale.event_row.item_id is 'The item, or the item of the o
 comment on column flashsale.event_row.order_id is 'The order; null: it happened to the item.';
 comment on column flashsale.event_row.data is
   'An object: what else is known. Of an order also its customer_id, as it is by now.';
+
+comment on type flashsale.event_job is
+$$An event that take_events gave to a worker to deliver$$;
+
+comment on column flashsale.event_job.lease_id is 'For events_delivered and event_failed.';
+comment on column flashsale.event_job.failures is
+  'How many tries of the first of these events have failed before.';
+comment on column flashsale.event_job.event_id is 'Its number in the feed.';
+comment on column flashsale.event_job.type is 'What happened.';
+comment on column flashsale.event_job.at is 'When it happened.';
+comment on column flashsale.event_job.item_id is 'The item; null: it is about none.';
+comment on column flashsale.event_job.order_id is 'The order; null: it is about none.';
+comment on column flashsale.event_job.data is 'What else is to be known of it.';

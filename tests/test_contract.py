@@ -96,20 +96,21 @@ EXPECTED_GRANTS = {
     "extend_holds find_held item_status items order_status orders_by_id orders_of "
     "orders_of_item pay_offline record_payment_event refund_order request_payment reserve "
     "reserve_many",
-    "flashsale_worker": "begin_sweep events expire fill finish_notifications forget_events "
-    "note_provider payment_captured payment_opened payment_refunded payment_voided "
-    "payments_opened promote publish_events retry_job sweep sweep_failed sweep_item "
-    "take_notifications take_payment_jobs",
+    "flashsale_worker": "begin_sweep event_failed events events_delivered expire fill "
+    "finish_notifications forget_events note_provider payment_captured payment_opened "
+    "payment_refunded payment_voided payments_opened promote publish_events retry_job sweep "
+    "sweep_failed sweep_item take_events take_notifications take_payment_jobs",
     "flashsale_tool": "cancel draw_entries draw_status events explain_order fairness "
     "find_held item_status items order_status orders_by_id orders_of pay_offline "
     "request_payment reserve reserve_many",
     "flashsale_operator": "cancel change_item close_item create_item draw_entries "
     "draw_status events expire explain_order extend_holds fairness fill forget_events "
-    "item_status items open_item order_status orders_of orders_of_item pause_item pay_offline "
-    "promote publish_events refund_order restock resume_item retry_dead_letter sweep withdraw",
+    "item_status items move_event_cursor open_item order_status orders_of orders_of_item "
+    "pause_item pay_offline promote publish_events refund_order restock resume_item "
+    "retry_dead_letter skip_event sweep withdraw",
 }
 FOR_VIEWS = {"clock", "hold_fate", "issued_tickets", "money", "order_id_of", "provider_down"}
-FOR_VIEWS |= {"is_entry", "running_transactions", "shut_by"}
+FOR_VIEWS |= {"is_entry", "is_on", "running_transactions", "shut_by"}
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -54,6 +54,55 @@ CLAIMED_KEYS = """\
 
 SQL_MUTANTS = [
     Mutant(
+        "events_delivered: a lease that has gone counts",
+        "events_delivered",
+        "where d.one_row and d.lease_id = p_lease_id;",
+        "where d.one_row;",
+        "event_delivery::test_a_worker_that_was_away_for_too_long_does_not_undo_what_another_did",
+    ),
+    Mutant(
+        "event_delivery: the lease outlives a move of the cursor",
+        "event_delivery",
+        "    lease_id = d.lease_id + 1,",
+        "    lease_id = d.lease_id,",
+        "event_delivery::test_staff_can_deliver_events_again_or_leave_out_all_of_them",
+    ),
+    Mutant(
+        "event_delivery: a lease from before the clock went back lasts",
+        "event_delivery",
+        "p_from <= flashsale.clock() and ",
+        "",
+        "event_delivery::test_a_clock_that_goes_back_keeps_nobody_from_delivering",
+    ),
+    Mutant(
+        "event_delivery: events that were deleted are passed over",
+        "event_delivery",
+        "select p_delivered_id > 0 and exists (",
+        "select p_delivered_id < 0 and exists (",
+        "event_delivery::test_events_that_were_deleted_before_their_delivery_are_not_passed_over",
+    ),
+    Mutant(
+        "event_delivery: nobody hears of it",
+        "event_delivery",
+        "    coalesce(p_staff, session_user), p_action, null,",
+        "    null, p_action, null,",
+        "event_delivery::test_the_lag_is_shown_and_staff_can_leave_out_an_event",
+    ),
+    Mutant(
+        "skip_event: any event can be left out",
+        "skip_event",
+        "  if v_next is distinct from p_event_id then",
+        "  if v_next is null then",
+        "event_delivery::test_the_lag_is_shown_and_staff_can_leave_out_an_event",
+    ),
+    Mutant(
+        "move_event_cursor: events that do not exist yet are left out",
+        "move_event_cursor",
+        "  if v_after not between 0 and v_last then",
+        "  if v_after < 0 then",
+        "event_delivery::test_staff_can_deliver_events_again_or_leave_out_all_of_them",
+    ),
+    Mutant(
         "pay: the clock is the start of the transaction",
         "pay",
         "  v_now := flashsale.clock();",

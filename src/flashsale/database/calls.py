@@ -47,6 +47,15 @@ class QueueGauge(NamedTuple):
     dead: int
 
 
+class EventDeliveryGauge(NamedTuple):
+    """How far the feed was delivered to events_url."""
+
+    behind: int
+    oldest_undelivered_seconds: float
+    failures: int
+    """Of the next event, in a row."""
+
+
 class Gauges(NamedTuple):
     """The gauges of /metrics that come from the database."""
 
@@ -63,6 +72,8 @@ class Gauges(NamedTuple):
     """Holds past their deadline about whose money the provider is being asked."""
     provider_down: bool
     """Whether the workers say that the payment provider is down."""
+    event_delivery: EventDeliveryGauge | None
+    """None: nothing was ever to be delivered."""
 
 
 class Database:
@@ -427,6 +438,9 @@ class Database:
             )
             settling = await connection.fetchval("select count(*) from flashsale.settling_order")
             is_down = await connection.fetchval("select is_down from flashsale.provider_status")
+            delivery = await connection.fetchrow(
+                "select behind, oldest_undelivered_seconds, failures from flashsale.event_delivery"
+            )
         return Gauges(
             {row["runner"]: row["lag_seconds"] for row in sweeps},
             [
@@ -438,6 +452,7 @@ class Database:
             waiting or 0.0,
             settling,
             is_down,
+            delivery and EventDeliveryGauge(*delivery),
         )
 
 
