@@ -31,3 +31,6 @@ drop function if exists flashsale.payment_story(bigint);
 -- 0.2: and whether orders that are back in the line count
 drop function if exists flashsale.busy_payments(bigint[]);
 drop function if exists flashsale.is_busy(bigint);
+-- 0.2: and how many orders have left the line
+drop function if exists flashsale.look_up(integer, text, text, bigint, boolean, timestamptz);
+drop function if exists flashsale.waiting(bigint, integer, text, timestamptz, integer);

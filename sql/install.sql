@@ -84,6 +84,8 @@
 \ir enqueue.sql
 \ir note_provider.sql
 \ir hold_fates.sql
+\ir chance.sql
+\ir line_of.sql
 
 -- Customers: request a unit, look at orders, cancel
 \ir order_status.sql

@@ -69,7 +69,8 @@ returns table (
   hold_seconds integer,
   price bigint,
   currency text,
-  opens_at timestamptz)
+  opens_at timestamptz,
+  gaps_in_line integer)
 language sql stable rows 1
 as $$
   select
@@ -85,7 +86,8 @@ as $$
         then 'existing'
     end,
     coalesce(p_order_id, o.order_id),
-    i.line, i.now_serving, t.ticket_limit, i.hold_seconds, i.price, i.currency, i.opens_at
+    i.line, i.now_serving, t.ticket_limit, i.hold_seconds, i.price, i.currency, i.opens_at,
+    i.gaps_in_line
   from flashsale_data.items i
   cross join lateral (
     select flashsale.ticket_limit_for(p_wait, i.now_serving, i.gaps_in_line, i.max_waiting)
@@ -170,7 +172,8 @@ as $$
   select row(
     p_outcome, null, p_item_id, p_customer_id, null, null, null, null, null, null, null, null,
     null, null, null, null, null,
-    case when p_outcome = 'not_open' then p_opens_at end, null, null)::flashsale.order_row
+    case when p_outcome = 'not_open' then p_opens_at end, null, null, null,
+    null)::flashsale.order_row
 $$;
 
 comment on function flashsale.refused(text, integer, text, timestamptz) is
@@ -191,7 +194,7 @@ as $$
   select row(
     'reserved', p_order_id, p_item_id, p_customer_id, 'reserved', flashsale.ticket_of(p_order_id),
     null, p_now, p_now, p_expires_at, null, null, p_order_id, 'requested', p_price, p_currency,
-    null, null, null, null)::flashsale.order_row
+    null, null, null, null, null, null)::flashsale.order_row
 $$;
 
 comment on function flashsale.reserved(
@@ -203,18 +206,20 @@ create or replace function flashsale.waiting(
   p_item_id integer,
   p_customer_id text,
   p_now timestamptz,
-  p_now_serving integer)
+  p_position integer)
 returns flashsale.order_row
 language sql immutable parallel safe
 as $$
   select row(
     'waiting', p_order_id, p_item_id, p_customer_id, 'waiting', flashsale.ticket_of(p_order_id),
-    flashsale.ticket_of(p_order_id) - p_now_serving, p_now, null, null, null, null, null, null,
-    null, null, null, null, null, null)::flashsale.order_row
+    greatest(1, p_position), p_now, null, null, null, null, null, null, null, null, null, null,
+    null, null, null, null)::flashsale.order_row
 $$;
 
 comment on function flashsale.waiting(bigint, integer, text, timestamptz, integer) is
-$$The answer to a request that has just joined the line$$;
+$$The answer to a request that has just joined the line
+p_position: as of the last sweep. Counting would cost more than the rest of the request; for the
+same reason there is no forecast.$$;
 
 -- Nearly every request is of one of three kinds: a new customer's, a repeated one, or one that is
 -- refused. A few plain statements answer these. All other requests go to reserve_many as a batch of
@@ -237,6 +242,7 @@ declare
   v_price bigint;
   v_currency text;
   v_opens_at timestamptz;
+  v_gaps_in_line integer;
   v_ticket integer;
   v_order_id bigint;
   v_expires_at timestamptz; -- of the new order, if it is a hold that begins now
@@ -246,7 +252,7 @@ begin
     from flashsale.order_of_key(p_item_id, p_customer_id, p_idempotency_key) k;
   end if;
   select l.* into v_outcome, v_order_id, v_line, v_now_serving, v_ticket_limit, v_hold_seconds,
-    v_price, v_currency, v_opens_at
+    v_price, v_currency, v_opens_at, v_gaps_in_line
   from flashsale.look_up(p_item_id, p_customer_id, p_idempotency_key, v_order_id, p_wait, v_now) l;
 
   if v_outcome is null and v_order_id is null then
@@ -282,7 +288,8 @@ begin
       return flashsale.reserved(
         v_order_id, p_item_id, p_customer_id, v_now, v_expires_at, v_price, v_currency);
     elsif v_order_id is not null and v_ticket > v_now_serving then
-      return flashsale.waiting(v_order_id, p_item_id, p_customer_id, v_now, v_now_serving);
+      return flashsale.waiting(
+        v_order_id, p_item_id, p_customer_id, v_now, v_ticket - v_now_serving - v_gaps_in_line);
     elsif v_order_id is not null then -- it has waited for a duplicate, which rolled back
       return flashsale.reserved_after_a_wait(v_order_id);
     end if;

@@ -335,11 +335,15 @@ class LineMachine(RuleBasedStateMachine):
             assert shown is order is None
             self.counts["refused"] += 1
             return
+        position = self.shop.position(order)
+        if shown.outcome == "waiting":  # a new request's position is as of the last sweep
+            assert 1 <= shown.position <= max(1, order.ticket - self.shop.now_serving)
+            position = shown.position
         assert (shown.ticket, shown.customer_id, shown.status, shown.position) == (
             order.ticket,
             order.customer,
             self.shop.shown(order),
-            self.shop.position(order),
+            position,
         )
         assert (shown.reserved_at, shown.expires_at) == (order.reserved_at, order.expires_at)
 

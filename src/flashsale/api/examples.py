@@ -8,7 +8,7 @@ import msgspec
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 
-from flashsale.models import Check, Extended, Health, Item, Order, Payment
+from flashsale.models import Check, Extended, Forecast, Health, Item, Order, Payment
 
 _NOON = datetime(2030, 11, 29, 12, tzinfo=UTC)
 
@@ -58,6 +58,7 @@ RESERVED = Order(
     status="reserved",
     ticket=17,
     position=None,
+    forecast=None,
     created_at=_NOON,
     reserved_at=_NOON,
     expires_at=_NOON + timedelta(seconds=300),
@@ -68,7 +69,7 @@ RESERVED = Order(
     ),
     late_order_id=None,
 )
-WAITING = msgspec.structs.replace(
+JOINED = msgspec.structs.replace(
     RESERVED,
     order_id="4294967813",
     status="waiting",
@@ -77,6 +78,9 @@ WAITING = msgspec.structs.replace(
     reserved_at=None,
     expires_at=None,
     payment=None,
+)
+WAITING = msgspec.structs.replace(
+    JOINED, position=12, forecast=Forecast(0.64, _NOON + timedelta(seconds=30))
 )
 CANCELLED = msgspec.structs.replace(
     RESERVED, status="cancelled", ended_at=_NOON + timedelta(seconds=60)

@@ -157,7 +157,7 @@ async def extend_holds(
     responses=answers(
         {
             201: (Order, examples.RESERVED, "A unit is held until expires_at"),
-            202: (Order, examples.WAITING, "In the line; position 1 is next"),
+            202: (Order, examples.JOINED, "In the line; position 1 is next"),
             200: (Order, examples.RESERVED, "The order that the customer already has"),
         },
         *_BODY,
@@ -188,7 +188,7 @@ async def reserve(
     "/orders",
     tags=["orders"],
     responses=answers(
-        {200: (list[Order], [examples.RESERVED], "The customer's orders, newest first")},
+        {200: (list[Order], [examples.WAITING], "The customer's orders, newest first")},
         "customer_required",
         "bad_value",
         "unknown_order",

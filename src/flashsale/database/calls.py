@@ -18,6 +18,7 @@ import msgspec
 from flashsale.database.connections import Connections, Use
 from flashsale.database.version import VERSION_QUERY
 from flashsale.models import (
+    Forecast,
     Item,
     ItemChanges,
     NewItem,
@@ -377,6 +378,9 @@ def _order(row: asyncpg.Record) -> Order:
             checkout_url=row["checkout_url"],
             reference=row["reference"],
         )
+    forecast = None
+    if row["chance"] is not None:
+        forecast = Forecast(chance=row["chance"], as_of=row["forecast_as_of"])
     return Order(
         order_id=str(row["order_id"]),
         item_id=row["item_id"],
@@ -384,6 +388,7 @@ def _order(row: asyncpg.Record) -> Order:
         status=row["status"],
         ticket=row["ticket"],
         position=row["position"],
+        forecast=forecast,
         created_at=row["created_at"],
         reserved_at=row["reserved_at"],
         expires_at=row["expires_at"],
