@@ -3,12 +3,15 @@
 Simulates sales, asks flashsale.chance for what a customer would be told, and prints, for each tenth
 of the scale, how many of those who were told so were served. Each sale has its own true share of
 holds that end in a sale, which the function does not know: it has to learn it from holds that have
-ended. The holds end in random order. A customer is asked at a random moment of the sale.
+ended. A customer is asked at a random moment of the sale. There are three kinds of sales: the holds
+end in random order; or buyers pay at a random moment of their hold, or of its first half, and all
+the others let the deadline pass.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import random
 import sys
 from typing import Any, NamedTuple
@@ -29,11 +32,37 @@ class Asked(NamedTuple):
     is_served: bool
 
 
-def sale(rng: random.Random, stock: int, share: float) -> list[Asked]:
-    """Some customers of one sale. It runs until the last unit is sold."""
-    ends = []  # of each hold, in their order: whether in a sale
+def ends_in_random_order(rng: random.Random, stock: int, share: float) -> list[bool]:
+    """Whether each hold of a sale ended in a sale, in the order of their ends."""
+    ends: list[bool] = []
     while sum(ends) < stock:
         ends.append(rng.random() < share)
+    return ends
+
+
+def ends_with_deadlines(
+    rng: random.Random, stock: int, share: float, pay_within: float
+) -> list[bool]:
+    """The same, if buyers pay within a part of their hold, and the others let it expire."""
+    ends: list[bool] = []
+    running = [0.0] * stock  # when each hold began
+    due: list[tuple[float, bool]] = []
+    while running or due:
+        for began in running:
+            sold = rng.random() < share
+            heapq.heappush(due, (began + (rng.random() * pay_within if sold else 1), sold))
+        at, sold = heapq.heappop(due)
+        running = [] if sold else [at]
+        ends.append(sold)
+    return ends
+
+
+def sale(rng: random.Random, stock: int, share: float, pay_within: float | None) -> list[Asked]:
+    """Some customers of one sale. It runs until the last unit is sold."""
+    if pay_within is None:
+        ends = ends_in_random_order(rng, stock, share)
+    else:
+        ends = ends_with_deadlines(rng, stock, share, pay_within)
     lost_in_all = len(ends) - stock
     asked = []
     for _ in range(ASKED):
@@ -46,12 +75,17 @@ def sale(rng: random.Random, stock: int, share: float) -> list[Asked]:
     return asked
 
 
-def simulate(conn: Any, rng: random.Random, sales: int) -> list[tuple[float, bool]]:
-    """What customers were told, and whether they were served. conn: a psycopg connection."""
+def simulate(
+    conn: Any, rng: random.Random, sales: int, pay_within: float | None = None
+) -> list[tuple[float, bool]]:
+    """What customers were told, and whether they were served.
+
+    conn: a psycopg connection. pay_within: of its hold; None: all holds end in random order.
+    """
     asked = [
         customer
         for _ in range(sales)
-        for customer in sale(rng, rng.choice(STOCKS), rng.choice(SHARES))
+        for customer in sale(rng, rng.choice(STOCKS), rng.choice(SHARES), pay_within)
     ]
     told = conn.execute(
         "select flashsale.chance(a.place, a.units, a.sold, a.lost) "
@@ -83,13 +117,20 @@ def main() -> int:
 
     from bench.report import BenchReport
 
+    kinds = {"random order": None, "pay within the hold": 1.0, "pay in its first half": 0.5}
+    tables = {}
     with sql.server(BenchReport(1)) as postgres, psycopg.connect(postgres.url()) as conn:
-        table = calibration(simulate(conn, random.Random(given.seed), given.sales))
-    print("| told | customers | served |\n|---|---:|---:|")
-    for tenth, (told, served) in enumerate(table):
-        share = f"{served / told:.0%}" if told else "-"
-        print(f"| {tenth / 10:.1f} to {(tenth + 1) / 10:.1f} | {told:,} | {share} |")
-    told, served = table[6]
+        for kind, pay_within in kinds.items():
+            rng = random.Random(given.seed)
+            tables[kind] = calibration(simulate(conn, rng, given.sales, pay_within))
+    print("| told | " + " | ".join(kinds) + " |\n|---|" + "---:|" * len(kinds))
+    for tenth in range(10):
+        cells = [
+            f"{served / told:.0%} of {told:,}" if told else "-"
+            for told, served in (table[tenth] for table in tables.values())
+        ]
+        print(f"| {tenth / 10:.1f} to {(tenth + 1) / 10:.1f} | " + " | ".join(cells) + " |")
+    told, served = tables["random order"][6]
     return 0 if 0.55 <= served / told <= 0.75 else 1
 
 
