@@ -75,10 +75,10 @@ def test_999_1000_1001(db: Connection, swept: bool) -> None:
         assert told >= n
 
 
-@pytest.mark.parametrize("swept", [False, True])
+@pytest.mark.parametrize("swept", ["never", "before", "after"])
 @pytest.mark.parametrize("leavers", [slice(0, 1_200), slice(1_000, 2_200), slice(300, 2_300, 2)])
 def test_a_position_is_never_more_than_the_number_who_wait(
-    db: Connection, leavers: slice, swept: bool
+    db: Connection, leavers: slice, swept: str
 ) -> None:
     shoe = item(db)
     with db.transaction(force_rollback=True):
@@ -87,8 +87,10 @@ def test_a_position_is_never_more_than_the_number_who_wait(
     with db.transaction(force_rollback=True):
         many(db, shoe, [f"another hole{n}" for n in range(300)])
     orders.append(reserve(db, shoe, "the last").order_id)
+    if swept == "before":
+        settle(db)
     leave(db, orders[leavers])
-    if swept:
+    if swept == "after":
         sweep(db)
     stay = [o for o in orders if o not in set(orders[leavers])]
     waiting = value(db, "select count(*) from flashsale.waiting_line where item_id = %s", shoe)
