@@ -150,6 +150,7 @@ async def test_a_waiting_order_has_a_forecast(api: Api, db: Connection) -> None:
     ]
     assert [o["forecast"] for o in (ann, bob, cat, dan)] == [None] * 4
     await api("DELETE", f"/orders/{cat['order_id']}", "cat")
+    sweep(db)
 
     seen = (await api("GET", f"/orders/{dan['order_id']}", "dan")).json()
 
