@@ -11,7 +11,9 @@ alter table flashsale_data.items
 create type flashsale_data.line as (
   item_id integer,
   first_waiting bigint[], -- the first orders that wait, by ticket: all, or a thousand
-  waiting integer,        -- at least so many wait
+  next_tickets bigint[],  -- the ids of the first waiting tickets above now_serving: the same
+  waiting integer,        -- at least so many tickets wait
+  order_limit integer,    -- no order has more tickets than this
   now_serving integer,
   units integer,          -- units that may still come back to the line
   sold integer,           -- of the holds that have ended: how many ended in a sale

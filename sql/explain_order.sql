@@ -10,7 +10,9 @@ declare
   v_order flashsale_data.orders;
   v_item flashsale_data.items;
 begin
-  select o.* into v_order from flashsale_data.orders o where o.order_id = p_order_id;
+  select o.* into v_order
+  from flashsale_data.orders o
+  where o.order_id = p_order_id and o.head_id is null;
   if not found then
     perform flashsale.raise_unknown_order(p_order_id);
   end if;
@@ -208,6 +210,7 @@ as $$
             else 'goes back on sale' end,
           h.reason)
       when 'pay_offline' then format('%s recorded the payment at the till.', h.staff)
+      when 'cancel' then concat_ws(' ', format('%s cancelled the order.', h.staff), h.reason)
       when 'retry_dead_letter' then format('%s tried a job again that was given up.', h.staff)
       else concat_ws(' ', format('%s: %s.', h.staff, h.action), h.reason)
     end

@@ -11,11 +11,12 @@
 --   orders     One row per ticket: a customer's claim on one unit. Every verb writes them.
 --   payments   One row per attempt to pay an order, from the moment at which the worker takes the
 --              attempt's job.
---   There are also order_keys (which order answered an Idempotency-Key), payment_events (what the
---   payment provider told us), tallies (changes of counters on their way to items), dead_letters
---   (jobs that were given up), sweepers (who swept when), sweep_failures (items whose sweep fails),
---   offline_references (what tills call their payments), provider_status (whether the payment
---   provider is down) and history (what staff have done). The jobs themselves are in pgmq's queues.
+--   There are also order_keys (which order answered an Idempotency-Key), request_keys (the keys of
+--   all other calls), payment_events (what the payment provider told us), tallies (changes of
+--   counters on their way to items), dead_letters (jobs that were given up), sweepers (who swept
+--   when), sweep_failures (items whose sweep fails), offline_references (what tills call their
+--   payments), provider_status (whether the payment provider is down) and history (what staff have
+--   done). The jobs themselves are in pgmq's queues.
 --
 -- THE LINE
 --   Each item has a sequence. An order takes the sequence's next number: its ticket. The order is
@@ -40,7 +41,7 @@
 --   number of times at once. Runners do the same one item per transaction: begin_sweep, sweep_item.
 --
 -- LOCK ORDER
---   order_keys, then orders, then payments. Only two verbs wait for several orders, both in the
+--   request_keys, order_keys, then orders, then payments. Only two verbs wait for several orders, both in the
 --   order of (item, customer): reserve_many, which inserts keys and orders and locks holds that are
 --   over, and extend_holds, which locks those that run. The other verbs wait for one order. Sweeps
 --   lock many, by order_id or by deadline, but with skip locked, so that a sweep never waits.
@@ -81,9 +82,11 @@
 \ir order_ids.sql
 \ir issued_tickets.sql
 \ir history.sql
+\ir request_keys.sql
 \ir enqueue.sql
 \ir note_provider.sql
 \ir hold_fates.sql
+\ir groups.sql
 \ir chance.sql
 \ir line_of.sql
 
@@ -91,6 +94,8 @@
 \ir order_status.sql
 \ir orders_of.sql
 \ir orders_by_id.sql
+\ir orders_of_item.sql
+\ir fairness.sql
 \ir reserve.sql
 \ir reserve_many.sql
 \ir find_held.sql

@@ -20,11 +20,14 @@ select
   end as ended_at,
   coalesce(p.payment_id, case when f.unwritten then o.order_id end) as payment_id,
   coalesce(p.status::text, case when f.unwritten then 'requested' end) as payment_status,
-  coalesce(p.amount, case when f.unwritten then i.price end) as amount,
+  coalesce(p.amount, case when f.unwritten then i.price * coalesce(o.units, 1) end) as amount,
   coalesce(p.currency, case when f.unwritten then i.currency end) as currency,
   p.checkout_url,
   o.late_order_id,
   p.reference,
+  coalesce(o.quantity, case when o.status <> 'void' then 1 end) as quantity,
+  case when o.reserved_at is not null and f.status <> 'waiting' then coalesce(o.units, 1) end
+    as units,
   (l.place).chance as chance,
   (l.place).as_of as forecast_as_of
 from flashsale_data.orders o
@@ -57,10 +60,12 @@ cross join lateral (
 cross join lateral (
   select case when f.status = 'waiting' then flashsale.place_of(o.order_id) end as place
   offset 0 -- the same
-) l;
+) l
+where o.head_id is null;
 
 comment on view flashsale.order_status is
 $$Every order as its customer sees it, with its latest payment attempt
+An order for several units is one row, with its first ticket.
 A hold past its deadline shows as what it is then, whether or not a sweep has marked it: settling,
 expired, or waiting again.$$;
 
@@ -92,6 +97,12 @@ comment on column flashsale.order_status.late_order_id is
   'Of an expired order: the order that its late money has bought.';
 comment on column flashsale.order_status.reference is
   'Of an order that was paid offline: the till''s name of the payment.';
+comment on column flashsale.order_status.quantity is 'How many units were asked for; null: void.';
+comment on column flashsale.order_status.units is
+  'How many units it holds, has bought, or held last; null: it has never held any.';
+comment on column flashsale.order_status.quantity is 'How many units were asked for; null: void.';
+comment on column flashsale.order_status.units is
+  'How many units it holds, has bought, or held last; null: it has never held any.';
 comment on column flashsale.order_status.chance is
   'Of a waiting order: the chance that it is served, 0 to 1.';
 comment on column flashsale.order_status.forecast_as_of is
@@ -105,8 +116,8 @@ as $$
   select
     p_outcome, o.order_id, o.item_id, o.customer_id, o.status, o.ticket, o.position, o.created_at,
     o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id, o.payment_status, o.amount,
-    o.currency, o.checkout_url, null::timestamptz, o.late_order_id, o.reference, o.chance,
-    o.forecast_as_of
+    o.currency, o.checkout_url, null::timestamptz, o.late_order_id, o.reference, o.quantity,
+    o.units, o.chance, o.forecast_as_of
   from flashsale.order_status o
   where o.order_id = p_order_id
 $$;

@@ -2,7 +2,8 @@
 -- can't be replaced.
 comment on type flashsale.order_row is
 $$What the order functions return: an outcome, and the order as it is
-A refusal (outcome not_open, closed, paused, sold_out, unknown_item or invalid) has no order_id.$$;
+A refusal (outcome not_open, closed, paused, sold_out, too_many, key_reused, unknown_item or
+invalid) has no order_id. That of has_other_order names the other order, and nothing else of it.$$;
 
 comment on column flashsale.order_row.outcome is
   'The result of this call; the comment on the function lists the possible outcomes.';
@@ -35,6 +36,9 @@ comment on column flashsale.order_row.late_order_id is
   'Of an expired order: the order that its late money has bought.';
 comment on column flashsale.order_row.reference is
   'Of an order that was paid offline: the till''s name of the payment.';
+comment on column flashsale.order_row.quantity is 'How many units were asked for.';
+comment on column flashsale.order_row.units is
+  'How many units it holds, has bought, or held last; null: it has never held any.';
 comment on column flashsale.order_row.chance is
   'Of a waiting order: the chance that it is served, 0 to 1; null as the answer to a new request.';
 comment on column flashsale.order_row.forecast_as_of is

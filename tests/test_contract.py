@@ -141,9 +141,9 @@ UNPINNED |= {
     "look_up",
     "look_up_batch",
     "new_order",
-    "order_of_key",
+    "key_of",
 }
-UNPINNED |= {"items_per_sweep", "refused", "reserved", "waiting"}
+UNPINNED |= {"is_same_request", "items_per_sweep", "refused", "reserved", "waiting"}
 """Inlined into the statements that call them; a function with settings is not."""
 COMMITS = {"sweep_for_a_minute", "sweep_round"}
 """A procedure with settings can't commit."""
@@ -191,9 +191,9 @@ def test_each_role_can_read_its_views(database_url: str, db: Connection) -> None
     ("query", "index"),
     [
         (
-            "select * from flashsale_data.orders where item_id = 1 and customer_id = 'c1' "
-            "and ended_at is null",
-            "orders_one_live_per_customer",
+            "select * from flashsale_data.orders where coalesce(product_id, item_id) = 1 "
+            "and customer_id = 'c1' and ended_at is null and may_buy_again is null",
+            "orders_one_open_per_customer",
         ),
         ("select * from flashsale.order_status where order_id = 4294967297", "orders_pkey"),
         (
@@ -305,7 +305,7 @@ def test_what_http_shows_of_an_order_is_the_sql_row(db: Connection) -> None:
     nested = {"payment_id", "payment_status", "amount", "currency", "checkout_url", "reference"}
     forecast = {"chance", "forecast_as_of"}
     shown = set(Order.__struct_fields__) - {"payment", "forecast"}
-    assert shown | nested | forecast | {"outcome", "retry_at"} == columns
+    assert shown | nested | forecast | {"outcome", "retry_at", "quantity", "units"} == columns
     assert {f.replace("forecast_", "") for f in forecast} == set(Forecast.__struct_fields__)
     assert {f.replace("payment_status", "status") for f in nested} == set(Payment.__struct_fields__)
 
@@ -316,7 +316,10 @@ def test_what_http_shows_of_an_item_is_the_view(db: Connection) -> None:
         "select attname from pg_attribute where attrelid = 'flashsale.item_status'::regclass "
         "and attnum > 0 order by attnum",
     )
-    assert [row.attname for row in view] == list(Item.__struct_fields__)
+    assert [row.attname for row in view] == [
+        *Item.__struct_fields__,
+        *("max_per_order", "max_per_customer", "product"),
+    ]
 
 
 def test_sql_and_python_write_amounts_in_the_same_way(db: Connection) -> None:
