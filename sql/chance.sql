@@ -113,7 +113,7 @@ declare
   v_sold constant integer := 4 + greatest(0, p_sold); -- with the opinion from before: see above
   v_lost constant integer := 2 + greatest(0, p_lost);
 begin
-  return case
+  return greatest(0, least(1, case
     when p_units < 1 then 0
     when least(p_place, p_units, v_sold, v_lost) > 20
       then flashsale.beta_above_by_normal(v_lost, v_sold, p_place, p_units)
@@ -124,7 +124,7 @@ begin
     when p_place <= v_sold
       then 1 - flashsale.beta_above(p_place, p_units, v_lost, v_sold)
     else 1 - flashsale.beta_above(v_sold, v_lost, p_units, p_place)
-  end;
+  end));
 end
 $$;
 

@@ -144,14 +144,15 @@ begin
   v_line.units := greatest(0, p_item.stock - p_item.paid - p_item.withdrawing);
   v_line.sold := p_item.holds_sold;
   v_line.lost := p_item.holds_lost;
-  v_line.is_closed := coalesce(p_item.closes_at <= v_now, false);
+  v_line.is_closed := coalesce(
+    flashsale.shut_by(null, p_item.closes_at, false, v_now) = 'closed', false);
   if p_item.closes_at is not null then
     v_rounds := extract(epoch from p_item.closes_at - v_now) / p_item.hold_seconds;
     v_line.units := round(v_line.units * (1 - power(
       v_lost / (v_lost + 4 + greatest(0, p_item.holds_sold)), greatest(0, least(50, v_rounds)))));
   end if;
-  v_line.as_of := least(
-    v_now, (select max(s.swept_at) from flashsale_data.sweepers s));
+  v_line.as_of := least(v_now, greatest(
+    p_item.created_at, (select max(s.swept_at) from flashsale_data.sweepers s)));
   return v_line;
 end
 $$;

@@ -70,8 +70,8 @@ returns table (
   price bigint,
   currency text,
   opens_at timestamptz,
-  product_id integer,
-  gaps_in_line integer)
+  gaps_in_line integer,
+  product_id integer)
 language sql stable rows 1
 as $$
   select
@@ -88,7 +88,7 @@ as $$
     end,
     o.order_id,
     i.line, i.now_serving, t.ticket_limit, i.hold_seconds, i.price, i.currency, i.opens_at,
-    i.product_id, i.gaps_in_line
+    i.gaps_in_line, i.product_id
   from flashsale_data.items i
   cross join lateral (
     select flashsale.ticket_limit_for(p_wait, i.now_serving, i.gaps_in_line, i.max_waiting)
@@ -248,7 +248,7 @@ declare
   v_price bigint;
   v_currency text;
   v_opens_at timestamptz;
-  v_gaps_in_line integer;
+  v_gaps integer; -- in the line
   v_ticket integer;
   v_order_id bigint; -- until look_up: that of the key
   v_expires_at timestamptz; -- of the new order, if it is a hold that begins now
@@ -258,7 +258,7 @@ begin
     from flashsale.key_of(p_item_id, p_customer_id, p_idempotency_key) k;
   end if;
   select l.* into v_outcome, v_order_id, v_line, v_now_serving, v_ticket_limit, v_hold_seconds,
-    v_price, v_currency, v_opens_at, v_gaps_in_line
+    v_price, v_currency, v_opens_at, v_gaps
   from flashsale.look_up(p_item_id, p_customer_id, p_idempotency_key,
     p_quantity <> 1 or p_min_quantity <> 1 or v_order_id is not null, p_wait, v_now) l;
   if v_outcome is null and v_order_id is null then
@@ -281,8 +281,7 @@ begin
     end if;
     insert into flashsale_data.orders as o (
       order_id, item_id, ticket, customer_id, status, created_at, reserved_at, expires_at)
-    select n.* from flashsale.new_order(
-      p_item_id, v_ticket, p_customer_id, v_now,
+    select n.* from flashsale.new_order(p_item_id, v_ticket, p_customer_id, v_now,
       case when v_ticket <= v_now_serving then v_now + v_hold_seconds * interval '1 second' end) n
     on conflict (coalesce(product_id, item_id), customer_id)
       where ended_at is null and may_buy_again is null do nothing
@@ -294,8 +293,7 @@ begin
       return flashsale.reserved(
         v_order_id, p_item_id, p_customer_id, v_now, v_expires_at, v_price, v_currency);
     elsif v_order_id is not null and v_ticket > v_now_serving then
-      return flashsale.waiting(
-        v_order_id, p_item_id, p_customer_id, v_now, v_now_serving, v_gaps_in_line);
+      return flashsale.waiting(v_order_id, p_item_id, p_customer_id, v_now, v_now_serving, v_gaps);
     elsif v_order_id is not null then -- it has waited for a duplicate, which rolled back
       return flashsale.reserved_after_a_wait(v_order_id);
     end if;

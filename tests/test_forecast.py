@@ -94,12 +94,13 @@ def test_those_further_behind_have_no_better_chance(db: Connection) -> None:
     orders = many(db, shoe, [f"c{n}" for n in range(60)])[10:]
     chances = [told(db, o.order_id) for o in orders]
     assert chances == sorted(chances, reverse=True)
-    assert chances[0] > 0.9 > 0.1 > chances[-1]
+    assert chances == [round(chance(db, place, 10), 2) for place in range(1, 51)]
+    assert chances[0] == 0.9 > 0.1 > chances[-1]
 
 
 def test_the_chance_follows_the_holds_of_this_item_that_have_ended(db: Connection) -> None:
     shoe, hat = item(db, stock=20), item(db, "hat", stock=20)
-    shoes = many(db, shoe, [f"c{n}" for n in range(40)])
+    shoes = many(db, shoe, [f"c{n}" for n in range(90)])
     hats = many(db, hat, [f"c{n}" for n in range(40)])
     for order in shoes[:10]:
         call(db, "cancel", order.order_id)
@@ -111,8 +112,8 @@ def test_the_chance_follows_the_holds_of_this_item_that_have_ended(db: Connectio
     )
     assert (counted.holds_sold, counted.holds_lost) == (0, 10)
     assert (other.holds_sold, other.holds_lost) == (10, 0)
-    assert told(db, shoes[34].order_id) == pytest.approx(chance(db, 5, 20, 0, 10), abs=0.005)
-    assert told(db, hats[24].order_id) == pytest.approx(chance(db, 5, 10, 10, 0), abs=0.005)
+    assert told(db, shoes[69].order_id) == round(chance(db, 40, 20, 0, 10), 2)
+    assert told(db, hats[24].order_id) == round(chance(db, 5, 10, 10, 0), 2)
 
 
 def test_those_who_leave_the_line_are_no_holds(db: Connection) -> None:
@@ -218,6 +219,36 @@ def test_a_customer_far_behind_has_a_forecast(db: Connection) -> None:
         orders += many(db, shoe, [f"c{n + m}" for m in range(1_000)])
     assert 0 < told(db, orders[1_400].order_id) < 0.99
     assert told(db, orders[-1].order_id) <= 0.05
+
+
+def test_an_order_for_several_units_needs_as_many(db: Connection) -> None:
+    shoe = item(db, stock=10, max_per_order=4)
+    many(db, shoe, [f"c{n}" for n in range(10)])
+    all_four = call(db, "reserve", shoe, "ann", None, True, 4)
+    at_least_two = call(db, "reserve", shoe, "bob", None, True, 4, 2)
+    one_unit = call(db, "reserve", shoe, "cid")
+    places = {all_four: 4, at_least_two: 6, one_unit: 9}
+    for order, place in places.items():
+        assert told(db, order.order_id) == round(chance(db, place, 10), 2)
+    call(db, "cancel", all_four.order_id)
+    assert told(db, at_least_two.order_id) == round(chance(db, 2, 10), 2)
+    assert told(db, one_unit.order_id) == round(chance(db, 5, 10), 2)
+
+
+def test_an_order_whose_units_are_set_aside_is_served_for_certain(db: Connection) -> None:
+    shoe = item(db, stock=3, max_per_order=2)
+    ann, bob, _cid = many(db, shoe, ["ann", "bob", "cid"])
+    pair = call(db, "reserve", shoe, "dan", None, True, 2)
+    call(db, "cancel", ann.order_id)
+    settle(db)
+    assert status(db, pair.order_id).status == "waiting"
+    # One of its two units is set aside for it, and one has to come back.
+    assert told(db, pair.order_id) == round(chance(db, 1, 3, 0, 1), 2)
+    call(db, "pause_item", shoe)
+    call(db, "cancel", bob.order_id)
+    settle(db)
+    assert status(db, pair.order_id).status == "waiting"
+    assert told(db, pair.order_id) == 1
 
 
 @pytest.mark.parametrize("expire", [False, True])

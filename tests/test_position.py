@@ -137,3 +137,42 @@ def test_lines_of_other_items_do_not_count(db: Connection) -> None:
     shoes, hats = line(db, shoe, 5), line(db, hat, 5)
     leave(db, shoes[:2])
     assert positions(db, [hats[4], shoes[4], hats[0]]) == [5, 3, 1]
+
+
+def test_an_order_for_several_units_has_one_place(db: Connection) -> None:
+    shoe = item(db, max_per_order=3)
+    quantities = [1, 3, 1, 2, 3, 1]
+    orders = [
+        call(db, "reserve", shoe, f"c{n}", None, True, quantity).order_id
+        for n, quantity in enumerate(quantities)
+    ]
+    assert positions(db, orders[1:]) == [1, 2, 3, 4, 5]
+    assert [status(db, o).ticket for o in orders] == [1, 2, 5, 6, 8, 11]
+    leave(db, [orders[1], orders[3]])
+    assert positions(db, [orders[2], orders[4], orders[5]]) == [1, 2, 3]
+    settle(db)
+    assert positions(db, [orders[2], orders[4], orders[5]]) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_orders_for_several_units_far_behind(db: Connection, swept: bool) -> None:
+    shoe = item(db, max_per_order=4)
+    told = rows(
+        db,
+        "select order_id from flashsale.reserve_many("
+        "  array_fill(%s, array[1000]), array(select 'a' || n from generate_series(1, 1000) n),"
+        "  p_quantities => array_fill(4, array[1000]))"
+        " union all "
+        "select order_id from flashsale.reserve_many("
+        "  array_fill(%s, array[300]), array(select 'b' || n from generate_series(1, 300) n),"
+        "  p_quantities => array_fill(2, array[300]))",
+        shoe,
+        shoe,
+    )
+    if swept:
+        settle(db)
+    orders = sorted(row.order_id for row in told)
+    assert positions(db, [orders[n - 1] for n in (1, 500, 999, 1000)]) == [1, 500, 999, 1000]
+    far = positions(db, [orders[1001], orders[1200], orders[1299]])
+    assert far == sorted(far)
+    assert all(1001 <= place <= 1300 for place in far)

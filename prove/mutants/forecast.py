@@ -8,9 +8,8 @@ FORECAST_MUTANTS = [
     Mutant(
         "place_in: the leavers count",
         "line_of",
-        "    v_place.position := 1 + width_bucket(p_order_id - 1, p_line.first_waiting);\n",
-        "    v_place.position :="
-        " greatest(1, flashsale.ticket_of(p_order_id) - p_line.now_serving);\n",
+        "    else 1 + width_bucket(p_order_id - 1, p_line.first_waiting)\n",
+        "    else greatest(1, flashsale.ticket_of(p_order_id) - p_line.now_serving)\n",
         "position::test_who_leaves_the_line_is_before_nobody",
     ),
     Mutant(
@@ -23,23 +22,24 @@ FORECAST_MUTANTS = [
     Mutant(
         "place_in: a far place is its tickets",
         "line_of",
-        "    v_place.position := greatest(1001, least(\n"
-        "      flashsale.ticket_of(p_order_id) - p_line.now_serving, p_line.waiting));\n",
-        "    v_place.position := flashsale.ticket_of(p_order_id) - p_line.now_serving;\n",
+        "      then greatest(1001, least(\n"
+        "        flashsale.ticket_of(p_order_id) - p_line.now_serving,\n"
+        "        p_line.waiting / p_line.order_limit))\n",
+        "      then flashsale.ticket_of(p_order_id) - p_line.now_serving\n",
         "position::test_a_position_is_never_more_than_the_number_who_wait",
     ),
     Mutant(
         "line_of: leavers that no sweep has counted still wait",
         "line_of",
         "select v_item.gaps_in_line + coalesce(sum(t.gaps_in_line), 0) into v_left",
-        "select v_item.gaps_in_line into v_left",
+        "select v_item.gaps_in_line + 0 * coalesce(sum(t.gaps_in_line), 0) into v_left",
         "position::test_a_position_is_never_more_than_the_number_who_wait",
     ),
     Mutant(
         "place_in: the entitled still need a unit to come back",
         "line_of",
-        "    v_next := v_place.position - width_bucket(v_entitled, p_line.first_waiting);\n",
-        "    v_next := v_place.position;\n",
+        "    else v_place.position - width_bucket(v_entitled, p_line.first_waiting)\n",
+        "    else v_place.position\n",
         "forecast::test_the_entitled_are_served_for_certain_also_in_a_pause",
     ),
     Mutant(
@@ -83,5 +83,26 @@ FORECAST_MUTANTS = [
         "v_ticket - v_now_serving - v_gaps_in_line",
         "v_ticket - v_now_serving",
         "position::test_the_answer_to_a_request_counts_those_who_left_as_of_the_last_sweep",
+    ),
+    Mutant(
+        "line_of: the parts of an order have places of their own",
+        "line_of",
+        "        and o.status = 'waiting' and o.head_id is null\n",
+        "        and o.status = 'waiting'\n",
+        "position::test_an_order_for_several_units_has_one_place",
+    ),
+    Mutant(
+        "place_in: each ticket that waits is an order",
+        "line_of",
+        "p_line.waiting / p_line.order_limit",
+        "p_line.waiting",
+        "position::test_orders_for_several_units_far_behind",
+    ),
+    Mutant(
+        "granting_id: the first unit of an order serves it",
+        "line_of",
+        "  return case when v_more > 0 then (",
+        "  return case when v_more < 0 then (",
+        "forecast::test_an_order_for_several_units_needs_as_many",
     ),
 ]
