@@ -13,3 +13,13 @@ create table flashsale_data.request_keys (
 
 -- For purging keys by age.
 create index request_keys_created_at on flashsale_data.request_keys (created_at);
+
+create type flashsale.fairness_row as (
+  ticket integer,
+  customer text,
+  is_you boolean,
+  status text,
+  asked_at timestamptz,
+  served_at timestamptz,
+  ended_at timestamptz
+);

@@ -80,7 +80,7 @@ Outcomes: cancelled; refunded; already_ended (it was cancelled, expired, unserve
 before: nothing changes); settling (the deadline has passed, and the payment provider is being asked
 whether the money came in time: nothing changes); repeated (with this key: the order as it is now).
 Errors: RV102 unknown order, or another customer's; RV202 already paid, RV302 a key, a reason or a
-name that is too short or too long, RV303 the key was used for another request.$$;
+name that is too short or too long, RV304 the key was used for another request.$$;
 
 create or replace function flashsale.may_give_back(
   p_order_id bigint, p_customer_id text, p_now timestamptz)

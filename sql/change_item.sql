@@ -30,7 +30,7 @@ price and currency can be changed until somebody asks for a unit. p_reason and p
 1,000 characters, and who, 1 to 128, for history; null: no reason, and the login. p_idempotency_key:
 1 to 255 characters; the same call with the same key has its effect once.
 Errors: RV101 unknown item, RV204 withdraws more units than are not paid yet, RV209 the price can't
-be changed any more, RV302 a value is out of range or can not be changed, RV303 the key was used for
+be changed any more, RV302 a value is out of range or can not be changed, RV304 the key was used for
 another request.$$;
 
 create or replace function flashsale.check_changes(p_changes jsonb) returns void

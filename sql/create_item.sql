@@ -82,9 +82,10 @@ customer may have bought and asked for in all, p_max_per_order to 10,000; null: 
 p_product: items with the same product are variants of it, 1 to 64 characters. A customer's units of
 all of them count, and they have one open order of them at a time. It can't be changed later.
 p_reason and p_staff: why, 1 to 1,000 characters, and who, 1 to 128, for history; null: no reason,
-and the login. p_idempotency_key: 1 to 255 characters; the same call with the same key returns the same item.
+and the login. p_idempotency_key: 1 to 255 characters; the same call with the same key returns the
+same item.
 Errors: RV201 the sku is taken (detail names the item that has it), RV205 all item_ids are used up,
-RV302 a value is out of range, RV303 the key was used for another request.$$;
+RV302 a value is out of range, RV304 the key was used for another request.$$;
 
 create or replace function flashsale.next_item_id() returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp

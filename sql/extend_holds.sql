@@ -61,7 +61,7 @@ Waits for transactions that are paying or cancelling orders of this item. A sess
 may end at the old deadline: then the customer asks for another attempt. An order whose session was
 asked for, and is not open yet, gets another attempt at once. p_idempotency_key: 1 to 255
 characters; the same call with the same key moves the deadlines once, and returns the same number.
-Errors: RV101 unknown item, RV302 a value is out of range, RV303 the key was used for another
+Errors: RV101 unknown item, RV302 a value is out of range, RV304 the key was used for another
 request.$$;
 
 -- A session is asked for with its deadline, and with a key for which the provider takes no other

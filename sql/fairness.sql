@@ -5,21 +5,14 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_customer_id, least(3, length(p_customer_id) / 3)) || '…' $$;
 
 comment on function flashsale.shortened(text) is
-$$The beginning of a customer's id: a third of it, three characters at most$$;
+$$The first third of a customer's id, three characters at most$$;
 
 create or replace function flashsale.fairness(
   p_item_id integer,
   p_customer_id text default null,
   p_after integer default 0,
   p_limit integer default 1000)
-returns table (
-  ticket integer,
-  customer text,
-  is_you boolean,
-  status text,
-  asked_at timestamptz,
-  served_at timestamptz,
-  ended_at timestamptz)
+returns setof flashsale.fairness_row
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
@@ -49,8 +42,6 @@ comment on function flashsale.fairness(integer, text, integer, integer) is
 $$Who was served when, by ticket: a report that a customer may see
 p_customer_id: the customer who looks. Their own rows have their id and is_you; of the ids of all
 others only the first third is shown, three characters at most. null: all ids are shortened.
-p_after: a ticket, to go on after it. p_limit: at most so many rows, 1 to 1,000. asked_at: when the
-customer asked. served_at: when a unit was set aside for them; null: it has not been, or they lost
-it to an outage. customer is null where a ticket belongs to nobody (void). Tickets that were
+p_after: a ticket, to go on after it. p_limit: at most so many rows, 1 to 1,000. Tickets that were
 withdrawn from sale have no row.
 Errors: RV101 unknown item, RV302 p_limit is out of range.$$;

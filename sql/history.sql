@@ -81,7 +81,7 @@ end
 $$;
 
 comment on function flashsale.note_item(text, integer, flashsale_data.items, text, text) is
-$$Notes which terms of an item a verb has changed; nothing if it has changed none
+$$Notes which terms of an item a verb has changed, if any
 p_before: the item's row before; null: the item is new. p_staff: null: the login.$$;
 
 create or replace function flashsale.check_act(p_staff text, p_reason text) returns void

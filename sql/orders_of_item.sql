@@ -56,9 +56,9 @@ $$;
 
 comment on function flashsale.orders_of_item(integer, text, bigint, integer) is
 $$The orders of an item, of all customers, by ticket
-p_status: only those that are shown with this status; null: all. p_after: an order_id, to go on after
-that order. p_limit: at most so many, 1 to 1,000. A page looks at 10,000 orders at most, so it may
-have fewer rows than p_limit, or none, although more follow.
+p_status: only those that are shown with this status; null: all. p_after: an order_id, to go on
+after that order. p_limit: at most so many, 1 to 1,000. A page looks at 10,000 orders at most, so it
+may have fewer rows than p_limit, or none, although more follow.
 Outcomes: found; more (of a last row that is no order: pass its order_id as p_after to go on).
 Errors: RV101 unknown item, RV302 there is no such status, or p_limit is out of range.$$;
 

@@ -76,7 +76,7 @@ sessions are voided, and money that comes through them goes back.
 Outcomes: paid; already_paid (by this reference); repeated (with this key: the order as it is now).
 Errors: RV102 unknown order, RV203 it is not reserved, or its deadline has passed, RV206 the
 reference is another payment's, RV302 a reference, a name, a reason or a key that is too short or
-too long, RV303 the key was used for another request.$$;
+too long, RV304 the key was used for another request.$$;
 
 create or replace function flashsale.known_reference(p_order_id bigint, p_reference text)
 returns flashsale.order_row

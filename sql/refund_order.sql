@@ -60,7 +60,7 @@ to 255 characters or null.
 Outcomes: refunded; already_refunded (nothing changes); repeated (with this key: the order as it is
 now).
 Errors: RV102 unknown order, RV207 it is not paid, RV302 a reason, a name or a key that is too short
-or too long, RV303 the key was used for another request.$$;
+or too long, RV304 the key was used for another request.$$;
 
 create or replace function flashsale.refund_paid(
   p_order_id bigint, p_reason text, p_now timestamptz)

@@ -36,7 +36,7 @@ begin
       errcode = '40001', hint = 'Call again.';
   elsif not v_is_same then
     raise exception 'This idempotency key belongs to another request.' using
-      errcode = 'RV303', constraint = 'key_reused', detail = format('key %L', p_key),
+      errcode = 'RV304', constraint = 'key_reused', detail = format('key %L', p_key),
       hint = 'Use a new key for a new request, and repeat a request exactly as it was.';
   end if;
   return true;
@@ -48,7 +48,7 @@ $$Whether a call was made before, by its idempotency key
 p_scope: the customer who asks; empty: staff and tools. p_key: 1 to 255 characters; null: never a
 repeat. p_request: the arguments that the key is bound to. If it is no repeat, the key is recorded:
 the caller has its effect in this transaction.
-Errors: RV302 a key that is too long, RV303 the key was used for another request, 40001 the key was
+Errors: RV302 a key that is too long, RV304 the key was used for another request, 40001 the key was
 purged at this moment: call again.$$;
 
 create or replace function flashsale.note_result(p_scope text, p_key text, p_result bigint)

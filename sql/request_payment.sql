@@ -42,7 +42,7 @@ p_idempotency_key: 1 to 255 characters; the same call with the same key starts o
 Outcomes: requested; existing (an attempt is under way); repeated (with this key: the order as it is
 now).
 Errors: RV102 unknown order, or another customer's; RV203 the order is not reserved, RV302 a key
-that is too short or too long, RV303 the key was used for another request.$$;
+that is too short or too long, RV304 the key was used for another request.$$;
 
 create or replace function flashsale.raise_not_reserved(p_order flashsale.order_row) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp

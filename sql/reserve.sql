@@ -71,7 +71,8 @@ returns table (
   currency text,
   opens_at timestamptz,
   gaps_in_line integer,
-  product_id integer)
+  product_id integer,
+  is_special boolean)
 language sql stable rows 1
 as $$
   select
@@ -88,7 +89,7 @@ as $$
     end,
     o.order_id,
     i.line, i.now_serving, t.ticket_limit, i.hold_seconds, i.price, i.currency, i.opens_at,
-    i.gaps_in_line, i.product_id
+    i.gaps_in_line, i.product_id, i.counts_units or p_is_special
   from flashsale_data.items i
   cross join lateral (
     select flashsale.ticket_limit_for(p_wait, i.now_serving, i.gaps_in_line, i.max_waiting)

@@ -146,61 +146,61 @@ create or replace function flashsale.look_up_special(
   p_quantity integer,
   p_min_quantity integer,
   p_now timestamptz,
-  p_cleared_ids bigint[],
-  out outcome text,
-  out order_id bigint,
-  out in_the_way boolean)
+  p_cleared_ids bigint[])
+returns flashsale_data.special_request
 language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_item flashsale_data.items;
   v_open flashsale_data.orders;
   v_paid record;
+  v_row flashsale_data.special_request;
 begin
   select i.* into v_item from flashsale_data.items i where i.item_id = p_item_id;
   if not flashsale.is_request(p_customer_id, p_idempotency_key)
     or p_quantity < 1 or p_min_quantity not between 1 and p_quantity
   then
-    outcome := 'invalid';
+    v_row.outcome := 'invalid';
   elsif p_key.order_id is not null then
-    outcome := case when flashsale.is_same_request(p_key, p_wait, p_quantity, p_min_quantity)
+    v_row.outcome := case when flashsale.is_same_request(p_key, p_wait, p_quantity, p_min_quantity)
       then 'existing' else 'key_reused' end;
-    order_id := case when outcome = 'existing' then p_key.order_id end;
+    v_row.order_id := case when v_row.outcome = 'existing' then p_key.order_id end;
   end if;
-  if outcome is not null then
-    return;
+  if v_row.outcome is not null then
+    return v_row;
   end if;
 
   v_open := flashsale.open_order(coalesce(v_item.product_id, p_item_id), p_customer_id);
   if v_open.status <> 'paid' then
-    order_id := v_open.order_id;
-    outcome := case
+    v_row.order_id := v_open.order_id;
+    v_row.outcome := case
       when v_open.status = 'reserved' and v_open.expires_at <= p_now then null -- is over
       when v_open.item_id <> p_item_id then 'has_other_order'
       when p_idempotency_key is null then 'existing'
     end;
-    return;
+    return v_row;
   end if;
   select * into v_paid
   from flashsale.paid_units(coalesce(v_item.product_id, p_item_id), p_customer_id);
   if v_paid.units >= coalesce(v_item.max_per_customer, v_item.max_per_order) then
-    order_id := v_paid.last_order_id;
-    outcome := case when p_idempotency_key is null then 'existing' end;
-    return;
+    v_row.order_id := v_paid.last_order_id;
+    v_row.outcome := case when p_idempotency_key is null then 'existing' end;
+    return v_row;
   end if;
-  outcome := flashsale.why_not(v_item, v_paid.units, p_wait, p_quantity, p_min_quantity, p_now);
-  if outcome is null and v_paid.last_order_id <> all (coalesce(p_cleared_ids, '{}')) then
-    order_id := v_paid.last_order_id;
-    in_the_way := true;
+  v_row.outcome := flashsale.why_not(
+    v_item, v_paid.units, p_wait, p_quantity, p_min_quantity, p_now);
+  if v_row.outcome is null and v_paid.last_order_id <> all (coalesce(p_cleared_ids, '{}')) then
+    v_row.order_id := v_paid.last_order_id;
+    v_row.in_the_way := true;
   end if;
+  return v_row;
 end
 $$;
 
 comment on function flashsale.look_up_special(
   integer, text, text, flashsale_data.order_keys, boolean, integer, integer, timestamptz, bigint[]
 ) is
-$$What is known of a request for which look_up is not enough
-outcome and order_id: as of look_up. in_the_way: the order is paid, and leaves room for this one.$$;
+$$What is known of a request for which look_up is not enough$$;
 
 create or replace function flashsale.is_same_request(
   p_key flashsale_data.order_keys, p_wait boolean, p_quantity integer, p_min_quantity integer)
@@ -305,9 +305,6 @@ returns table (
   ticket_limit integer,
   hold_seconds integer,
   product_id integer,
-  wait boolean,
-  quantity integer,
-  min_quantity integer,
   outcome text,
   order_id bigint,
   in_the_way boolean)
@@ -315,18 +312,18 @@ language sql stable rows 100
 as $$
   select
     r.ord, r.item_id, r.customer_id, l.line, l.now_serving, l.ticket_limit, l.hold_seconds,
-    l.product_id, r.wait, r.quantity, coalesce(r.min_quantity, r.quantity),
+    l.product_id,
     case
       when r.outcome is not null then r.outcome
-      when l.outcome = 'special' then s.outcome
+      when l.is_special then (l.special).outcome
       when l.line is not null then l.outcome
       when r.item_id is not null and flashsale.is_request(r.customer_id, r.idempotency_key)
         then 'unknown_item'
       else 'invalid'
     end,
-    case when r.outcome is not null then r.order_id when l.outcome = 'special' then s.order_id
+    case when r.outcome is not null then r.order_id when l.is_special then (l.special).order_id
       else l.order_id end,
-    s.in_the_way
+    (l.special).in_the_way
   from rows from (
     unnest(p_item_ids), unnest(p_customer_ids), unnest(p_idempotency_keys), unnest(p_waits),
     unnest(p_quantities), unnest(p_min_quantities), unnest(p_outcomes), unnest(p_order_ids)
@@ -337,20 +334,16 @@ as $$
     from flashsale.key_of(r.item_id, r.customer_id, r.idempotency_key) f offset 0
   ) k on true
   left join lateral (
-    select f.*
+    select
+      f.*,
+      case when f.is_special and r.outcome is null then flashsale.look_up_special(
+        r.item_id, r.customer_id, r.idempotency_key, k.found, r.wait, coalesce(r.quantity, 1),
+        coalesce(r.min_quantity, r.quantity, 1), p_now, p_cleared_ids) end as special
     from flashsale.look_up(
       r.item_id, r.customer_id, r.idempotency_key,
       r.quantity <> 1 or r.min_quantity <> 1 or k.order_id is not null, r.wait, p_now) f
     offset 0
   ) l on true
-  left join lateral (
-    select f.*
-    from flashsale.look_up_special(
-      r.item_id, r.customer_id, r.idempotency_key, k.found, r.wait, coalesce(r.quantity, 1),
-      coalesce(r.min_quantity, r.quantity, 1), p_now, p_cleared_ids) f
-    where l.outcome = 'special' and r.outcome is null
-    offset 0
-  ) s on true
 $$;
 
 comment on function flashsale.look_up_batch(
@@ -359,6 +352,15 @@ comment on function flashsale.look_up_batch(
 $$What is known of the undecided requests of a batch; see look_up
 p_cleared_ids, p_outcomes, p_order_ids: what earlier rounds have done and decided. in_the_way: the
 order is to be dealt with first.$$;
+
+-- This has no settings, so that it is inlined.
+create or replace function flashsale.nth_ticket(p_ticket integer, p_more integer[], p_n integer)
+returns integer
+language sql immutable parallel safe
+as $$ select case when p_more is null then p_ticket else (p_ticket || p_more)[p_n] end $$;
+
+comment on function flashsale.nth_ticket(integer, integer[], integer) is
+$$One of the tickets of a request; null: it has none$$;
 
 -- Tickets are taken in the order of the requests. Therefore no request gets one in a round that
 -- finds an order in the way: that customer's request may come before the others in the batch.
@@ -399,17 +401,16 @@ begin
       n.*,
       case when n.is_next and pg_current_xact_id() is not null
         then nextval(n.line)::integer end as ticket,
-      case when n.is_next and n.quantity > 1
-        then flashsale.more_tickets(n.line, n.quantity) end as more -- after the first one
+      case when n.is_next and p_quantities[n.ord] > 1
+        then flashsale.more_tickets(n.line, p_quantities[n.ord]) end as more -- after the first one
     from newcomers n
   ), counted as (
-    select
-      t.*,
-      case when t.more is null then t.ticket -- the one that has to be within the limit
-        when t.wait is false then (t.ticket || t.more)[t.min_quantity]
-        else t.more[t.quantity - 1] end as last_ticket,
-      case when t.more is null then t.ticket
-        else (t.ticket || t.more)[t.min_quantity] end as granting -- the one that brings the hold
+    select t.*, -- the tickets that bring the hold, and that have to be within the limit
+      flashsale.nth_ticket(
+        t.ticket, t.more, coalesce(p_min_quantities[t.ord], p_quantities[t.ord])) as granting,
+      flashsale.nth_ticket(t.ticket, t.more, coalesce(
+        case when p_waits[t.ord] is false then p_min_quantities[t.ord] end,
+        p_quantities[t.ord])) as last_ticket
     from ticketed t
   )
   select -- a ticket after the limit came too late: it is not used, and fill finds the hole
@@ -424,8 +425,8 @@ begin
       order by t.ord),
     array_agg(t.product_id order by t.ord),
     array_agg(
-      row(flashsale.order_id_of(t.item_id, t.ticket), t.ticket || t.more, t.quantity,
-        t.min_quantity, t.now_serving)::flashsale_data.group_tickets)
+      row(flashsale.order_id_of(t.item_id, t.ticket), t.ticket || t.more, p_quantities[t.ord],
+        p_min_quantities[t.ord], t.now_serving)::flashsale_data.group_tickets)
       filter (where t.more is not null and t.last_ticket <= t.ticket_limit),
     (select array_agg(o.order_id) from overdue o)
   into outcomes, order_ids, new_ids, deadlines, product_ids, groups, overdue_ids
@@ -460,7 +461,7 @@ as $$
 begin
   perform from flashsale_data.orders o
   where o.order_id = any (p_order_ids)
-  order by o.item_id, o.customer_id
+  order by coalesce(o.product_id, o.item_id), o.customer_id, o.order_id
   for update;
   -- An order that is marked already is marked again: then a caller with an old snapshot fails who
   -- has counted without the orders that came after it.
@@ -493,18 +494,16 @@ begin
   with ticketed as (
     select r.*, coalesce(r.new_id, r.known_id) as order_id
     from rows from (
-      unnest(p_item_ids), unnest(p_customer_ids), unnest(p_idempotency_keys), unnest(p_waits),
-      unnest(p_quantities), unnest(p_min_quantities), unnest(p_product_ids), unnest(p_new_ids),
+      unnest(p_item_ids), unnest(p_customer_ids), unnest(p_idempotency_keys), unnest(p_new_ids),
       unnest(p_deadlines), unnest(outcomes), unnest(order_ids)
     ) with ordinality r (
-      item_id, customer_id, idempotency_key, wait, quantity, min_quantity, product_id, new_id,
-      deadline, outcome, known_id, ord)
+      item_id, customer_id, idempotency_key, new_id, deadline, outcome, known_id, ord)
   ), claimed as (
     insert into flashsale_data.order_keys (
       customer_id, item_id, idempotency_key, order_id, quantity, min_quantity, wait)
     select
-      t.customer_id, t.item_id, t.idempotency_key, t.order_id, t.quantity, t.min_quantity,
-      t.wait is not false
+      t.customer_id, t.item_id, t.idempotency_key, t.order_id, p_quantities[t.ord],
+      p_min_quantities[t.ord], p_waits[t.ord] is not false
     from ticketed t
     where t.outcome is null and t.idempotency_key is not null and t.order_id is not null
     order by t.item_id, t.customer_id, t.idempotency_key
@@ -514,13 +513,13 @@ begin
     insert into flashsale_data.orders (
       order_id, item_id, ticket, customer_id, status, created_at, reserved_at, expires_at,
       product_id)
-    select o.*, t.product_id
+    select o.*, p_product_ids[t.ord]
     from ticketed t
     cross join lateral flashsale.new_order(
       t.item_id, flashsale.ticket_of(t.new_id), t.customer_id, p_now, t.deadline) o
     where t.new_id is not null
       and (t.idempotency_key is null or t.new_id in (select c.order_id from claimed c))
-    order by t.item_id, t.customer_id
+    order by coalesce(t.product_id, t.item_id), t.customer_id
     on conflict (coalesce(product_id, item_id), customer_id)
       where ended_at is null and may_buy_again is null do nothing
     returning order_id, status

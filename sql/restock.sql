@@ -29,7 +29,7 @@ place first. p_reason and p_staff: why, 1 to 1,000 characters, and who, 1 to 128
 no reason, and the login. p_idempotency_key: 1 to 255 characters; the same call with the same key
 adds the units once. Returns the item.
 Errors: RV101 unknown item, RV302 p_units, the new stock, a reason, a name or a key is out of range,
-RV303 the key was used for another request.$$;
+RV304 the key was used for another request.$$;
 
 create or replace function flashsale.add_units(p_item flashsale_data.items, p_units integer)
 returns void

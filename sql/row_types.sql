@@ -74,3 +74,17 @@ comment on column flashsale.notification_job.message is
   'An object: kind (reserved, your_turn, paid, paid_late, expired, cancelled, refunded,
   order_refunded or unserved), order_id (as text), item_id, item_name, customer_id, expires_at,
   checkout_url and could_pay.';
+
+comment on type flashsale.fairness_row is
+$$A ticket in the report that customers may see$$;
+
+comment on column flashsale.fairness_row.ticket is 'The place in the line, from 1.';
+comment on column flashsale.fairness_row.customer is
+  'Who has it: the customer who looks, in full, the beginning of all others; null: void.';
+comment on column flashsale.fairness_row.is_you is 'Whether it is the customer who looks.';
+comment on column flashsale.fairness_row.status is 'The order''s status, as in order_status.';
+comment on column flashsale.fairness_row.asked_at is 'When the customer asked.';
+comment on column flashsale.fairness_row.served_at is
+  'When a unit was set aside; null: it has not been, or was lost to an outage.';
+comment on column flashsale.fairness_row.ended_at is
+  'When it ended without a sale, or was refunded.';

@@ -53,7 +53,7 @@ p_units: 1 to 1,000,000, which take about a second. Never breaks a hold. The ite
 units leave, and its withdrawing says how many are still to go. p_reason, p_staff and
 p_idempotency_key: as of restock. Returns the item.
 Errors: RV101 unknown item, RV204 more units than are not paid yet, RV302 p_units, a reason, a name
-or a key is out of range, RV303 the key was used for another request.$$;
+or a key is out of range, RV304 the key was used for another request.$$;
 
 create or replace function flashsale.take_units(p_item flashsale_data.items, p_units integer)
 returns void

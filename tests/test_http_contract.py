@@ -26,6 +26,8 @@ ORDER_FIELDS = {
     "ended_at",
     "payment",
     "late_order_id",
+    "quantity",
+    "units",
 }
 
 

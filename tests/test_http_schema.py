@@ -20,11 +20,12 @@ CONTRACT = {
     ("get", "/items/{item_id}"): "200 304 404 503",
     ("patch", "/items/{item_id}"): "200 404 408 409 413 415 422 503",
     ("post", "/items/{item_id}/extension"): "200 404 408 413 415 422 503",
+    ("get", "/items/{item_id}/orders"): "200 404 422 503",
     ("post", "/items/{item_id}/orders"): "200 201 202 401 404 408 409 413 415 422 503",
     ("get", "/orders"): "200 401 404 422 503",
     ("get", "/orders/{order_id}"): "200 401 404 503",
-    ("delete", "/orders/{order_id}"): "200 401 404 409 503",
-    ("post", "/orders/{order_id}/payment"): "202 401 404 409 503",
+    ("delete", "/orders/{order_id}"): "200 401 404 409 422 503",
+    ("post", "/orders/{order_id}/payment"): "202 401 404 409 422 503",
     ("get", "/orders/{order_id}/events"): "200 204 401 404 503",
     ("post", "/orders/{order_id}/refund"): "200 404 408 409 413 415 422 503",
     ("post", "/orders/{order_id}/offline-payment"): "200 404 408 409 413 415 422 503",
@@ -141,5 +142,7 @@ def test_structs_are_the_rows_that_sql_returns(db: Connection) -> None:
     order = [f.name for f in msgspec.structs.fields(Order) if f.name != "forecast"]
     forecast = ["chance", "forecast_as_of"]
     payment = [f.name.replace("status", "payment_status") for f in msgspec.structs.fields(Payment)]
-    row = ["outcome", *order[:-2], *payment[:-1], "retry_at", order[-1], payment[-1], *forecast]
+    n = order.index("payment")
+    late, *units = order[n + 1 :]
+    row = ["outcome", *order[:n], *payment[:-1], "retry_at", late, payment[-1], *units, *forecast]
     assert row == columns(db, "flashsale.order_row")

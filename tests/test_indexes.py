@@ -28,11 +28,11 @@ def before_fixture(empty_url: str) -> Iterator[Connection]:
     """A database as the release before left it, with three orders."""
     with connect(empty_url) as conn:
         with conn.transaction():
-            migrate._apply_migrations(conn, before="0011.money")
+            migrate.apply_migrations(conn, before="0011.money")
         for label in ("settling", "refunded"):
             conn.execute(f"alter type flashsale_data.order_status add value '{label}'".encode())
         with conn.transaction():
-            migrate._apply_migrations(conn, before="0015.groups")
+            migrate.apply_migrations(conn, before="0015.groups")
         conn.execute("create sequence flashsale_data.line_1 as integer")
         conn.execute("select setval('flashsale_data.line_1', 3)")
         conn.execute(
@@ -118,7 +118,7 @@ def test_an_index_that_a_kill_left_behind_is_made_again(
 def test_requests_that_meet_in_the_other_index_are_tried_again() -> None:
     for name in (OLD, NEW):
         error = asyncpg.UniqueViolationError()
-        error.constraint_name = name  # type: ignore[attr-defined]
+        error.constraint_name = name
         assert is_held(error)
         told = meaning(error)
         assert told is not None

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -61,9 +62,9 @@ def test_a_login_of_a_person_stays_theirs(db: Connection, database_url: str) -> 
     db.execute("drop role if exists flashsale_test_eve")
     db.execute("create role flashsale_test_eve login password 'x' in role flashsale_operator")
     try:
-        given = psycopg.conninfo.conninfo_to_dict(database_url)
+        given: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(database_url)
         given |= {"user": "flashsale_test_eve", "password": "x"}
-        parts = as_operator(psycopg.conninfo.make_conninfo(**given))
+        parts = as_operator(psycopg.conninfo.make_conninfo("", **given))
         assert parts["user"] == "flashsale_test_eve"
         with psycopg.connect(**parts) as conn:
             assert rows(conn, "select session_user::text, current_user::text") == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -130,7 +131,7 @@ def test_a_key_belongs_to_one_request(db: Connection, verb: str, args: tuple[Any
     keyed(db, "restock", shoe, 5, key="k1")
     with pytest.raises(psycopg.Error) as error:
         keyed(db, verb, shoe, *args, key="k1")
-    assert (error.value.sqlstate, error.value.diag.constraint_name) == ("RV303", "key_reused")
+    assert (error.value.sqlstate, error.value.diag.constraint_name) == ("RV304", "key_reused")
     other = item(db, "boot", stock=10)
     with pytest.raises(psycopg.Error, match="another request"):
         keyed(db, "restock", other, 5, key="k1")
@@ -174,8 +175,8 @@ def test_another_caller_waits_for_the_first_one(
         keyed(first, "restock", shoe, 5, key="k1")
         waiting = []
         for session in (second, third):
-            waiting.append(Call(lambda s=session: keyed(s, "restock", shoe, 5, key="k1")))
-            eventually(lambda s=session: blocked(watcher, s))
+            waiting.append(Call(partial(keyed, session, "restock", shoe, 5, key="k1")))
+            eventually(partial(blocked, watcher, session))
         first.execute(end)
         assert [c.result().stock for c in waiting] == [15, 15]
     assert item_status(db, shoe).stock == 15

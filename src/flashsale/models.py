@@ -30,6 +30,25 @@ RefundSeconds = Annotated[
 ]
 ExtensionSeconds = Annotated[int, Meta(ge=1, le=604_800, description="So much later")]
 MaxWaiting = Annotated[int, Meta(ge=0, le=10_000_000, description="Length of the line at most")]
+MaxPerOrder = Annotated[int, Meta(ge=1, le=100, description="Units that one order may ask for")]
+MaxPerCustomer = Annotated[
+    int,
+    Meta(ge=1, le=10_000, description="Units that a customer may buy; null: max_per_order"),
+]
+Product = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        pattern=_TEXT,
+        description="Items of one product share the limit of a customer",
+        examples=["sneaker"],
+    ),
+]
+Quantity = Annotated[int, Meta(ge=1, le=100, description="Units asked for")]
+MinQuantity = Annotated[
+    int, Meta(ge=1, le=100, description="So many units are enough; null: all of quantity")
+]
 Time = Annotated[
     datetime, Meta(tz=True, description="RFC 3339, with an offset; years 2000 to 2999 in UTC")
 ]
@@ -68,6 +87,9 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True):
     late_payment: LatePayment = "refund"
     settle_seconds: SettleSeconds = 2
     refund_seconds: RefundSeconds | None = None
+    max_per_order: MaxPerOrder = 1
+    max_per_customer: MaxPerCustomer | None = None
+    product: Product | None = None
 
     def __post_init__(self) -> None:
         _check_years(self.opens_at, self.closes_at)
@@ -91,15 +113,26 @@ class ItemChanges(Struct, frozen=True, forbid_unknown_fields=True):
     paused: bool | UnsetType = UNSET
     settle_seconds: SettleSeconds | UnsetType = UNSET
     refund_seconds: RefundSeconds | UnsetType | None = UNSET
+    max_per_order: MaxPerOrder | UnsetType = UNSET
+    max_per_customer: MaxPerCustomer | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
         _check_years(self.opens_at, self.closes_at)
 
 
 class UnitRequestBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """How to request a unit. wait: join the line if no unit is free."""
+    """How to request units. wait: join the line if no unit is free, or too few are.
+
+    min_quantity: with so many of the quantity the customer is content.
+    """
 
     wait: bool = True
+    quantity: Quantity = 1
+    min_quantity: MinQuantity | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_quantity is not None and self.min_quantity > self.quantity:
+            raise ValueError("Expected a min_quantity that is at most quantity")
 
 
 class RefundRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,12 +162,14 @@ class Extended(Struct, frozen=True):
 
 
 class UnitRequest(NamedTuple):
-    """A request for a unit: the arguments of flashsale.reserve."""
+    """A request for units: the arguments of flashsale.reserve."""
 
     item_id: int
     customer_id: str
     idempotency_key: str | None = None
     wait: bool = True
+    quantity: int = 1
+    min_quantity: int | None = None
 
 
 class PaymentEvent(Struct, frozen=True):
@@ -164,6 +199,7 @@ class Item(Struct, frozen=True):
     paid, reserved and waiting are as of as_of, up to a second ago. withdrawing: units that leave
     the sale as they come back. settle_seconds: how long the provider is asked at a deadline whether
     the money came in time. refund_seconds: how long a paid order may be given back; null: never.
+    max_per_customer: over all items of the product.
     """
 
     item_id: int
@@ -190,6 +226,9 @@ class Item(Struct, frozen=True):
     as_of: datetime
     settle_seconds: int
     refund_seconds: int | None
+    max_per_order: int
+    max_per_customer: int
+    product: str | None
 
 
 class Payment(Struct, frozen=True):
@@ -214,10 +253,11 @@ class Forecast(Struct, frozen=True):
 
 
 class Order(Struct, frozen=True):
-    """A customer's claim on one unit. position 1 is next; a reserved one is held to expires_at.
+    """A customer's claim on units. position 1 is next; a reserved one is held to expires_at.
 
+    quantity: the units asked for. units: those granted; null: none yet. late_order_id: the order
+    that the late money of an expired one has bought.
     forecast: of a waiting order; the answer to the request itself has none.
-    late_order_id: the order that the late money of an expired one has bought.
     """
 
     order_id: str
@@ -234,6 +274,8 @@ class Order(Struct, frozen=True):
     ended_at: datetime | None
     payment: Payment | None
     late_order_id: str | None
+    quantity: int
+    units: int | None
 
     @property
     def is_final(self) -> bool:
@@ -248,11 +290,13 @@ class UnitAnswer(NamedTuple):
     """What came of a request for a unit: an order, or a refusal.
 
     outcome: as flashsale.reserve returns it. retry_at: when a retry may have another outcome.
+    other_order_id: of has_other_order, the open order that the customer has.
     """
 
     outcome: str
     order: Order | None
     retry_at: datetime | None
+    other_order_id: str | None = None
 
 
 class Receipt(Struct, frozen=True):
@@ -279,7 +323,8 @@ class Health(Struct, frozen=True):
 class Problem(Struct, frozen=True, omit_defaults=True):
     """RFC 9457. Programs go by `code`; `detail` and `hint` are for people.
 
-    item_id: the item that has the sku, if the code is sku_taken.
+    order_id: of has_other_order, the order that the customer has. item_id: of sku_taken, the item
+    that has the sku.
     """
 
     type: str
@@ -288,5 +333,6 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     code: str
     detail: str
     hint: str | None = None
+    order_id: str | None = None
     item_id: int | None = None
     checks: list[Check] = []

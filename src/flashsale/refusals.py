@@ -48,7 +48,11 @@ CODES: dict[str, Code] = {
     "not_open": Code(409, "The sale has not begun; Retry-After says when it does"),
     "closed": Code(409, "The sale is over"),
     "paused": Code(409, "The sale is paused"),
-    "sold_out": Code(409, "No unit is free, and the line is full or not wanted"),
+    "sold_out": Code(409, "Too few units are free, and the line is full or not wanted"),
+    "has_other_order": Code(
+        409, "The customer has an open order for another item of the product; order_id names it"
+    ),
+    "too_many": Code(422, "More units than the item's limit leaves the customer"),
     "already_paid": Code(
         409, "A paid order can't be cancelled, unless its item has refund_seconds"
     ),
@@ -77,6 +81,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         *,
         hint: str | None = None,
         retry_seconds: int | None = None,
+        order_id: str | None = None,
         checks: list[Check] | None = None,
     ) -> None:
         """retry_seconds: for Retry-After; None: RETRY_SECONDS if the status is 503, else none."""
@@ -85,6 +90,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         self.detail = detail
         self.hint = hint
         self.retry_seconds = retry_seconds
+        self.order_id = order_id
         self.checks = checks or []
 
 

@@ -21,7 +21,10 @@ NEW_ITEM = {
     "opens_at": "2030-11-29T12:00:00Z",
     "hold_seconds": 300,
     "refund_seconds": 1209600,
+    "max_per_order": 2,
+    "product": "sneaker",
 }
+UNIT_REQUEST = {"wait": True, "quantity": 2, "min_quantity": 1}
 CHANGES = {"add_stock": 50, "closes_at": "2030-11-29T18:00:00Z"}
 ITEM = Item(
     item_id=1,
@@ -48,6 +51,9 @@ ITEM = Item(
     as_of=_NOON + timedelta(seconds=2),
     settle_seconds=2,
     refund_seconds=1209600,
+    max_per_order=2,
+    max_per_customer=2,
+    product="sneaker",
 )
 EXTENSION = {"seconds": 600, "reason": "The payment provider was slow"}
 EXTENDED = Extended(14)
@@ -68,6 +74,8 @@ RESERVED = Order(
         "4294967313", "open", 12900, "EUR", "http://127.0.0.1:8001/sessions/s_17", None
     ),
     late_order_id=None,
+    quantity=1,
+    units=1,
 )
 JOINED = msgspec.structs.replace(
     RESERVED,
@@ -78,6 +86,8 @@ JOINED = msgspec.structs.replace(
     reserved_at=None,
     expires_at=None,
     payment=None,
+    quantity=2,
+    units=None,
 )
 WAITING = msgspec.structs.replace(
     JOINED, position=12, forecast=Forecast(0.64, _NOON + timedelta(seconds=30))

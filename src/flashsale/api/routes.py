@@ -33,7 +33,7 @@ from flashsale.api.parameters import (
 from flashsale.api.parts import Service
 from flashsale.api.queries import next_page
 from flashsale.api.requests import JsonRequest, as_text, from_provider
-from flashsale.api.unit_answers import granted
+from flashsale.api.unit_answers import asked_for, granted
 from flashsale.models import (
     Extended,
     Extension,
@@ -215,7 +215,7 @@ async def list_orders_of_item(
     tags=["orders"],
     responses=answers(
         {
-            201: (Order, examples.RESERVED, "A unit is held until expires_at"),
+            201: (Order, examples.RESERVED, "Its units are held until expires_at"),
             202: (Order, examples.JOINED, "In the line; position 1 is next"),
             200: (Order, examples.RESERVED, "The order that the customer already has"),
         },
@@ -226,6 +226,9 @@ async def list_orders_of_item(
         "closed",
         "paused",
         "sold_out",
+        "has_other_order",
+        "too_many",
+        "key_reused",
         *_BUSY,
     ),
 )
@@ -234,11 +237,11 @@ async def reserve(
     customer: CustomerId,
     service: Service,
     idempotency_key: IdempotencyKey = None,
-    data: Annotated[UnitRequestBody | None, _body({"wait": True})] = None,
+    data: Annotated[UnitRequestBody | None, _body(examples.UNIT_REQUEST)] = None,
 ) -> Response[Order]:
-    """Requests a unit: the answer is a reservation, or a place in the line."""
-    wait = data is None or data.wait
-    answer = await service.intake.reserve(UnitRequest(item_id, customer, idempotency_key, wait))
+    """Requests units, by default one: the answer is a reservation, or a place in the line."""
+    request = asked_for(UnitRequest(item_id, customer, idempotency_key), data)
+    answer = await service.intake.reserve(request)
     service.metrics.reserved(answer.outcome)
     return granted(answer)
 

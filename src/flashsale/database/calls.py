@@ -125,7 +125,7 @@ class Database:
         row = await self._pay.one_about(
             ("sku", new.sku),
             "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
-            "$12, p_staff => $13, p_idempotency_key => $14)",
+            "$12, $13, $14, $15, p_staff => $16, p_idempotency_key => $17)",
             new.sku,
             new.name,
             new.price,
@@ -138,6 +138,9 @@ class Database:
             new.late_payment,
             new.settle_seconds,
             new.refund_seconds,
+            new.max_per_order,
+            new.max_per_customer,
+            new.product,
             staff,
             key,
         )
@@ -175,21 +178,34 @@ class Database:
     # Orders
 
     async def reserve(self, request: UnitRequest, deadline: float) -> asyncpg.Record:
-        """The row of one request for a unit; unit_answer() reads it.
+        """The row of one request for units; unit_answer() reads it.
 
         deadline: the event loop's time by which the answer has to be back.
         """
+        if request.quantity == 1:
+            return await self._reserve.one(
+                "select * from flashsale.reserve($1, $2, $3, $4)", *request[:4], deadline=deadline
+            )
         return await self._reserve.one(
-            "select * from flashsale.reserve($1, $2, $3, $4)", *request, deadline=deadline
+            "select * from flashsale.reserve($1, $2, $3, $4, $5, $6)", *request, deadline=deadline
         )
 
     async def reserve_many(
         self, requests: Sequence[UnitRequest], deadline: float
     ) -> list[asyncpg.Record]:
         """The rows of several requests, in their order. deadline: as of reserve()."""
-        columns = zip(*requests, strict=True)
+        columns = list(zip(*requests, strict=True))
+        quantities = columns[UnitRequest._fields.index("quantity")]
+        if quantities.count(1) == len(quantities):
+            return await self._reserve.all(
+                "select * from flashsale.reserve_many($1, $2, $3, $4)",
+                *columns[:4],
+                deadline=deadline,
+            )
         return await self._reserve.all(
-            "select * from flashsale.reserve_many($1, $2, $3, $4)", *columns, deadline=deadline
+            "select * from flashsale.reserve_many($1, $2, $3, $4, $5, $6)",
+            *columns,
+            deadline=deadline,
         )
 
     async def find_held(self, requests: Sequence[UnitRequest], deadline: float) -> list[bool]:
@@ -205,8 +221,10 @@ class Database:
 
     def unit_answer(self, row: asyncpg.Record) -> UnitAnswer:
         """The answer in a row of reserve() or reserve_many()."""
-        order = None if row["order_id"] is None else _order(row)
-        return UnitAnswer(row["outcome"], order, row["retry_at"])
+        outcome, order_id = row["outcome"], row["order_id"]
+        if outcome == "has_other_order":
+            return UnitAnswer(outcome, None, None, str(order_id))
+        return UnitAnswer(outcome, None if order_id is None else _order(row), row["retry_at"])
 
     async def cancel(self, order_id: str, customer_id: str, key: str | None) -> Order:
         """Ends a reservation, or a place in the line. key: the Idempotency-Key."""
@@ -445,4 +463,6 @@ def _order(row: asyncpg.Record) -> Order:
         ended_at=row["ended_at"],
         payment=payment,
         late_order_id=None if row["late_order_id"] is None else str(row["late_order_id"]),
+        quantity=row["quantity"],
+        units=row["units"],
     )

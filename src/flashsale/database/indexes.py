@@ -37,7 +37,7 @@ _COLUMNS = (
 _OLD = "orders_one_live_per_customer"
 
 _BUILD_SECONDS = 60
-"""How long to wait for a transaction that is older than the index. Nobody waits for us meanwhile."""
+"""How long to wait for transactions that are older than the index. Nobody waits for us then."""
 _CALL_SECONDS = 60.0
 """How long to wait for the calls that may be under way with old functions."""
 
@@ -69,9 +69,7 @@ def prepare(conn: psycopg.Connection[Any]) -> None:
     conn.execute(f"set lock_timeout = '{_BUILD_SECONDS}s'")
     try:
         for name, statement in _NEW.items():
-            if (
-                state.get(name) is False
-            ):  # an attempt that failed leaves it behind, and it is no use
+            if state.get(name) is False:  # what an attempt that failed leaves behind
                 conn.execute(f"drop index concurrently flashsale_data.{name}".encode())
             if not state.get(name):
                 conn.execute(statement.encode())

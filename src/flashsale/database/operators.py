@@ -25,17 +25,19 @@ _LIMITS = (
     "alter role flashsale_staff set statement_timeout = '5min'",
     "alter role flashsale_staff set idle_in_transaction_session_timeout = '1min'",
 )
-_IS_OWNER = (
-    "select coalesce((select n.nspowner::regrole::text = current_user::regrole::text "
-    "from pg_namespace n where n.nspname = 'flashsale'), false)"
-)
+_IS_OWNER = """
+select exists (
+  select from pg_namespace n join pg_roles r on r.rolname = current_user
+  where n.nspname = 'flashsale' and (n.nspowner = r.oid or r.rolsuper))
+"""
 
 
 def as_operator(url: str) -> dict[str, Any]:
     """How to connect as an operator to the database at this URL, for psycopg.connect().
 
-    The URL of the owner becomes that of flashsale_staff, which is made if it is missing. With any
-    other URL, such as that of a person who is a member of flashsale_operator, it is that login.
+    The URL of the owner, or of a superuser, becomes that of flashsale_staff, which is made if
+    it is missing. With any other URL, such as that of a person who is a member of
+    flashsale_operator, it is that login.
     Errors: CommandError.
     """
     given = parsed(url)
