@@ -62,3 +62,5 @@ drop function if exists flashsale.take_tickets(
 drop function if exists flashsale.place_orders(
   integer[], text[], text[], bigint[], timestamptz[], timestamptz, text[], bigint[]);
 drop function if exists flashsale.order_outlook(flashsale_data.orders, integer, timestamptz);
+-- 0.2: and how many tickets of the line have no order that waits
+drop function if exists flashsale.waiting(bigint, integer, text, timestamptz, integer);

@@ -95,6 +95,8 @@
 \ir note_provider.sql
 \ir hold_fates.sql
 \ir groups.sql
+\ir chance.sql
+\ir line_of.sql
 
 -- Customers: request a unit, look at orders, cancel
 \ir order_status.sql

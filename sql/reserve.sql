@@ -70,6 +70,7 @@ returns table (
   price bigint,
   currency text,
   opens_at timestamptz,
+  gaps_in_line integer,
   product_id integer,
   is_special boolean)
 language sql stable rows 1
@@ -90,7 +91,7 @@ as $$
     end,
     o.order_id,
     i.line, i.now_serving, t.ticket_limit, i.hold_seconds, i.price, i.currency, i.opens_at,
-    i.product_id, i.counts_units or p_is_special
+    i.gaps_in_line, i.product_id, i.counts_units or p_is_special
   from flashsale_data.items i
   cross join lateral (
     select flashsale.ticket_limit_for(p_wait, i.now_serving, i.gaps_in_line, i.max_waiting)
@@ -178,7 +179,7 @@ as $$
   select row(
     p_outcome, null, p_item_id, p_customer_id, null, null, null, null, null, null, null, null,
     null, null, null, null, null,
-    case when p_outcome = 'not_open' then p_opens_at end, null, null, null, null
+    case when p_outcome = 'not_open' then p_opens_at end, null, null, null, null, null, null
   )::flashsale.order_row
 $$;
 
@@ -200,7 +201,7 @@ as $$
   select row(
     'reserved', p_order_id, p_item_id, p_customer_id, 'reserved', flashsale.ticket_of(p_order_id),
     null, p_now, p_now, p_expires_at, null, null, p_order_id, 'requested', p_price, p_currency,
-    null, null, null, null, 1, 1)::flashsale.order_row
+    null, null, null, null, 1, 1, null, null)::flashsale.order_row
 $$;
 
 comment on function flashsale.reserved(
@@ -212,18 +213,22 @@ create or replace function flashsale.waiting(
   p_item_id integer,
   p_customer_id text,
   p_now timestamptz,
-  p_now_serving integer)
+  p_now_serving integer,
+  p_gaps_in_line integer)
 returns flashsale.order_row
 language sql immutable parallel safe
 as $$
   select row(
     'waiting', p_order_id, p_item_id, p_customer_id, 'waiting', flashsale.ticket_of(p_order_id),
-    flashsale.ticket_of(p_order_id) - p_now_serving, p_now, null, null, null, null, null, null,
-    null, null, null, null, null, null, 1, null)::flashsale.order_row
+    greatest(1, flashsale.ticket_of(p_order_id) - p_now_serving - p_gaps_in_line), p_now, null,
+    null, null, null, null, null, null, null, null, null, null, null, 1, null, null,
+    null)::flashsale.order_row
 $$;
 
-comment on function flashsale.waiting(bigint, integer, text, timestamptz, integer) is
-$$The answer to a request that has just joined the line$$;
+comment on function flashsale.waiting(bigint, integer, text, timestamptz, integer, integer) is
+$$The answer to a request that has just joined the line
+The position is as of the last sweep, and it counts tickets. To count the orders would cost more
+than the rest of the request. For the same reason there is no forecast.$$;
 
 -- Nearly every request is of one of three kinds: a new customer's, a repeated one, or one that is
 -- refused. A few plain statements answer these. All other requests go to reserve_many as a batch of
@@ -246,6 +251,7 @@ declare
   v_price bigint;
   v_currency text;
   v_opens_at timestamptz;
+  v_gaps integer; -- in the line
   v_ticket integer;
   v_order_id bigint; -- until look_up: that of the key
   v_expires_at timestamptz; -- of the new order, if it is a hold that begins now
@@ -255,7 +261,7 @@ begin
     from flashsale.key_of(p_item_id, p_customer_id, p_idempotency_key) k;
   end if;
   select l.* into v_outcome, v_order_id, v_line, v_now_serving, v_ticket_limit, v_hold_seconds,
-    v_price, v_currency, v_opens_at
+    v_price, v_currency, v_opens_at, v_gaps
   from flashsale.look_up(p_item_id, p_customer_id, p_idempotency_key,
     p_quantity <> 1 or p_min_quantity <> 1 or v_order_id is not null, p_wait, v_now) l;
   if v_outcome is null and v_order_id is null then
@@ -278,8 +284,7 @@ begin
     end if;
     insert into flashsale_data.orders as o (
       order_id, item_id, ticket, customer_id, status, created_at, reserved_at, expires_at)
-    select n.* from flashsale.new_order(
-      p_item_id, v_ticket, p_customer_id, v_now,
+    select n.* from flashsale.new_order(p_item_id, v_ticket, p_customer_id, v_now,
       case when v_ticket <= v_now_serving then v_now + v_hold_seconds * interval '1 second' end) n
     on conflict (coalesce(product_id, item_id), customer_id)
       where ended_at is null and may_buy_again is null do nothing
@@ -291,7 +296,7 @@ begin
       return flashsale.reserved(
         v_order_id, p_item_id, p_customer_id, v_now, v_expires_at, v_price, v_currency);
     elsif v_order_id is not null and v_ticket > v_now_serving then
-      return flashsale.waiting(v_order_id, p_item_id, p_customer_id, v_now, v_now_serving);
+      return flashsale.waiting(v_order_id, p_item_id, p_customer_id, v_now, v_now_serving, v_gaps);
     elsif v_order_id is not null then -- it has waited for a duplicate, which rolled back
       return flashsale.reserved_after_a_wait(v_order_id);
     end if;

@@ -647,7 +647,7 @@ as $$
     o.payment_status, o.amount, o.currency, o.checkout_url,
     case when r.outcome = 'not_open' then (
       select i.opens_at from flashsale_data.items i where i.item_id = r.item_id) end,
-    o.late_order_id, o.reference, o.quantity, o.units
+    o.late_order_id, o.reference, o.quantity, o.units, o.chance, o.forecast_as_of
   from rows from (
     unnest(p_item_ids), unnest(p_customer_ids), unnest(p_outcomes), unnest(p_order_ids),
     unnest(p_deadlines)
@@ -656,7 +656,8 @@ as $$
     select
       r.outcome as status, flashsale.ticket_of(r.order_id) as ticket,
       case when r.outcome = 'waiting'
-        then greatest(1, flashsale.ticket_of(r.order_id) - i.now_serving) end as position,
+        then greatest(1, flashsale.ticket_of(r.order_id) - i.now_serving - i.gaps_in_line)
+      end as position,
       p_placed_at as created_at,
       case when r.outcome = 'reserved' then p_placed_at end as reserved_at,
       r.deadline as expires_at, null::timestamptz as paid_at, null::timestamptz as ended_at,
@@ -665,7 +666,9 @@ as $$
       case when r.outcome = 'reserved' then i.price end as amount,
       case when r.outcome = 'reserved' then i.currency end as currency,
       null as checkout_url, null::bigint as late_order_id, null as reference,
-      1 as quantity, case when r.outcome = 'reserved' then 1 end as units, null::bigint as shown_id
+      1 as quantity, case when r.outcome = 'reserved' then 1 end as units,
+      null::double precision as chance, null::timestamptz as forecast_as_of,
+      null::bigint as shown_id
     from flashsale_data.items i
     where r.outcome in ('reserved', 'waiting') and p_placed_at is not null
       and i.item_id = r.item_id
@@ -673,7 +676,8 @@ as $$
     (select
       s.status, s.ticket, s.position, s.created_at, s.reserved_at, s.expires_at, s.paid_at,
       s.ended_at, s.payment_id, s.payment_status, s.amount, s.currency, s.checkout_url,
-      s.late_order_id, s.reference, s.quantity, s.units, flashsale.shown_id(s.order_id)
+      s.late_order_id, s.reference, s.quantity, s.units, s.chance, s.forecast_as_of,
+      flashsale.shown_id(s.order_id)
     from flashsale.order_status s
     where (r.outcome in ('existing', 'entered')
         or p_placed_at is null and r.outcome <> 'has_other_order')

@@ -17,7 +17,7 @@ comment on column flashsale.order_row.status is
 comment on column flashsale.order_row.ticket is
   'The order''s place in its item''s line, from 1; null: it has entered a draw.';
 comment on column flashsale.order_row.position is
-  'Of a waiting order: its place among those that wait, at most; 1 is next.';
+  'Of a waiting order: its place among those that wait; 1 is next. Exact up to 1,000.';
 comment on column flashsale.order_row.created_at is 'When the customer requested the unit.';
 comment on column flashsale.order_row.reserved_at is
   'When a unit was set aside; null: it has never held one, or has lost it to an outage.';
@@ -38,10 +38,13 @@ comment on column flashsale.order_row.late_order_id is
   'Of an expired order: the order that its late money has bought.';
 comment on column flashsale.order_row.reference is
   'Of an order that was paid offline: the till''s name of the payment.';
-
 comment on column flashsale.order_row.quantity is 'How many units were asked for.';
 comment on column flashsale.order_row.units is
   'How many units it holds, has bought, or held last; null: it has never held any.';
+comment on column flashsale.order_row.chance is
+  'Of a waiting order: the chance that it is served, 0 to 1; null as the answer to a new request.';
+comment on column flashsale.order_row.forecast_as_of is
+  'Of a waiting order: when the counters were brought up to date that chance is computed from.';
 
 comment on type flashsale.payment_job is
 $$A call to make at the payment provider$$;

@@ -177,7 +177,10 @@ as $$
     where d.item_id = s.item_id and s.entered <> 0
   )
   update flashsale_data.items i
-  set paid = i.paid + s.paid, gaps_in_line = i.gaps_in_line + s.gaps_in_line
+  set
+    paid = i.paid + s.paid,
+    holds_sold = i.holds_sold + s.paid,
+    gaps_in_line = i.gaps_in_line + s.gaps_in_line
   from summed s
   where i.item_id = s.item_id
 $$;

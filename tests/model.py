@@ -148,8 +148,10 @@ class ModelItem:
         )
 
     def position(self, order: ModelOrder) -> int | None:
-        """The order's position: how many tickets are served up to it, at least 1."""
-        return max(1, order.ticket - self.now_serving) if order.status == "waiting" else None
+        """The order's position: how many wait up to it."""
+        if order.status != "waiting":
+            return None
+        return sum(o.status == "waiting" and o.ticket <= order.ticket for o in self.orders.values())
 
     def count(self, *statuses: str) -> int:
         """How many tickets have an order in one of these states: each is a unit."""

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from flashsale.currencies import DECIMALS, money
-from flashsale.models import Item, Order, Payment
+from flashsale.models import Forecast, Item, Order, Payment
 from support import Connection, item, many, rows, value
 
 ROOT = Path(__file__).parent.parent
@@ -111,6 +111,7 @@ EXPECTED_GRANTS = {
 }
 FOR_VIEWS = {"clock", "hold_fate", "issued_tickets", "money", "order_id_of", "provider_down"}
 FOR_VIEWS |= {"is_entry", "is_on", "running_transactions", "shut_by"}
+FOR_VIEWS |= {"place_of", "running_transactions", "shut_by"}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -314,8 +315,10 @@ def test_what_http_shows_of_an_order_is_the_sql_row(db: Connection) -> None:
         )
     }
     nested = {"payment_id", "payment_status", "amount", "currency", "checkout_url", "reference"}
-    shown = set(Order.__struct_fields__) - {"payment"}
-    assert shown | nested | {"outcome", "retry_at"} == columns
+    forecast = {"chance", "forecast_as_of"}
+    shown = set(Order.__struct_fields__) - {"payment", "forecast"}
+    assert shown | nested | forecast | {"outcome", "retry_at"} == columns
+    assert {f.replace("forecast_", "") for f in forecast} == set(Forecast.__struct_fields__)
     assert {f.replace("payment_status", "status") for f in nested} == set(Payment.__struct_fields__)
 
 

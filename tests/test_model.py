@@ -415,11 +415,21 @@ class LineMachine(RuleBasedStateMachine):
             self.counts["refused"] += 1
             return
         shop = self.shop.shop_of(order)
+        position = shop.position(order)
+        if shown.outcome == "waiting":  # a new request's position is as of the last sweep
+            left = value(
+                self.db,
+                "select gaps_in_line from flashsale_data.items "
+                "where item_id = flashsale.item_of(%s)",
+                shown.order_id,
+            )
+            assert shown.position in (position, max(1, order.ticket - shop.now_serving - left))
+            position = shown.position
         assert (shown.ticket, shown.customer_id, shown.status, shown.position) == (
             order.ticket,
             order.customer,
             shop.shown(order),
-            shop.position(order),
+            position,
         )
         assert (shown.quantity, shown.units) == (order.quantity, order.units)
         assert (shown.reserved_at, shown.expires_at) == (order.reserved_at, order.expires_at)

@@ -29,6 +29,7 @@ from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing.servers import FAST, postgres_server
 from prove.mutants.draw import DRAW_MUTANTS, DRAW_PYTHON_MUTANTS
 from prove.mutants.feed import FEED_MUTANTS
+from prove.mutants.forecast import FORECAST_MUTANTS
 from prove.mutants.kinds import ROOT, Mutant, PythonMutant
 from prove.mutants.python import PYTHON_MUTANTS
 from prove.mutants.quantity import QUANTITY_MUTANTS
@@ -41,6 +42,7 @@ MUTANTS: Sequence[Mutant] = [
     *DRAW_MUTANTS,
     *STAFF_MUTANTS,
     *FEED_MUTANTS,
+    *FORECAST_MUTANTS,
     *PYTHON_MUTANTS,
     *DRAW_PYTHON_MUTANTS,
 ]

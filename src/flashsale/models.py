@@ -287,12 +287,20 @@ class Payment(Struct, frozen=True):
     reference: str | None
 
 
+class Forecast(Struct, frozen=True):
+    """The chance that a waiting order is served, from 0 to 1, as the last sweep saw the sale."""
+
+    chance: Annotated[float, Meta(ge=0, le=1)]
+    as_of: datetime
+
+
 class Order(Struct, frozen=True):
     """A customer's claim on units. position 1 is next; a reserved one is held to expires_at.
 
     ticket: null while it is entered in a draw. Who has entered keeps the order_id of the entry.
     quantity: the units asked for. units: those granted; null: none yet. late_order_id: the order
     that the late money of an expired one has bought.
+    forecast: of a waiting order; the answer to the request itself has none.
     """
 
     order_id: str
@@ -301,6 +309,7 @@ class Order(Struct, frozen=True):
     status: OrderStatus
     ticket: int | None
     position: int | None
+    forecast: Forecast | None
     created_at: datetime
     reserved_at: datetime | None
     expires_at: datetime | None

@@ -16,6 +16,7 @@ from flashsale.models import (
     Event,
     Events,
     Extended,
+    Forecast,
     Health,
     Item,
     Order,
@@ -91,6 +92,7 @@ RESERVED = Order(
     status="reserved",
     ticket=17,
     position=None,
+    forecast=None,
     created_at=_NOON,
     reserved_at=_NOON,
     expires_at=_NOON + timedelta(seconds=300),
@@ -103,7 +105,7 @@ RESERVED = Order(
     quantity=1,
     units=1,
 )
-WAITING = msgspec.structs.replace(
+JOINED = msgspec.structs.replace(
     RESERVED,
     order_id="4294967813",
     status="waiting",
@@ -114,6 +116,9 @@ WAITING = msgspec.structs.replace(
     payment=None,
     quantity=2,
     units=None,
+)
+WAITING = msgspec.structs.replace(
+    JOINED, position=12, forecast=Forecast(0.64, _NOON + timedelta(seconds=30))
 )
 CANCELLED = msgspec.structs.replace(
     RESERVED, status="cancelled", ended_at=_NOON + timedelta(seconds=60)

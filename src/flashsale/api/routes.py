@@ -259,7 +259,7 @@ async def list_orders_of_item(
     responses=answers(
         {
             201: (Order, examples.RESERVED, "Its units are held until expires_at"),
-            202: (Order, examples.WAITING, "In the line; position 1 is next. Or entered in a draw"),
+            202: (Order, examples.JOINED, "In the line; position 1 is next. Or entered in a draw"),
             200: (Order, examples.RESERVED, "The order that the customer already has"),
         },
         *_BODY,
@@ -293,7 +293,7 @@ async def reserve(
     "/orders",
     tags=["orders"],
     responses=answers(
-        {200: (list[Order], [examples.RESERVED], "The customer's orders, newest first")},
+        {200: (list[Order], [examples.WAITING], "The customer's orders, newest first")},
         "customer_required",
         "bad_value",
         "unknown_order",

@@ -23,6 +23,7 @@ from flashsale.models import (
     DrawEntry,
     Event,
     Events,
+    Forecast,
     Item,
     ItemChanges,
     NewItem,
@@ -508,6 +509,9 @@ def _order(row: asyncpg.Record) -> Order:
             checkout_url=row["checkout_url"],
             reference=row["reference"],
         )
+    forecast = None
+    if row["chance"] is not None:
+        forecast = Forecast(chance=row["chance"], as_of=row["forecast_as_of"])
     return Order(
         order_id=str(row["order_id"]),
         item_id=row["item_id"],
@@ -515,6 +519,7 @@ def _order(row: asyncpg.Record) -> Order:
         status=row["status"],
         ticket=row["ticket"],
         position=row["position"],
+        forecast=forecast,
         created_at=row["created_at"],
         reserved_at=row["reserved_at"],
         expires_at=row["expires_at"],
