@@ -37,8 +37,17 @@ grant execute on function
 -- Terms of sale: the HTTP service has them in its contract.
 grant execute on function
     flashsale.create_item(
-      text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
+      text, text, bigint, text, integer, integer, flashsale.moment, flashsale.moment, integer, text,
+      integer, integer),
+    flashsale.create_item(
+      text, text, bigint, text, integer, integer, text, flashsale.moment, integer, text, integer,
       integer),
+    flashsale.create_item(
+      text, text, bigint, text, integer, integer, varchar, flashsale.moment, integer, text, integer,
+      integer),
+    flashsale.create_item(
+      text, text, bigint, text, integer, integer, text, text, integer, text, integer, integer),
+    flashsale.moment_of(timestamptz), flashsale.moment_of(timestamp), flashsale.moment_of(date),
     flashsale.change_item(integer, jsonb)
   to flashsale_api, flashsale_operator;
 

@@ -77,6 +77,8 @@
 \ir row_types.sql
 \ir errors.sql
 \ir shut_by.sql
+\ir texts.sql
+\ir moments.sql
 \ir money.sql
 \ir order_ids.sql
 \ir issued_tickets.sql

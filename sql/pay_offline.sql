@@ -12,11 +12,12 @@ declare
   v_now timestamptz;
 begin
   perform flashsale.check_act(p_staff, 'paid');
-  if coalesce(length(p_reference) not between 1 and 255, true) then
+  if flashsale.is_text(p_reference, 255) is not true then
     raise exception 'A payment at a till needs a reference.' using
       errcode = 'RV302', constraint = 'bad_value',
       detail = format('a reference of %s characters', coalesce(length(p_reference), 0)),
-      hint = 'Pass the till''s own name of this payment, 1 to 255 characters.';
+      hint = 'Pass the till''s own name of this payment, 1 to 255 characters, none of them a control '
+        'character.';
   end if;
   perform flashsale.order_status(p_order_id);
   select o.* into v_order
@@ -62,7 +63,7 @@ changes nothing. p_staff: who, for history, 1 to 128 characters; null: the login
 sessions are voided, and money that comes through them goes back.
 Outcomes: paid; already_paid (by this reference).
 Errors: RV102 unknown order, RV203 it is not reserved, or its deadline has passed, RV206 the
-reference is another payment's, RV302 a reference or a name that is too short or too long.$$;
+reference is another payment's, RV302 not a reference or a name.$$;
 
 create or replace function flashsale.known_reference(p_order_id bigint, p_reference text)
 returns flashsale.order_row

@@ -50,8 +50,7 @@ p_reason: why, for history, 1 to 1,000 characters. p_return_units: false keeps t
 p_staff: who, for history, 1 to 128 characters; null: the login. The money goes back through the
 payment provider; money of an offline payment has to be paid out at the till.
 Outcomes: refunded; already_refunded (nothing changes).
-Errors: RV102 unknown order, RV207 it is not paid, RV302 a reason or a name that is too short or too
-long.$$;
+Errors: RV102 unknown order, RV207 it is not paid, RV302 not a reason or a name.$$;
 
 create or replace function flashsale.refund_paid(
   p_order_id bigint, p_reason text, p_now timestamptz)

@@ -29,13 +29,13 @@ create or replace function flashsale.is_request(p_customer_id text, p_idempotenc
 returns boolean
 language sql immutable parallel safe
 as $$
-  select (length(p_customer_id) between 1 and 128
-    and (p_idempotency_key is null or length(p_idempotency_key) between 1 and 255)) is true
+  select (flashsale.is_id(p_customer_id, 128)
+    and (p_idempotency_key is null or flashsale.is_id(p_idempotency_key, 255))) is true
 $$;
 
 comment on function flashsale.is_request(text, text) is
 $$Whether these can be the customer and the key of a request
-A customer has 1 to 128 characters, an idempotency key 1 to 255 or is null.$$;
+A customer has 1 to 128 characters of printable ASCII, an idempotency key 1 to 255 or is null.$$;
 
 create or replace function flashsale.order_of_key(
   p_item_id integer, p_customer_id text, p_idempotency_key text, out order_id bigint)
@@ -293,12 +293,13 @@ $$;
 
 comment on function flashsale.reserve(integer, text, text, boolean) is
 $$Requests a unit of an item: a reservation, or a place in the line
-p_customer_id: 1 to 128 characters. p_idempotency_key: 1 to 255 characters or null; the same item,
-customer and key always get the same order. p_wait: false refuses rather than join the line.
+p_customer_id: 1 to 128 characters of printable ASCII, without spaces at the ends.
+p_idempotency_key: 1 to 255 such characters or null; the same item, customer and key always get the
+same order. p_wait: false refuses rather than join the line.
 Outcomes: reserved; waiting; existing (the order that the customer already has); not_open (retry_at
 says when it opens), closed, paused, sold_out (or the line is full), which take no ticket and write
-nothing. Errors: RV101 unknown item, RV301 a customer or key that is too short or too long, 40001
-too many requests of this customer met: call again.$$;
+nothing. Errors: RV101 unknown item, RV301 not a customer or a key, 40001 too many requests of this
+customer met: call again.$$;
 
 create or replace function flashsale.reserved_after_a_wait(p_order_id bigint)
 returns flashsale.order_row
@@ -333,7 +334,8 @@ begin
       errcode = 'RV301', constraint = 'bad_value',
       detail = format('item_id %s, a customer of %s characters, a key of %s characters',
         p_item_id, coalesce(length(p_customer_id), 0), coalesce(length(p_idempotency_key), 0)),
-      hint = 'Customers have 1 to 128 characters, idempotency keys 1 to 255.';
+      hint = 'Customers have 1 to 128 characters of printable ASCII, idempotency keys 1 to 255, '
+        'and neither has spaces at its ends.';
   end if;
   return v_row;
 end
@@ -341,5 +343,4 @@ $$;
 
 comment on function flashsale.reserve_in_batch(integer, text, text, boolean) is
 $$The rest of reserve: a request that needs more than plain statements
-Errors: RV101 unknown item, RV301 a customer or key that is too short or too long, and 40001 from
-reserve_many.$$;
+Errors: RV101 unknown item, RV301 not a customer or a key, and 40001 from reserve_many.$$;

@@ -72,9 +72,9 @@ $$;
 
 comment on function flashsale.reserve_many(integer[], text[], text[], boolean[]) is
 $$Requests a unit for each of up to 1,000 customers
-One row per request, in the order of the requests. p_customer_ids: 1 to 128 characters.
-p_idempotency_keys: 1 to 255 characters or null; the same item, customer and key always get the
-same order. p_waits: false refuses rather than join the line.
+One row per request, in the order of the requests. p_customer_ids: 1 to 128 characters of printable
+ASCII, without spaces at the ends. p_idempotency_keys: 1 to 255 such characters or null; the same
+item, customer and key always get the same order. p_waits: false refuses rather than join the line.
 Outcomes: reserved, waiting; existing (the order that the customer already has); not_open
 (retry_at), closed, paused, sold_out (also: the line is full); unknown_item, invalid (such a
 request fails alone). Refusals take no ticket and write nothing.

@@ -36,6 +36,11 @@ comment on column flashsale.order_row.late_order_id is
 comment on column flashsale.order_row.reference is
   'Of an order that was paid offline: the till''s name of the payment.';
 
+comment on type flashsale.moment is
+$$A time as an argument: a timestamptz, never one without a time zone$$;
+
+comment on column flashsale.moment.at is 'The time.';
+
 comment on type flashsale.payment_job is
 $$A call to make at the payment provider$$;
 

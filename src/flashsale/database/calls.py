@@ -123,8 +123,8 @@ class Database:
         """Puts an item on sale."""
         row = await self._pay.one_about(
             ("sku", new.sku),
-            "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
-            "$12)",
+            "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7::timestamptz, "
+            "$8::timestamptz, $9, $10, $11, $12)",
             new.sku,
             new.name,
             new.price,
