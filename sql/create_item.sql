@@ -37,9 +37,10 @@ begin
     late_payment, settle_seconds, refund_seconds, line, created_at)
   overriding system value
   values (
-    v_item_id, p_sku, p_name, p_price, p_currency, p_stock, p_hold_seconds,
-    p_opens_at.at, p_closes_at.at, p_max_waiting, p_late_payment::flashsale_data.late_payment, p_settle_seconds, p_refund_seconds,
-    format('flashsale_data.%I', 'line_' || v_item_id)::regclass, flashsale.clock())
+    v_item_id, p_sku, p_name, p_price, p_currency, p_stock, p_hold_seconds, p_opens_at.at,
+    p_closes_at.at, p_max_waiting, p_late_payment::flashsale_data.late_payment, p_settle_seconds,
+    p_refund_seconds, format('flashsale_data.%I', 'line_' || v_item_id)::regclass,
+    flashsale.clock())
   on conflict (sku) do nothing;
   if not found then
     raise exception 'There is already an item with this sku.' using
@@ -61,9 +62,10 @@ p_closes_at: when the sale begins and ends; null for no limit. p_max_waiting: le
 to 10,000,000; null for no limit. p_late_payment: what happens to money that comes too late; refund,
 or keep_if_free (it buys a unit that is free while nobody waits).
 p_opens_at and p_closes_at are each a timestamptz, or a text with the time zone:
-2026-11-27T20:00:00Z, 2026-11-27 21:00+01. They are in the years 2000 to 2999. p_settle_seconds: for how long after a
-deadline the payment provider is asked whether the money came in time, 0 to 60. p_refund_seconds:
-for how long customers may give a paid order back, 1 second to a year; null: never.
+2026-11-27T20:00:00Z, 2026-11-27 21:00+01. They are in the years 2000 to 2999. p_settle_seconds: for
+how long after a deadline the payment provider is asked whether the money came in time, 0 to 60.
+p_refund_seconds: for how long customers may give a paid order back, 1 second to a year; null:
+never.
 Errors: RV201 the sku is taken, RV205 all item_ids are used up, RV302 a value is out of range.$$;
 
 -- The other forms of create_item are for times that are written as literals, which get here as
@@ -96,7 +98,7 @@ comment on function flashsale.create_item(
   text, text, bigint, text, integer, integer, text, flashsale.moment, integer, text, integer,
   integer) is
 $$create_item, with p_opens_at as a text
-Errors: those of create_item, and RV302 for a time without its time zone.$$;
+Errors: as in create_item, RV201, RV205 and RV302, which also a time without its time zone gets.$$;
 
 create or replace function flashsale.create_item(
   p_sku text,
@@ -124,7 +126,7 @@ comment on function flashsale.create_item(
   text, text, bigint, text, integer, integer, varchar, flashsale.moment, integer, text, integer,
   integer) is
 $$create_item, with p_closes_at as a text: name the argument
-Errors: those of create_item, and RV302 for a time without its time zone.$$;
+Errors: as in create_item, RV201, RV205 and RV302, which also a time without its time zone gets.$$;
 
 create or replace function flashsale.create_item(
   p_sku text,
@@ -151,4 +153,4 @@ $$;
 comment on function flashsale.create_item(
   text, text, bigint, text, integer, integer, text, text, integer, text, integer, integer) is
 $$create_item, with both times as texts
-Errors: those of create_item, and RV302 for a time without its time zone.$$;
+Errors: as in create_item, RV201, RV205 and RV302, which also a time without its time zone gets.$$;

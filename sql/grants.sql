@@ -101,7 +101,11 @@ grant execute on function
     flashsale.item_status(integer),
     flashsale.items(integer, integer),
     flashsale.explain_order(bigint),
-    flashsale.retry_dead_letter(bigint)
+    flashsale.retry_dead_letter(bigint),
+    flashsale.forget_customer(text, text, text),
+    flashsale.delete_item(integer, text, text, integer),
+    flashsale.set_retention(text, integer, text, text),
+    flashsale.purge(integer)
   to flashsale_operator;
 
 grant execute on function flashsale.explain_order(bigint) to flashsale_tool;

@@ -12,7 +12,8 @@ comment on column flashsale.history.at is 'When.';
 comment on column flashsale.history.staff is
   'Who, as the caller named them, or else the login; null: somebody at the payment provider.';
 comment on column flashsale.history.action is
-  'The verb: pay_offline, refund_order, extend_holds, retry_dead_letter; or refund_at_provider.';
+  'The verb: pay_offline, refund_order, extend_holds, retry_dead_letter, forget_customer,
+  delete_item, set_retention; or refund_at_provider.';
 comment on column flashsale.history.item_id is 'The item, if it is about one.';
 comment on column flashsale.history.order_id is 'The order, if it is about one.';
 comment on column flashsale.history.before is 'What it was like before.';

@@ -15,7 +15,9 @@
 --   payment provider told us), tallies (changes of counters on their way to items), dead_letters
 --   (jobs that were given up), sweepers (who swept when), sweep_failures (items whose sweep fails),
 --   offline_references (what tills call their payments), provider_status (whether the payment
---   provider is down) and history (what staff have done). The jobs themselves are in pgmq's queues.
+--   provider is down), history (what staff have done), retention (for how long what only grows is
+--   kept) and deleting_items (items that are being deleted). The jobs themselves are in pgmq's
+--   queues.
 --
 -- THE LINE
 --   Each item has a sequence. An order takes the sequence's next number: its ticket. The order is
@@ -144,6 +146,13 @@
 \ir finish_notifications.sql
 \ir retry_job.sql
 \ir retry_dead_letter.sql
+
+-- Erasing: customers, items, and what is old
+\ir still_open.sql
+\ir forget_customer.sql
+\ir delete_item.sql
+\ir purge.sql
+\ir set_retention.sql
 
 -- For people: the history of an order, views for dashboards, and the promises as queries
 \ir explain_order.sql

@@ -11,19 +11,22 @@ create or replace function flashsale.is_zoned(p_text text) returns boolean
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 as $$
   select p_text collate "C" ~* (
-    '^\d{4,6}-\d\d-\d\d[t ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?'
-    || ' ?(z|[+-]\d\d(:?[0-5]\d)?)$')
+    '^\d{4,6}-\d\d-\d\d'
+    || '(z|[t ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)? ?(z|[+-]\d\d(:?[0-5]\d)?))$')
 $$;
 
 comment on function flashsale.is_zoned(text) is
 $$Whether a text has the form of a time with its zone; null: null
-RFC 3339, or as Postgres writes a timestamptz: 2026-11-27T20:00:00Z, 2026-11-27 21:00+01.$$;
+RFC 3339, or as Postgres writes a timestamptz: 2026-11-27T20:00:00Z, 2026-11-27 21:00+01; or a day
+of UTC, 2026-11-27Z.$$;
 
 create or replace function flashsale.raise_no_moment(p_text text) returns void
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 begin
-  raise exception 'This is not a time with its time zone: %.', left(p_text, 100) using
+  raise exception 'This is not a time of the years 2000 to 2999 with its time zone: %.',
+    left(p_text, 100)
+  using
     errcode = 'RV302', constraint = 'bad_value',
     hint = 'Write it with its offset, 2026-11-27T20:00:00Z or 2026-11-27 21:00+01, or pass a '
       'timestamptz.';

@@ -16,8 +16,8 @@ begin
     raise exception 'A payment at a till needs a reference.' using
       errcode = 'RV302', constraint = 'bad_value',
       detail = format('a reference of %s characters', coalesce(length(p_reference), 0)),
-      hint = 'Pass the till''s own name of this payment, 1 to 255 characters, none of them a control '
-        'character.';
+      hint = 'Pass the till''s own name of this payment: 1 to 255 characters, and no control '
+        'characters.';
   end if;
   perform flashsale.order_status(p_order_id);
   select o.* into v_order

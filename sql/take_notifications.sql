@@ -37,7 +37,8 @@ begin
           o.order_id is null or r.read_ct > flashsale.max_tries(r.message) as is_hopeless,
           coalesce(r.message ->> 'kind' in ('reserved', 'your_turn'), false)
             and o.status <> 'reserved'
-            or r.message ->> 'kind' = 'expired' and o.late_order_id is not null as is_obsolete
+            or r.message ->> 'kind' = 'expired' and o.late_order_id is not null
+            or flashsale.is_forgotten(o.customer_id) as is_obsolete
       ) m
     ), buried as (
       insert into flashsale_data.dead_letters (queue, message, tries, error, enqueued_at, died_at)

@@ -85,6 +85,7 @@ select 'every ticket is of its line', o.item_id, o.order_id,
 from flashsale_data.orders o
 where o.order_id in (select max(m.order_id) from flashsale_data.orders m group by m.item_id)
   and o.ticket > coalesce(flashsale.issued_tickets(o.item_id), 0)
+  and not exists (select from flashsale_data.deleting_items d where d.item_id = o.item_id)
 union all
 select 'an order makes sense', o.item_id, o.order_id, format('%s', o)
 from flashsale_data.orders o

@@ -100,9 +100,10 @@ EXPECTED_GRANTS = {
     "retry_job sweep sweep_failed sweep_item take_notifications take_payment_jobs",
     "flashsale_tool": "cancel explain_order find_held item_status items order_status orders_by_id "
     "orders_of pay_offline request_payment reserve reserve_many",
-    "flashsale_operator": "cancel change_item close_item create_item expire explain_order "
-    "extend_holds fill item_status items open_item order_status pause_item pay_offline promote "
-    "refund_order restock resume_item retry_dead_letter sweep withdraw",
+    "flashsale_operator": "cancel change_item close_item create_item delete_item expire "
+    "explain_order extend_holds fill forget_customer item_status items open_item order_status "
+    "pause_item pay_offline promote purge refund_order restock resume_item retry_dead_letter "
+    "set_retention sweep withdraw",
 }
 FOR_VIEWS = {"clock", "hold_fate", "issued_tickets", "money", "order_id_of", "provider_down"}
 FOR_VIEWS |= {"running_transactions", "shut_by"}
@@ -145,7 +146,15 @@ UNPINNED |= {
     "new_order",
     "order_of_key",
 }
-UNPINNED |= {"is_id", "is_text", "items_per_sweep", "refused", "reserved", "waiting"}
+UNPINNED |= {
+    "is_forgotten",
+    "is_id",
+    "is_text",
+    "items_per_sweep",
+    "refused",
+    "reserved",
+    "waiting",
+}
 """Inlined into the statements that call them; a function with settings is not."""
 COMMITS = {"sweep_for_a_minute", "sweep_round"}
 """A procedure with settings can't commit."""

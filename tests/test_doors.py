@@ -42,6 +42,7 @@ DOORS = {
     "p_runner": OURS,
     "p_error": OURS,
     "p_queue": OURS,
+    "p_kind": OURS,
     "p_checkout_url": OURS,
     "p_checkout_urls": OURS,
     "p_captured_at": OURS,
@@ -452,7 +453,7 @@ def test_a_value_that_has_no_zone_is_refused(db: Connection, field: str, typed: 
             db.execute(CREATE.format(f"p_{field} => {typed}{also}").encode())
         assert error.value.sqlstate == "RV302", also
     with pytest.raises(psycopg.Error) as error:  # as a driver passes a datetime without a zone
-        item(db, **{field: datetime(2030, 1, 1)})
+        item(db, **{field: datetime(2030, 1, 1)})  # type: ignore[arg-type]
     assert error.value.sqlstate == "RV302"
     assert rows(db, "select * from flashsale_data.items") == []
 

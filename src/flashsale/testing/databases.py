@@ -159,6 +159,8 @@ begin
     end if;
   end loop;
   drop table if exists flashsale_data.test_clock;
+  insert into flashsale_data.retention (kind, days)
+  select k.kind, k.days from flashsale.kinds_kept() k; -- as migrate does
 end
 $$
 """
