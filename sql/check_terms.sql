@@ -1,5 +1,6 @@
 -- The limits on an item's terms, each with the message for a value beyond it. A term that is not in
--- p_terms is not checked. Only opens_at, closes_at, max_waiting and refund_seconds may be null.
+-- p_terms is not checked. Only opens_at, closes_at, max_waiting, refund_seconds, max_per_customer
+-- and product may be null.
 --
 -- The terms may come from anywhere, as JSON of any kind. So these functions read a value without an
 -- error, and what can't be read counts as out of range.
@@ -87,7 +88,18 @@ begin
       'settle_seconds must be 0 to 60'),
     (15, (p_terms ->> 'refund_seconds') is not null,
       flashsale.whole_number_in(p_terms, 'refund_seconds') between 1 and 31536000,
-      'refund_seconds must be 1 to 31536000, or null')
+      'refund_seconds must be 1 to 31536000, or null'),
+    (16, p_terms ? 'max_per_order',
+      flashsale.whole_number_in(p_terms, 'max_per_order') between 1 and 100,
+      'max_per_order must be 1 to 100 units'),
+    (17, (p_terms ->> 'max_per_customer') is not null,
+      flashsale.whole_number_in(p_terms, 'max_per_customer')
+        between coalesce(flashsale.whole_number_in(p_terms, 'max_per_order'), 1) and 10000,
+      'max_per_customer must be max_per_order to 10000 units, or null'),
+    (18, (p_terms ->> 'product') is not null,
+      jsonb_typeof(p_terms -> 'product') = 'string'
+        and flashsale.is_text(p_terms ->> 'product', 64),
+      'product must have 1 to 64 characters and no control characters, or be null')
   ) r (n, is_given, is_right, problem)
   where r.is_given and r.is_right is not true;
   if v_problem is not null then

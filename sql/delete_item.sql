@@ -134,6 +134,7 @@ as $$
         from flashsale_data.orders o
         where o.order_id between flashsale.order_id_of(p_item.item_id, 0)
           and flashsale.order_id_of(p_item.item_id, 2147483647)
+          and o.head_id is null
         group by o.status
       ) s),
     'money', (

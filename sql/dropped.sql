@@ -34,3 +34,31 @@ drop function if exists flashsale.payment_story(bigint);
 -- 0.2: and whether orders that are back in the line count
 drop function if exists flashsale.busy_payments(bigint[]);
 drop function if exists flashsale.is_busy(bigint);
+-- 0.2: staff say who they are and why, and a call may have an idempotency key
+drop function if exists flashsale.change_item(integer, jsonb);
+drop function if exists flashsale.restock(integer, integer);
+drop function if exists flashsale.withdraw(integer, integer);
+drop function if exists flashsale.open_item(integer);
+drop function if exists flashsale.close_item(integer);
+drop function if exists flashsale.pause_item(integer);
+drop function if exists flashsale.resume_item(integer);
+drop function if exists flashsale.extend_holds(integer, integer, text, text);
+drop function if exists flashsale.pay_offline(bigint, text, text);
+drop function if exists flashsale.refund_order(bigint, text, boolean, text);
+drop function if exists flashsale.retry_dead_letter(bigint);
+drop function if exists flashsale.cancel(bigint, text);
+drop function if exists flashsale.request_payment(bigint, text);
+-- 0.2: and how many units
+drop function if exists flashsale.order_of_key(integer, text, text);
+drop function if exists flashsale.look_up(integer, text, text, bigint, boolean, timestamptz);
+drop function if exists flashsale.reserve(integer, text, text, boolean);
+drop function if exists flashsale.reserve_in_batch(integer, text, text, boolean);
+drop function if exists flashsale.reserve_many(integer[], text[], text[], boolean[]);
+drop function if exists flashsale.check_batch(integer[], text[], text[], boolean[]);
+drop function if exists flashsale.look_up_batch(
+  integer[], text[], text[], boolean[], timestamptz, text[], bigint[]);
+drop function if exists flashsale.take_tickets(
+  integer[], text[], text[], boolean[], timestamptz, text[], bigint[]);
+drop function if exists flashsale.place_orders(
+  integer[], text[], text[], bigint[], timestamptz[], timestamptz, text[], bigint[]);
+drop function if exists flashsale.order_outlook(flashsale_data.orders, integer, timestamptz);

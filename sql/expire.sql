@@ -14,11 +14,13 @@ declare
   v_waiting bigint[];
   v_expiring bigint[];
   v_expired bigint[];
+  v_groups bigint[]; -- those that are for several units
 begin
   select
+    array_agg(o.order_id) filter (where o.quantity > 1),
     array_agg(o.order_id) filter (where o.status = 'reserved' and o.expires_at <= p_now),
     array_agg(o.order_id) filter (where o.status = 'settling' and o.settle_until <= p_now)
-  into v_due, v_over
+  into v_groups, v_due, v_over
   from flashsale_data.orders o
   where o.order_id = any (p_order_ids);
   select
@@ -36,6 +38,7 @@ begin
     returning o.order_id
   )
   select array_agg(e.order_id order by e.order_id) into v_expired from expired e;
+  perform flashsale.parts_follow(v_groups) where v_groups is not null;
   -- The voids of those that have settled were enqueued when they began to settle.
   perform flashsale.enqueue_voids(v_expiring), flashsale.enqueue_mail('expired', v_expired);
   return coalesce(cardinality(v_expired), 0);
@@ -86,7 +89,7 @@ begin
     and p.ended_at is null -- by the index of active attempts
     and p.status in ('requested', 'open');
   update flashsale_data.orders o
-  set status = 'waiting', expires_at = null
+  set status = 'waiting', expires_at = null, units = null
   where o.order_id = any (p_order_ids) and o.status = 'reserved';
 end
 $$;

@@ -10,7 +10,9 @@ declare
   v_order flashsale_data.orders;
   v_item flashsale_data.items;
 begin
-  select o.* into v_order from flashsale_data.orders o where o.order_id = p_order_id;
+  select o.* into v_order
+  from flashsale_data.orders o
+  where o.order_id = p_order_id and o.head_id is null;
   if not found then
     perform flashsale.raise_unknown_order(p_order_id);
   end if;
@@ -24,7 +26,7 @@ begin
     union all
     select * from flashsale.staff_story(v_order)
     union all
-    select * from flashsale.order_outlook(v_order, v_item.now_serving, flashsale.clock())
+    select * from flashsale.order_outlook(v_order, v_item, flashsale.clock())
   ) e
   order by e.at, e.step;
 end
@@ -51,6 +53,26 @@ $$;
 comment on function flashsale.why_refunded(bigint) is
 $$Who refunded a paid order, in words$$;
 
+-- These two have no settings, so that they are inlined.
+create or replace function flashsale.units_in_words(p_units integer) returns text
+language sql immutable parallel safe
+as $$
+  select case when p_units > 1 then format('%s units were', p_units) else 'a unit was' end
+$$;
+
+comment on function flashsale.units_in_words(integer) is
+$$How many units something has happened to; null: one$$;
+
+create or replace function flashsale.wish_in_words(p_quantity integer, p_name text) returns text
+language sql immutable parallel safe
+as $$
+  select case when p_quantity > 1 then format('%s units of %L', p_quantity, p_name)
+    else format('%L', p_name) end
+$$;
+
+comment on function flashsale.wish_in_words(integer, text) is
+$$What a customer asked for; null: one unit$$;
+
 create or replace function flashsale.order_story(
   p_order flashsale_data.orders, p_item flashsale_data.items)
 returns table (at timestamptz, step integer, what text)
@@ -65,16 +87,20 @@ as $$
         select from flashsale_data.payments p
         where p.payment_id = p_order.order_id and p.requested_at = p_order.created_at)
       then
-        format('Customer %s asked for %L, got ticket %s and a unit at once.',
-          p_order.customer_id, p_item.name, p_order.ticket)
+        format('Customer %s asked for %s, got ticket %s and %s at once.',
+          p_order.customer_id, flashsale.wish_in_words(p_order.quantity, p_item.name),
+          p_order.ticket,
+          case when p_order.quantity > 1 then p_order.units || ' units' else 'a unit' end)
       else
-        format('Customer %s asked for %L, got ticket %s and joined the line.',
-          p_order.customer_id, p_item.name, p_order.ticket)
+        format('Customer %s asked for %s, got ticket %s and joined the line.',
+          p_order.customer_id, flashsale.wish_in_words(p_order.quantity, p_item.name),
+          p_order.ticket)
     end
   union all
   select p_order.reserved_at, 2,
-    format('It was their turn after %s: a unit was set aside.',
-      date_trunc('milliseconds', p_order.reserved_at - p_order.created_at))
+    format('It was their turn after %s: %s set aside.',
+      date_trunc('milliseconds', p_order.reserved_at - p_order.created_at),
+      flashsale.units_in_words(p_order.units))
   where p_order.reserved_at > p_order.created_at
   union all
   select p_order.reserved_at, 3, format('To be paid until %s.', p_order.expires_at)
@@ -103,7 +129,11 @@ as $$
         else 'The deadline passed without payment: the unit went to the line.'
       end
       when 'cancelled' then 'It was cancelled.'
-      when 'unserved' then 'The sale closed before it was their turn.'
+      when 'unserved' then case
+        when p_order.part_served_at is not null
+          and (p_item.closes_at <= p_order.ended_at) is not true
+          then 'Too few units came in time. Those that were set aside went to the line.'
+        else 'The sale closed before it was their turn.' end
       when 'refunded' then format('The order was refunded%s: the unit is not theirs any more.',
         flashsale.why_refunded(p_order.order_id))
     end
@@ -151,7 +181,7 @@ as $$
   with attempts as (
     select
       p.*, flashsale.money(p.amount, p.currency) as money, -- what came, which may be another amount
-      flashsale.money(i.price, i.currency) as price
+      flashsale.money(i.price * coalesce(p_order.units, 1), i.currency) as price
     from flashsale_data.payments p
     join flashsale_data.items i on i.item_id = p_order.item_id
     where p.order_id = p_order.order_id
@@ -208,6 +238,7 @@ as $$
             else 'goes back on sale' end,
           h.reason)
       when 'pay_offline' then format('%s recorded the payment at the till.', h.staff)
+      when 'cancel' then concat_ws(' ', format('%s cancelled the order.', h.staff), h.reason)
       when 'retry_dead_letter' then format('%s tried a job again that was given up.', h.staff)
       else concat_ws(' ', format('%s: %s.', h.staff, h.action), h.reason)
     end
@@ -227,15 +258,23 @@ comment on function flashsale.staff_story(flashsale_data.orders) is
 $$What staff have done with an order, or with all holds of its item$$;
 
 create or replace function flashsale.order_outlook(
-  p_order flashsale_data.orders, p_now_serving integer, p_now timestamptz)
+  p_order flashsale_data.orders, p_item flashsale_data.items, p_now timestamptz)
 returns table (at timestamptz, step integer, what text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select p_now, 12,
     case
-      when p_order.status = 'waiting' and p_order.ticket > p_now_serving then
+      when p_order.status = 'waiting' and p_order.ticket > p_item.now_serving then
         format('Now: waiting; at most %s are served before them.',
-          p_order.ticket - p_now_serving - 1)
+          p_order.ticket - p_item.now_serving - 1)
+      when p_order.status = 'waiting' and p_order.part_served_at is not null
+        and flashsale.served_tickets(p_order.order_id, p_item.now_serving)
+          < coalesce(p_order.min_quantity, p_order.quantity)
+      then
+        format('Now: waiting for at least %s units; %s of them set aside until %s.',
+          coalesce(p_order.min_quantity, p_order.quantity),
+          flashsale.served_tickets(p_order.order_id, p_item.now_serving),
+          p_order.part_served_at + p_item.hold_seconds * interval '1 second')
       when flashsale.provider_down() and p_order.status = 'waiting' then
         'Now: their unit is there. Nobody can pay, because the payment provider is down; it is '
         'granted when the provider is back.'
@@ -253,5 +292,6 @@ as $$
   where p_order.status in ('waiting', 'reserved', 'settling')
 $$;
 
-comment on function flashsale.order_outlook(flashsale_data.orders, integer, timestamptz) is
+comment on function flashsale.order_outlook(
+  flashsale_data.orders, flashsale_data.items, timestamptz) is
 $$The state of a live order in words; no row if the order has ended$$;

@@ -1,5 +1,9 @@
 create or replace function flashsale.extend_holds(
-  p_item_id integer, p_seconds integer, p_reason text, p_staff text default null)
+  p_item_id integer,
+  p_seconds integer,
+  p_reason text,
+  p_staff text default null,
+  p_idempotency_key text default null)
 returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -18,6 +22,10 @@ begin
   perform from flashsale_data.items i where i.item_id = p_item_id;
   if not found then
     perform flashsale.raise_unknown_item(p_item_id);
+  elsif flashsale.is_repeated('', p_idempotency_key, 'extend_holds', jsonb_build_object(
+    'item_id', p_item_id, 'seconds', p_seconds, 'reason', p_reason))
+  then
+    return flashsale.noted_result('', p_idempotency_key);
   end if;
   -- Only reserve_many waits for several orders too, in the same order.
   perform from flashsale_data.orders o
@@ -34,23 +42,27 @@ begin
     returning o.order_id
   )
   select array_agg(e.order_id), count(*) into v_extended, v_count from extended e;
+  perform flashsale.note_result('', p_idempotency_key, v_count);
   perform
     flashsale.replace_tried(v_extended, v_later, v_now),
     flashsale.note_history(
       coalesce(p_staff, session_user), 'extend_holds', null, null,
-      jsonb_build_object('seconds', p_seconds, 'extended', v_count), p_reason, p_item_id);
+      jsonb_build_object('seconds', p_seconds, 'extended', v_count), p_reason, p_item_id)
+  where v_count > 0;
   return v_count;
 end
 $$;
 
-comment on function flashsale.extend_holds(integer, integer, text, text) is
+comment on function flashsale.extend_holds(integer, integer, text, text, text) is
 $$Moves all running deadlines of an item later; returns how many
 p_seconds: by so much, 1 to 604,800. p_reason: why, for history, 1 to 1,000 characters. p_staff:
 who, for history, 1 to 128 characters; null: the login. A hold whose deadline has passed is over.
 Waits for transactions that are paying or cancelling orders of this item. A session at the provider
 may end at the old deadline: then the customer asks for another attempt. An order whose session was
-asked for, and is not open yet, gets another attempt at once.
-Errors: RV101 unknown item, RV302 a value is out of range.$$;
+asked for, and is not open yet, gets another attempt at once. p_idempotency_key: 1 to 255
+characters; the same call with the same key moves the deadlines once, and returns the same number.
+Errors: RV101 unknown item, RV302 a value is out of range, RV304 the key was used for another
+request.$$;
 
 -- A session is asked for with its deadline, and with a key for which the provider takes no other
 -- deadline. So an attempt that was tried keeps the old one: with it, the session is found that the

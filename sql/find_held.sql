@@ -12,7 +12,8 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '2ms'
 as $$
 begin
-  perform flashsale.check_batch(p_item_ids, p_customer_ids, p_idempotency_keys, null);
+  perform flashsale.check_batch(
+    p_item_ids, p_customer_ids, p_idempotency_keys, null, null, null);
   return array(
     select flashsale.is_held(r.item_id, r.customer_id, r.idempotency_key)
     from rows from (unnest(p_item_ids), unnest(p_customer_ids), unnest(p_idempotency_keys))
@@ -38,21 +39,28 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_no_order constant bigint := -pg_backend_pid(); -- an id that neither an order nor a session has
+  v_product_id constant integer := (
+    select i.product_id from flashsale_data.items i where i.item_id = p_item_id);
 begin
   if p_item_id is null or not flashsale.is_request(p_customer_id, p_idempotency_key) then
     return false; -- is refused without a wait
   end if;
-  perform from flashsale_data.orders o -- a hold that reserve would have to end
-  where o.item_id = p_item_id and o.customer_id = p_customer_id and o.ended_at is null
-    and o.status = 'reserved' and o.expires_at <= flashsale.clock()
+  perform from flashsale_data.orders o -- an order that reserve would have to deal with first
+  where coalesce(o.product_id, o.item_id) = coalesce(v_product_id, p_item_id)
+    and o.customer_id = p_customer_id and o.ended_at is null and o.may_buy_again is null
+    and (o.status = 'reserved' and o.expires_at <= flashsale.clock()
+      or o.status = 'paid' and exists (
+        select from flashsale_data.items i where i.item_id = p_item_id and i.counts_units))
   for update;
   insert into flashsale_data.order_keys (customer_id, item_id, idempotency_key, order_id)
   select p_customer_id, p_item_id, p_idempotency_key, v_no_order
   where p_idempotency_key is not null
   on conflict do nothing;
-  insert into flashsale_data.orders (order_id, item_id, ticket, customer_id, status, created_at)
-  values (v_no_order, p_item_id, 0, p_customer_id, 'waiting', flashsale.clock())
-  on conflict (item_id, customer_id) where ended_at is null do nothing;
+  insert into flashsale_data.orders (
+    order_id, item_id, ticket, customer_id, status, created_at, product_id)
+  values (v_no_order, p_item_id, 0, p_customer_id, 'waiting', flashsale.clock(), v_product_id)
+  on conflict (coalesce(product_id, item_id), customer_id)
+    where ended_at is null and may_buy_again is null do nothing;
   raise exception 'It is taken back.';
 exception
   when lock_not_available then

@@ -6,11 +6,11 @@ language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   insert into flashsale_data.payments (payment_id, order_id, amount, currency, requested_at)
   overriding system value
-  select o.order_id, o.order_id, i.price, i.currency, o.reserved_at
+  select o.order_id, o.order_id, i.price * coalesce(o.units, 1), i.currency, o.reserved_at
   from flashsale_data.orders o
   join flashsale_data.items i on i.item_id = o.item_id
   where o.order_id = any (p_order_ids)
-    and o.reserved_at is not null
+    and o.reserved_at is not null and o.head_id is null
     and not exists (select from flashsale_data.payments p where p.order_id = o.order_id)
   order by o.order_id
   on conflict do nothing

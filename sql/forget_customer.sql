@@ -77,6 +77,7 @@ declare
 begin
   delete from flashsale_data.order_keys k
   where k.customer_id = p_customer_id and k.order_id = any (p_order_ids);
+  delete from flashsale_data.request_keys k where k.scope = p_customer_id;
   update flashsale_data.orders o
   set customer_id = p_pseudonym
   where o.order_id = any (p_order_ids) and o.customer_id = p_customer_id;

@@ -22,33 +22,39 @@ grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
 
 -- Customers' verbs: the HTTP service and internal tools.
 grant execute on function
-    flashsale.reserve_many(integer[], text[], text[], boolean[]),
-    flashsale.reserve(integer, text, text, boolean),
+    flashsale.reserve_many(integer[], text[], text[], boolean[], integer[], integer[]),
+    flashsale.reserve(integer, text, text, boolean, integer, integer),
     flashsale.find_held(integer[], text[], text[]),
-    flashsale.cancel(bigint, text),
-    flashsale.request_payment(bigint, text),
+    flashsale.cancel(bigint, text, text, text, text),
+    flashsale.request_payment(bigint, text, text),
     flashsale.order_status(bigint, text),
     flashsale.orders_of(text, integer, bigint),
     flashsale.orders_by_id(bigint[]),
     flashsale.item_status(integer),
-    flashsale.items(integer, integer)
+    flashsale.items(integer, integer),
+    flashsale.items(text)
   to flashsale_api, flashsale_tool;
 
 -- Terms of sale: the HTTP service has them in its contract.
 grant execute on function
     flashsale.create_item(
       text, text, bigint, text, integer, integer, flashsale.moment, flashsale.moment, integer, text,
-      integer, integer),
+      integer, integer, integer, integer, text, text, text, text),
     flashsale.create_item(
-      text, text, bigint, text, integer, integer, text, flashsale.moment, integer, text, integer,
-      integer),
+      text, text, bigint, text, integer, integer, text, flashsale.moment, integer, text,
+      integer, integer, integer, integer, text, text, text, text),
     flashsale.create_item(
-      text, text, bigint, text, integer, integer, varchar, flashsale.moment, integer, text, integer,
-      integer),
+      text, text, bigint, text, integer, integer, varchar, flashsale.moment, integer, text,
+      integer, integer, integer, integer, text, text, text, text),
     flashsale.create_item(
-      text, text, bigint, text, integer, integer, text, text, integer, text, integer, integer),
+      text, text, bigint, text, integer, integer, text, text, integer, text,
+      integer, integer, integer, integer, text, text, text, text),
     flashsale.moment_of(timestamptz), flashsale.moment_of(timestamp), flashsale.moment_of(date),
-    flashsale.change_item(integer, jsonb)
+    flashsale.change_item(integer, jsonb, text, text, text)
+  to flashsale_api, flashsale_operator;
+
+-- The orders of all customers.
+grant execute on function flashsale.orders_of_item(integer, text, bigint, integer)
   to flashsale_api, flashsale_operator;
 
 grant execute on function
@@ -58,12 +64,12 @@ grant execute on function
 
 -- Money by the hands of staff: the HTTP service has these in its contract.
 grant execute on function
-    flashsale.refund_order(bigint, text, boolean, text),
-    flashsale.extend_holds(integer, integer, text, text)
+    flashsale.refund_order(bigint, text, boolean, text, text),
+    flashsale.extend_holds(integer, integer, text, text, text)
   to flashsale_api, flashsale_operator;
 
 -- Internal tools that take money themselves, a till for example.
-grant execute on function flashsale.pay_offline(bigint, text, text)
+grant execute on function flashsale.pay_offline(bigint, text, text, text, text)
   to flashsale_api, flashsale_tool, flashsale_operator;
 
 grant execute on function
@@ -90,25 +96,31 @@ grant execute on function
   to flashsale_worker;
 
 grant execute on function
-    flashsale.restock(integer, integer),
-    flashsale.withdraw(integer, integer),
-    flashsale.open_item(integer),
-    flashsale.close_item(integer),
-    flashsale.pause_item(integer),
-    flashsale.resume_item(integer),
-    flashsale.cancel(bigint, text),
+    flashsale.restock(integer, integer, text, text, text),
+    flashsale.withdraw(integer, integer, text, text, text),
+    flashsale.open_item(integer, text, text),
+    flashsale.close_item(integer, text, text),
+    flashsale.pause_item(integer, text, text),
+    flashsale.resume_item(integer, text, text),
+    flashsale.cancel(bigint, text, text, text, text),
     flashsale.order_status(bigint, text),
+    flashsale.orders_of(text, integer, bigint),
     flashsale.item_status(integer),
     flashsale.items(integer, integer),
+    flashsale.items(text),
     flashsale.explain_order(bigint),
-    flashsale.retry_dead_letter(bigint),
+    flashsale.fairness(integer, text, integer, integer),
+    flashsale.retry_dead_letter(bigint, text, text),
     flashsale.forget_customer(text, text, text),
     flashsale.delete_item(integer, text, text, integer),
     flashsale.set_retention(text, integer, text, text),
     flashsale.purge(integer)
   to flashsale_operator;
 
-grant execute on function flashsale.explain_order(bigint) to flashsale_tool;
+grant execute on function
+    flashsale.explain_order(bigint),
+    flashsale.fairness(integer, text, integer, integer)
+  to flashsale_tool;
 
 grant execute on function flashsale.money(bigint, text)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;

@@ -12,12 +12,13 @@ comment on column flashsale.history.at is 'When.';
 comment on column flashsale.history.staff is
   'Who, as the caller named them, or else the login; null: somebody at the payment provider.';
 comment on column flashsale.history.action is
-  'The verb: pay_offline, refund_order, extend_holds, retry_dead_letter, forget_customer,
-  delete_item, set_retention; or refund_at_provider.';
+  'The verb that did it, such as restock or refund_order; or refund_at_provider.';
 comment on column flashsale.history.item_id is 'The item, if it is about one.';
 comment on column flashsale.history.order_id is 'The order, if it is about one.';
-comment on column flashsale.history.before is 'What it was like before.';
-comment on column flashsale.history.after is 'What it was like after that.';
+comment on column flashsale.history.before is
+  'What it was like before; of an item, only the terms that have changed.';
+comment on column flashsale.history.after is
+  'What it was like after that; of an item, only the terms that have changed.';
 comment on column flashsale.history.reason is 'Why, in the words of the staff.';
 
 create or replace function flashsale.note_history(
@@ -41,6 +42,47 @@ $$;
 comment on function flashsale.note_history(text, text, bigint, jsonb, jsonb, text, integer) is
 $$Notes what somebody has done
 p_item_id: for what is not about an order.$$;
+
+-- What staff can change about an item. Everything but counters and what never changes, so that a
+-- term that is added one day is in the history too.
+create or replace function flashsale.terms_of(p_item flashsale_data.items) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp set timezone = 'UTC'
+as $$
+  select to_jsonb(p_item) - array[
+    'item_id', 'created_at', 'line', 'forfeited', 'now_serving', 'paid', 'gaps_in_line', 'settled',
+    'noted_ticket', 'noted_xid', 'noted_at']
+$$;
+
+comment on function flashsale.terms_of(flashsale_data.items) is
+$$An item without its counters, for the history$$;
+
+create or replace function flashsale.note_item(
+  p_action text, p_item_id integer, p_before flashsale_data.items, p_reason text, p_staff text)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_before jsonb;
+  v_after jsonb;
+begin
+  select
+    jsonb_object_agg(n.key, o.value) filter (where o.key is not null),
+    jsonb_object_agg(n.key, n.value)
+  into v_before, v_after
+  from flashsale_data.items i
+  cross join jsonb_each(flashsale.terms_of(i)) n
+  left join jsonb_each(flashsale.terms_of(p_before)) o on o.key = n.key
+  where i.item_id = p_item_id and n.value is distinct from o.value;
+  if v_after is not null then
+    perform flashsale.note_history(
+      coalesce(p_staff, session_user), p_action, null, v_before, v_after, p_reason, p_item_id);
+  end if;
+end
+$$;
+
+comment on function flashsale.note_item(text, integer, flashsale_data.items, text, text) is
+$$Notes which terms of an item a verb has changed, if any
+p_before: the item's row before; null: the item is new. p_staff: null: the login.$$;
 
 create or replace function flashsale.check_act(p_staff text, p_reason text) returns void
 language plpgsql immutable set search_path = pg_catalog, pg_temp

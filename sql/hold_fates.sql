@@ -101,6 +101,8 @@ create or replace function flashsale.end_settling(
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
+declare
+  v_quantity integer;
 begin
   update flashsale_data.orders o
   set
@@ -112,8 +114,10 @@ begin
       select from flashsale_data.payments p
       where p.order_id = p_order_id
         and p.payment_id is distinct from p_except_payment_id
-        and flashsale.can_be_paid(p.status, p.payable, p.opened_at, o.expires_at));
+        and flashsale.can_be_paid(p.status, p.payable, p.opened_at, o.expires_at))
+  returning o.quantity into v_quantity;
   if found then
+    perform flashsale.parts_follow(array[p_order_id]) where v_quantity > 1;
     perform flashsale.enqueue_mail('expired', array[p_order_id]);
   end if;
 end

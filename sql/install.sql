@@ -11,13 +11,13 @@
 --   orders     One row per ticket: a customer's claim on one unit. Every verb writes them.
 --   payments   One row per attempt to pay an order, from the moment at which the worker takes the
 --              attempt's job.
---   There are also order_keys (which order answered an Idempotency-Key), payment_events (what the
---   payment provider told us), tallies (changes of counters on their way to items), dead_letters
---   (jobs that were given up), sweepers (who swept when), sweep_failures (items whose sweep fails),
---   offline_references (what tills call their payments), provider_status (whether the payment
---   provider is down), history (what staff have done), retention (for how long what only grows is
---   kept) and deleting_items (items that are being deleted). The jobs themselves are in pgmq's
---   queues.
+--   There are also order_keys (which order answered an Idempotency-Key), request_keys (the keys of
+--   all other calls), payment_events (what the payment provider told us), tallies (changes of
+--   counters on their way to items), dead_letters (jobs that were given up), sweepers (who swept
+--   when), sweep_failures (items whose sweep fails), offline_references (what tills call their
+--   payments), provider_status (whether the payment provider is down), history (what staff have
+--   done), retention (for how long what only grows is kept) and deleting_items (items that are
+--   being deleted). The jobs themselves are in pgmq's queues.
 --
 -- THE LINE
 --   Each item has a sequence. An order takes the sequence's next number: its ticket. The order is
@@ -42,10 +42,11 @@
 --   number of times at once. Runners do the same one item per transaction: begin_sweep, sweep_item.
 --
 -- LOCK ORDER
---   order_keys, then orders, then payments. Only two verbs wait for several orders, both in the
---   order of (item, customer): reserve_many, which inserts keys and orders and locks holds that are
---   over, and extend_holds, which locks those that run. The other verbs wait for one order. Sweeps
---   lock many, by order_id or by deadline, but with skip locked, so that a sweep never waits.
+--   request_keys, order_keys, then orders, then payments. Only two verbs wait for several orders,
+--   both in the order of (item, customer): reserve_many, which inserts keys and orders and locks
+--   holds that are over, and extend_holds, which locks those that run. The other verbs wait for one
+--   order. Sweeps lock many, by order_id or by deadline, but with skip locked, so that a sweep
+--   never waits.
 --   There is one exception. Late money may buy a new order (buy_late): pay then inserts an order
 --   while it holds the old order and the payment. It can wait only for a transaction that is just
 --   inserting an order of the same customer and item. That one found the old order ended already.
@@ -85,14 +86,18 @@
 \ir order_ids.sql
 \ir issued_tickets.sql
 \ir history.sql
+\ir request_keys.sql
 \ir enqueue.sql
 \ir note_provider.sql
 \ir hold_fates.sql
+\ir groups.sql
 
 -- Customers: request a unit, look at orders, cancel
 \ir order_status.sql
 \ir orders_of.sql
 \ir orders_by_id.sql
+\ir orders_of_item.sql
+\ir fairness.sql
 \ir reserve.sql
 \ir reserve_many.sql
 \ir find_held.sql

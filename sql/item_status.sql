@@ -25,7 +25,10 @@ select
   i.created_at,
   least(s.swept_at, c.now) as as_of,
   i.settle_seconds,
-  i.refund_seconds
+  i.refund_seconds,
+  i.max_per_order,
+  coalesce(i.max_per_customer, i.max_per_order) as max_per_customer,
+  i.product
 from flashsale_data.items i
 -- The clock is read once per row: shut_by is inlined for a column, and not for a volatile function.
 cross join lateral (select flashsale.clock() as now) c
@@ -34,6 +37,7 @@ left join (select max(w.swept_at) as swept_at from flashsale_data.sweepers w) s 
 
 comment on view flashsale.item_status is
 $$Every item: its terms, its state and how many units are where
+Everything is counted in units; waiting counts the tickets of waiting orders, one per unit.
 available + reserved + paid = stock. available is exact; paid, reserved and waiting are as of the
 last sweep (as_of), so up to a second old.$$;
 
@@ -63,7 +67,8 @@ comment on column flashsale.item_status.available is
 comment on column flashsale.item_status.reserved is
   'Units that are held, settling ones included. As of as_of.';
 comment on column flashsale.item_status.paid is 'Units that are sold. As of as_of.';
-comment on column flashsale.item_status.waiting is 'Orders that wait for a unit. As of as_of.';
+comment on column flashsale.item_status.waiting is
+  'Units that waiting orders have asked for: their tickets. As of as_of.';
 comment on column flashsale.item_status.withdrawing is
   'Units that leave the sale as they come back.';
 comment on column flashsale.item_status.created_at is 'When the item was put on sale.';
@@ -72,6 +77,11 @@ comment on column flashsale.item_status.settle_seconds is
   'For how long after a deadline the provider is asked whether money came in time.';
 comment on column flashsale.item_status.refund_seconds is
   'For how long a customer may give a paid order back; null: never.';
+comment on column flashsale.item_status.max_per_order is 'How many units an order may be for.';
+comment on column flashsale.item_status.max_per_customer is
+  'How many units of its product a customer may have bought and asked for in all.';
+comment on column flashsale.item_status.product is
+  'The product that it is a variant of; null: none.';
 
 create or replace function flashsale.item_status(p_item_id integer) returns flashsale.item_status
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp

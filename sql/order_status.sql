@@ -20,11 +20,14 @@ select
   end as ended_at,
   coalesce(p.payment_id, case when f.unwritten then o.order_id end) as payment_id,
   coalesce(p.status::text, case when f.unwritten then 'requested' end) as payment_status,
-  coalesce(p.amount, case when f.unwritten then i.price end) as amount,
+  coalesce(p.amount, case when f.unwritten then i.price * coalesce(o.units, 1) end) as amount,
   coalesce(p.currency, case when f.unwritten then i.currency end) as currency,
   p.checkout_url,
   o.late_order_id,
-  p.reference
+  p.reference,
+  coalesce(o.quantity, case when o.status <> 'void' then 1 end) as quantity,
+  case when o.reserved_at is not null and f.status <> 'waiting' then coalesce(o.units, 1) end
+    as units
 from flashsale_data.orders o
 join flashsale_data.items i on i.item_id = o.item_id
 left join lateral (
@@ -51,10 +54,12 @@ cross join lateral (
         select from flashsale_data.payments a where a.payment_id = o.order_id)
     end as unwritten
   offset 0 -- keeps the planner from computing this once per use
-) f;
+) f
+where o.head_id is null;
 
 comment on view flashsale.order_status is
 $$Every order as its customer sees it, with its latest payment attempt
+An order for several units is one row, with its first ticket.
 A hold past its deadline shows as what it is then, whether or not a sweep has marked it: settling,
 expired, or waiting again.$$;
 
@@ -86,6 +91,9 @@ comment on column flashsale.order_status.late_order_id is
   'Of an expired order: the order that its late money has bought.';
 comment on column flashsale.order_status.reference is
   'Of an order that was paid offline: the till''s name of the payment.';
+comment on column flashsale.order_status.quantity is 'How many units were asked for; null: void.';
+comment on column flashsale.order_status.units is
+  'How many units it holds, has bought, or held last; null: it has never held any.';
 
 -- This has no settings, so that it is inlined.
 create or replace function flashsale.as_row(p_order_id bigint, p_outcome text)
@@ -95,7 +103,8 @@ as $$
   select
     p_outcome, o.order_id, o.item_id, o.customer_id, o.status, o.ticket, o.position, o.created_at,
     o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id, o.payment_status, o.amount,
-    o.currency, o.checkout_url, null::timestamptz, o.late_order_id, o.reference
+    o.currency, o.checkout_url, null::timestamptz, o.late_order_id, o.reference, o.quantity,
+    o.units
   from flashsale.order_status o
   where o.order_id = p_order_id
 $$;

@@ -8,7 +8,8 @@ as $$
     case when r.status = 'waiting' then o.position end, o.created_at,
     case when r.status <> 'waiting' then r.reserved_at end, r.expires_at, o.paid_at, r.ended_at,
     o.payment_id, o.payment_status, o.amount, o.currency, o.checkout_url, null::timestamptz,
-    o.late_order_id, o.reference
+    o.late_order_id, o.reference, o.quantity,
+    case when r.status <> 'waiting' and r.reserved_at is not null then coalesce(r.units, 1) end
   from flashsale.order_status o
   join flashsale_data.orders r on r.order_id = o.order_id
   where o.order_id = any (p_order_ids)

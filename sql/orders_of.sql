@@ -7,7 +7,8 @@ as $$
   select
     'found', o.order_id, o.item_id, o.customer_id, o.status, o.ticket, o.position, o.created_at,
     o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id, o.payment_status, o.amount,
-    o.currency, o.checkout_url, null::timestamptz, o.late_order_id, o.reference
+    o.currency, o.checkout_url, null::timestamptz, o.late_order_id, o.reference, o.quantity,
+    o.units
   from flashsale.order_status o
   where o.customer_id = p_customer_id
     and (p_before is null or (o.created_at, o.order_id) < (

@@ -140,6 +140,7 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_has_others boolean;
+  v_is_group boolean;
 begin
   with paid as (
     update flashsale_data.orders o
@@ -149,10 +150,10 @@ begin
     where o.order_id = p_order_id
       and o.status in ('reserved', 'settling')
       and o.expires_at > p_captured_at
-    returning o.order_id, o.item_id
+    returning o.order_id, o.item_id, o.quantity, o.units
   ), tallied as (
     insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
-    select p.item_id, 1, 0 from paid p
+    select p.item_id, coalesce(p.units, 1), 0 from paid p
   )
   update flashsale_data.payments p
   set
@@ -164,8 +165,11 @@ begin
     and p.status in ('requested', 'open', 'failed', 'voided')
   returning exists (
     select from flashsale_data.payments q
-    where q.order_id = p_order_id and q.payment_id <> p_payment_id)
-  into v_has_others;
+    where q.order_id = p_order_id and q.payment_id <> p_payment_id), paid.quantity > 1
+  into v_has_others, v_is_group;
+  if v_is_group then
+    perform flashsale.parts_follow(array[p_order_id]);
+  end if;
   if v_has_others then
     perform flashsale.enqueue_voids(array[p_order_id]);
   end if;
@@ -243,11 +247,10 @@ $$Refunds money that can't be used
 p_reason: wrong_amount, superseded, cancelled or late, as in payments.refund_reason. The payment's
 amount becomes what came, because that is what is refunded.$$;
 
--- Money that comes after the deadline may buy a unit that is free while nobody waits. Money that
--- comes after a cancellation never does. It takes a new ticket for that, like
--- any request, so that the line's arithmetic holds. Other requests may take the free units while
--- this runs. Then the ticket is above now_serving, no order is inserted, and fill finds the ticket
--- as a hole.
+-- Money that comes after the deadline may buy units that are free while nobody waits. Money that
+-- comes after a cancellation never does. It takes new tickets for that, like any request, so that
+-- the line's arithmetic holds. Other requests may take the free units while this runs. Then a
+-- ticket is above now_serving, no order is inserted, and fill finds the tickets as holes.
 create or replace function flashsale.buy_late(
   p_payment_id bigint,
   p_late flashsale_data.orders,
@@ -266,7 +269,7 @@ begin
     or p_late.status not in ('reserved', 'settling', 'expired')
     or flashsale.is_forgotten(p_late.customer_id) -- nobody would know of the order
     or flashsale.shut_by(v_item.opens_at, v_item.closes_at, v_item.paused, p_now) is not null
-    or pg_sequence_last_value(v_item.line) >= v_item.now_serving
+    or pg_sequence_last_value(v_item.line) + coalesce(p_late.units, 1) > v_item.now_serving
     or exists (
       select from flashsale_data.orders o
       where o.order_id between
@@ -286,24 +289,7 @@ begin
   then
     return null;
   end if;
-  with ticketed as materialized (
-    select nextval(v_item.line)::integer as ticket
-  ), bought as (
-    insert into flashsale_data.orders (
-      order_id, item_id, ticket, customer_id, status, created_at, reserved_at, expires_at, paid_at)
-    select
-      flashsale.order_id_of(v_item.item_id, t.ticket), v_item.item_id, t.ticket,
-      p_late.customer_id, 'paid', p_now, p_now,
-      p_now + v_item.hold_seconds * interval '1 second', p_now
-    from ticketed t
-    where t.ticket <= v_item.now_serving -- else other requests were faster
-    on conflict do nothing               -- the customer has another order by now
-    returning order_id, item_id
-  ), tallied as (
-    insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
-    select b.item_id, 1, 0 from bought b
-  )
-  select b.order_id into v_order_id from bought b;
+  v_order_id := flashsale.buy_anew(p_late, v_item, coalesce(p_late.units, 1), p_now);
   if v_order_id is null then
     return null;
   end if;
@@ -321,10 +307,73 @@ end
 $$;
 
 comment on function flashsale.buy_late(bigint, flashsale_data.orders, text, timestamptz) is
-$$Buys a new order with late money if a unit is free and nobody waits
+$$Buys a new order with late money if its units are free and nobody waits
 Returns null if not, or if the item's late_payment is not keep_if_free. The old order (p_late) then
 names the new one. The caller has locked the old order and the payment, and read p_now after
 that.$$;
+
+create or replace function flashsale.buy_anew(
+  p_late flashsale_data.orders,
+  p_item flashsale_data.items,
+  p_units integer,
+  p_now timestamptz)
+returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_found record;
+  v_order_id bigint;
+begin
+  if p_item.counts_units then -- the limits hold for late money too
+    select * into v_found
+    from flashsale.look_up_special(
+      p_item.item_id, p_late.customer_id, null, null, true, p_units, p_units, p_now, null);
+    if v_found.outcome is not null
+      or v_found.order_id is not null and v_found.in_the_way is not true
+    then
+      return null;
+    end if;
+    perform flashsale.end_overdue(array[v_found.order_id]) where v_found.in_the_way;
+  end if;
+  with ticketed as materialized (
+    select array(
+      select nextval(p_item.line)::integer from generate_series(1, p_units)) as tickets
+  ), bought as (
+    insert into flashsale_data.orders (
+      order_id, item_id, ticket, customer_id, status, created_at, reserved_at, expires_at, paid_at,
+      product_id, quantity, units)
+    select
+      flashsale.order_id_of(p_item.item_id, t.tickets[1]), p_item.item_id, t.tickets[1],
+      p_late.customer_id, 'paid', p_now, p_now,
+      p_now + p_item.hold_seconds * interval '1 second', p_now, p_item.product_id,
+      nullif(p_units, 1), nullif(p_units, 1)
+    from ticketed t
+    where t.tickets[p_units] <= p_item.now_serving -- else other requests were faster
+    on conflict do nothing -- the customer has another order by now
+    returning order_id, item_id
+  ), parts as (
+    insert into flashsale_data.orders (
+      order_id, item_id, ticket, status, created_at, reserved_at, paid_at, head_id, product_id)
+    select
+      flashsale.order_id_of(b.item_id, n.ticket), b.item_id, n.ticket, 'paid', p_now, p_now, p_now,
+      b.order_id, p_item.product_id
+    from bought b
+    cross join ticketed t
+    cross join unnest(t.tickets[2:]) n (ticket)
+  ), tallied as (
+    insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
+    select b.item_id, p_units, 0 from bought b
+  )
+  select b.order_id into v_order_id from bought b;
+  return v_order_id;
+end
+$$;
+
+comment on function flashsale.buy_anew(
+  flashsale_data.orders, flashsale_data.items, integer, timestamptz) is
+$$Inserts the paid order that late money buys, with new tickets
+Returns null if its customer has another order, or as many units as they may have, or if other
+requests were faster.$$;
 
 create or replace function flashsale.keep_stray(
   p_session_id text, p_amount bigint, p_currency text, p_now timestamptz)

@@ -2,7 +2,11 @@
 -- the till instead of a session, and no job can refund it. A session that is still open may bring
 -- money too, which goes back: the order is paid.
 create or replace function flashsale.pay_offline(
-  p_order_id bigint, p_reference text, p_staff text default null)
+  p_order_id bigint,
+  p_reference text,
+  p_staff text default null,
+  p_reason text default null,
+  p_idempotency_key text default null)
 returns flashsale.order_row
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -11,13 +15,18 @@ declare
   v_order flashsale_data.orders;
   v_now timestamptz;
 begin
-  perform flashsale.check_act(p_staff, 'paid');
+  perform flashsale.check_act(p_staff, coalesce(p_reason, 'none'));
   if flashsale.is_text(p_reference, 255) is not true then
     raise exception 'A payment at a till needs a reference.' using
       errcode = 'RV302', constraint = 'bad_value',
       detail = format('a reference of %s characters', coalesce(length(p_reference), 0)),
       hint = 'Pass the till''s own name of this payment: 1 to 255 characters, and no control '
         'characters.';
+  end if;
+  if flashsale.is_repeated('', p_idempotency_key, 'pay_offline',
+    jsonb_build_object('order_id', p_order_id, 'reference', p_reference))
+  then
+    return flashsale.answer(p_order_id, 'repeated');
   end if;
   perform flashsale.order_status(p_order_id);
   select o.* into v_order
@@ -36,34 +45,39 @@ begin
     update flashsale_data.orders o
     set status = 'paid', paid_at = v_now
     where o.order_id = p_order_id and o.status = 'reserved'
-    returning o.order_id, o.item_id
+    returning o.order_id, o.item_id, o.units
   ), tallied as (
     insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
-    select p.item_id, 1, 0 from paid p
+    select p.item_id, coalesce(p.units, 1), 0 from paid p
   )
   insert into flashsale_data.payments (
     order_id, amount, currency, status, requested_at, ended_at, captured_at, reference)
-  select p.order_id, i.price, i.currency, 'succeeded', v_now, v_now, v_now, p_reference
+  select
+    p.order_id, i.price * coalesce(p.units, 1), i.currency, 'succeeded', v_now, v_now, v_now,
+    p_reference
   from paid p
   join flashsale_data.items i on i.item_id = p.item_id;
+  perform flashsale.parts_follow(array[p_order_id]) where v_order.quantity > 1;
   perform
     flashsale.enqueue_voids(array[p_order_id]),
     flashsale.enqueue_mail('paid', array[p_order_id]),
     flashsale.note_history(
       coalesce(p_staff, session_user), 'pay_offline', p_order_id, '{"status": "reserved"}',
-      jsonb_build_object('status', 'paid', 'reference', p_reference), null);
+      jsonb_build_object('status', 'paid', 'reference', p_reference), p_reason);
   return flashsale.answer(p_order_id, 'paid');
 end
 $$;
 
-comment on function flashsale.pay_offline(bigint, text, text) is
+comment on function flashsale.pay_offline(bigint, text, text, text, text) is
 $$Records that a till has taken the money for a reserved order
 p_reference: the till's own name of this payment, 1 to 255 characters, unique: the same call again
-changes nothing. p_staff: who, for history, 1 to 128 characters; null: the login. The order's open
+changes nothing. p_staff: who, for history, 1 to 128 characters; null: the login. p_reason: why, 1
+to 1,000 characters or null. p_idempotency_key: 1 to 255 characters or null. The order's open
 sessions are voided, and money that comes through them goes back.
-Outcomes: paid; already_paid (by this reference).
+Outcomes: paid; already_paid (by this reference); repeated (with this key: the order as it is now).
 Errors: RV102 unknown order, RV203 it is not reserved, or its deadline has passed, RV206 the
-reference is another payment's, RV302 not a reference or a name.$$;
+reference is another payment's, RV302 a reference, a name, a reason or a key that is too short or
+too long, RV304 the key was used for another request.$$;
 
 create or replace function flashsale.known_reference(p_order_id bigint, p_reference text)
 returns flashsale.order_row

@@ -8,7 +8,8 @@
 --    now_serving), it is counted into items.forfeited and marked as recycled. now_serving is
 --    stock + forfeited, so the line moves by one ticket per recycled order.
 -- 3. If the item is open, and the payment provider is not down, the waiting orders that now_serving
---    has reached get their holds, the lowest tickets first (grant_holds).
+--    has reached get their holds, the lowest tickets first: grant_holds, and serve_groups for those
+--    that asked for several units.
 --
 -- Why this is safe when many sweeps and many customers are at work at once:
 --
@@ -39,6 +40,7 @@ declare
   v_now timestamptz;
   v_shut_by text;
   v_moved record;
+  v_groups record;
 begin
   recycled := 0;
   promoted := 0;
@@ -61,15 +63,22 @@ begin
   v_item.now_serving := v_moved.now_serving;
   if v_shut_by is null then
     promoted := flashsale.grant_holds(v_item, p_limit);
+    if v_item.highest_limit > 1 then
+      v_groups := flashsale.serve_groups(v_item, p_limit);
+      promoted := promoted + v_groups.promoted;
+      unserved := v_groups.unserved;
+    end if;
   end if;
-  more := greatest(unserved, recycled, promoted) >= p_limit;
+  more := greatest(unserved, recycled, promoted) >= p_limit
+    or v_shut_by is null and unserved > 0; -- their units move on
 end
 $$;
 
 comment on function flashsale.promote(integer, integer) is
 $$Serves an item's line: recycles forfeits and grants holds, by ticket
 Each hold gets its full window (hold_seconds) and its payment job in this transaction. After
-closes_at the line ends instead: waiting orders become unserved. While the item is paused or not yet
+closes_at the line ends instead: waiting orders become unserved. So do orders for several units of
+which too few have come hold_seconds after the first one. While the item is paused or not yet
 open, or the payment provider is down, nobody is promoted; and after an outage that leaves too much
 to do, only as many as can get a session in time. p_limit: at most so many orders of each kind;
 more: call again at once.
@@ -82,14 +91,15 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_unserved bigint[];
-  v_gaps integer; -- those that have never held a unit
+  v_gaps integer; -- tickets of those that have never held a unit
+  v_groups bigint[]; -- those that are for several units
 begin
   with leaving as (
     select o.order_id
     from flashsale_data.orders o
     where o.order_id between
         flashsale.order_id_of(p_item_id, 0) and flashsale.order_id_of(p_item_id, 2147483647)
-      and o.status = 'waiting'
+      and o.status = 'waiting' and o.head_id is null
     order by o.order_id
     limit p_limit
     for update skip locked
@@ -97,11 +107,15 @@ begin
     update flashsale_data.orders o
     set status = 'unserved', ended_at = p_now
     where o.order_id = any (array(select l.order_id from leaving l)) and o.status = 'waiting'
-    returning o.order_id, o.reserved_at
+    returning o.order_id, o.reserved_at, o.quantity
   )
-  select array_agg(l.order_id order by l.order_id), count(*) filter (where l.reserved_at is null)
-  into v_unserved, v_gaps
+  select
+    array_agg(l.order_id order by l.order_id),
+    sum(coalesce(l.quantity, 1)) filter (where l.reserved_at is null),
+    array_agg(l.order_id) filter (where l.quantity > 1)
+  into v_unserved, v_gaps, v_groups
   from left_out l;
+  perform flashsale.parts_follow(v_groups) where v_groups is not null;
   update flashsale_data.items i set gaps_in_line = i.gaps_in_line + v_gaps
   where i.item_id = p_item_id and v_gaps > 0;
   perform flashsale.enqueue_mail('unserved', v_unserved);
@@ -195,7 +209,7 @@ begin
     where o.order_id between
         flashsale.order_id_of(p_item.item_id, 0)
         and flashsale.order_id_of(p_item.item_id, p_item.now_serving)
-      and o.status = 'waiting'
+      and o.status = 'waiting' and o.quantity is null and o.head_id is null -- see serve_groups
     order by o.order_id
     limit p_limit
     for update skip locked
@@ -225,7 +239,7 @@ end
 $$;
 
 comment on function flashsale.grant_holds(flashsale_data.items, integer) is
-$$Reserves a unit for each waiting order that the line has reached
+$$Reserves a unit for each waiting order for one that the line has reached
 The caller has locked the item; p_item.now_serving is up to date. Returns how many, at most p_limit,
 the lowest tickets first.$$;
 
@@ -280,8 +294,11 @@ declare
 begin
   with again as (
     insert into flashsale_data.payments (order_id, amount, currency, requested_at)
-    select o.order_id, i.price, i.currency, p_now
+    select o.order_id, i.price * coalesce(b.units, 1), i.currency, p_now
     from unnest(p_order_ids) o (order_id)
+    cross join lateral (
+      select a.units from flashsale_data.orders a where a.order_id = o.order_id limit 1
+    ) b
     join flashsale_data.items i on i.item_id = flashsale.item_of(o.order_id)
     where o.order_id = any (p_again)
     order by o.order_id

@@ -6,9 +6,11 @@
 -- The runners visit in each round (begin_sweep). A visit never waits: rows are locked with skip
 -- locked, and a row that is left out has its turn a day later.
 create or replace function flashsale.kinds_kept() returns table (kind text, days integer)
-language sql immutable parallel safe rows 4 set search_path = pg_catalog, pg_temp
+language sql immutable parallel safe rows 5 set search_path = pg_catalog, pg_temp
 as $$
-  values ('keys', 90), ('payment_events', 180), ('dead_mail', 90), ('history', null::integer)
+  values
+    ('keys', 90), ('request_keys', 90), ('payment_events', 180), ('dead_mail', 90),
+    ('history', null::integer)
 $$;
 
 comment on function flashsale.kinds_kept() is
@@ -43,6 +45,8 @@ begin
   if v_walk.kind = 'keys' then
     v_step := flashsale.purge_keys(
       v_walk.walked_to, v_now - v_walk.days * interval '1 day', v_limit);
+  elsif v_walk.kind = 'request_keys' then
+    v_step := flashsale.purge_request_keys(v_now - v_walk.days * interval '1 day', v_limit);
   elsif v_walk.kind = 'payment_events' then
     v_step := flashsale.purge_payment_events(
       v_walk.walked_to, v_now - v_walk.days * interval '1 day', v_limit);
@@ -119,6 +123,31 @@ $$A step through the keys: deletes those of orders that ended before
 An order has ended when nothing can come of it any more, or when it was paid. Later a retry of that
 request is a new request. Returns how many keys were deleted, and the last one seen; null: there are
 no more.$$;
+
+create or replace function flashsale.purge_request_keys(
+  p_before timestamptz, p_limit integer, out purged integer, out walked_to text[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+begin
+  with old as (
+    select k.scope, k.idempotency_key
+    from flashsale_data.request_keys k
+    where k.created_at < p_before -- by its index
+    order by k.created_at
+    limit p_limit
+    for update skip locked
+  )
+  delete from flashsale_data.request_keys k
+  using old o
+  where k.scope = o.scope and k.idempotency_key = o.idempotency_key;
+  get diagnostics purged = row_count;
+  walked_to := case when purged = p_limit then '{}'::text[] end;
+end
+$$;
+
+comment on function flashsale.purge_request_keys(timestamptz, integer) is
+$$Deletes the oldest keys of other calls, those from before
+Returns how many, and an empty array: there are more; null: there are none.$$;
 
 create or replace function flashsale.purge_payment_events(
   p_after text[], p_before timestamptz, p_limit integer, out purged integer, out walked_to text[])

@@ -37,27 +37,27 @@ comment on function flashsale.is_request(text, text) is
 $$Whether these can be the customer and the key of a request
 A customer has 1 to 128 characters of printable ASCII, an idempotency key 1 to 255 or is null.$$;
 
-create or replace function flashsale.order_of_key(
-  p_item_id integer, p_customer_id text, p_idempotency_key text, out order_id bigint)
-returns setof bigint
+create or replace function flashsale.key_of(
+  p_item_id integer, p_customer_id text, p_idempotency_key text)
+returns setof flashsale_data.order_keys
 language sql stable rows 1
 as $$
-  select k.order_id
+  select k.*
   from flashsale_data.order_keys k
   where k.customer_id = p_customer_id
     and k.item_id = p_item_id
     and k.idempotency_key = p_idempotency_key
 $$;
 
-comment on function flashsale.order_of_key(integer, text, text) is
-$$The order that an Idempotency-Key led to before; no row: the key is new$$;
+comment on function flashsale.key_of(integer, text, text) is
+$$What an Idempotency-Key asked for and led to before; no row: it is new$$;
 
 -- Looks up everything about a request that can be known before it takes a ticket.
 create or replace function flashsale.look_up(
   p_item_id integer,
   p_customer_id text,
   p_idempotency_key text,
-  p_order_id bigint, -- the order that the key leads to, if the key is known already
+  p_is_special boolean, -- it asks for several units, or its key is known already
   p_wait boolean,
   p_now timestamptz)
 returns table (
@@ -69,13 +69,14 @@ returns table (
   hold_seconds integer,
   price bigint,
   currency text,
-  opens_at timestamptz)
+  opens_at timestamptz,
+  product_id integer)
 language sql stable rows 1
 as $$
   select
     case
+      when p_is_special or i.counts_units then 'special'
       when not flashsale.is_request(p_customer_id, p_idempotency_key) then 'invalid'
-      when p_order_id is not null then 'existing'
       when o.order_id is null then coalesce(
         flashsale.shut_by(i.opens_at, i.closes_at, i.paused, p_now),
         case
@@ -84,21 +85,25 @@ as $$
       when p_idempotency_key is null and not (o.status = 'reserved' and o.expires_at <= p_now)
         then 'existing'
     end,
-    coalesce(p_order_id, o.order_id),
-    i.line, i.now_serving, t.ticket_limit, i.hold_seconds, i.price, i.currency, i.opens_at
+    o.order_id,
+    i.line, i.now_serving, t.ticket_limit, i.hold_seconds, i.price, i.currency, i.opens_at,
+    i.product_id
   from flashsale_data.items i
   cross join lateral (
     select flashsale.ticket_limit_for(p_wait, i.now_serving, i.gaps_in_line, i.max_waiting)
       as ticket_limit
   ) t
   left join flashsale_data.orders o
-    on o.item_id = p_item_id and o.customer_id = p_customer_id and o.ended_at is null
+    on coalesce(o.product_id, o.item_id) = p_item_id and o.customer_id = p_customer_id
+      and o.ended_at is null and o.may_buy_again is null
   where i.item_id = p_item_id
 $$;
 
-comment on function flashsale.look_up(integer, text, text, bigint, boolean, timestamptz) is
+comment on function flashsale.look_up(integer, text, text, boolean, boolean, timestamptz) is
 $$What is known of a request for a unit before it takes a ticket
-No row: there is no such item. If outcome is null, a request without an order_id may take a ticket;
+No row: there is no such item. If outcome is special, look_up_special decides, because this takes
+more than one look: several units, a known key, a product, or a limit above 1. If outcome is null,
+a request without an order_id may take a ticket;
 with one, the customer has this order, but something has to be done first: end it, if it is a hold
 past its deadline, or else record the new key.$$;
 
@@ -170,7 +175,8 @@ as $$
   select row(
     p_outcome, null, p_item_id, p_customer_id, null, null, null, null, null, null, null, null,
     null, null, null, null, null,
-    case when p_outcome = 'not_open' then p_opens_at end, null, null)::flashsale.order_row
+    case when p_outcome = 'not_open' then p_opens_at end, null, null, null, null
+  )::flashsale.order_row
 $$;
 
 comment on function flashsale.refused(text, integer, text, timestamptz) is
@@ -191,7 +197,7 @@ as $$
   select row(
     'reserved', p_order_id, p_item_id, p_customer_id, 'reserved', flashsale.ticket_of(p_order_id),
     null, p_now, p_now, p_expires_at, null, null, p_order_id, 'requested', p_price, p_currency,
-    null, null, null, null)::flashsale.order_row
+    null, null, null, null, 1, 1)::flashsale.order_row
 $$;
 
 comment on function flashsale.reserved(
@@ -210,7 +216,7 @@ as $$
   select row(
     'waiting', p_order_id, p_item_id, p_customer_id, 'waiting', flashsale.ticket_of(p_order_id),
     flashsale.ticket_of(p_order_id) - p_now_serving, p_now, null, null, null, null, null, null,
-    null, null, null, null, null, null)::flashsale.order_row
+    null, null, null, null, null, null, 1, null)::flashsale.order_row
 $$;
 
 comment on function flashsale.waiting(bigint, integer, text, timestamptz, integer) is
@@ -223,7 +229,7 @@ $$The answer to a request that has just joined the line$$;
 -- up each expression anew in each transaction, which costs as much as an index probe.
 create or replace function flashsale.reserve(
   p_item_id integer, p_customer_id text, p_idempotency_key text default null,
-  p_wait boolean default true)
+  p_wait boolean default true, p_quantity integer default 1, p_min_quantity integer default null)
 returns flashsale.order_row
 language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
@@ -238,17 +244,17 @@ declare
   v_currency text;
   v_opens_at timestamptz;
   v_ticket integer;
-  v_order_id bigint;
+  v_order_id bigint; -- until look_up: that of the key
   v_expires_at timestamptz; -- of the new order, if it is a hold that begins now
 begin
   if p_idempotency_key is not null then
     select k.order_id into v_order_id
-    from flashsale.order_of_key(p_item_id, p_customer_id, p_idempotency_key) k;
+    from flashsale.key_of(p_item_id, p_customer_id, p_idempotency_key) k;
   end if;
   select l.* into v_outcome, v_order_id, v_line, v_now_serving, v_ticket_limit, v_hold_seconds,
     v_price, v_currency, v_opens_at
-  from flashsale.look_up(p_item_id, p_customer_id, p_idempotency_key, v_order_id, p_wait, v_now) l;
-
+  from flashsale.look_up(p_item_id, p_customer_id, p_idempotency_key,
+    p_quantity <> 1 or p_min_quantity <> 1 or v_order_id is not null, p_wait, v_now) l;
   if v_outcome is null and v_order_id is null then
     -- The transaction gets its id before it takes a ticket. fill relies on that.
     v_ticket := case when pg_current_xact_id() is not null then nextval(v_line) end;
@@ -257,14 +263,14 @@ begin
   elsif v_outcome in ('closed', 'paused', 'not_open', 'sold_out') then
     return flashsale.refused(v_outcome, p_item_id, p_customer_id, v_opens_at);
   end if;
-
   if v_ticket <= v_ticket_limit then
     if p_idempotency_key is not null then
-      insert into flashsale_data.order_keys (customer_id, item_id, idempotency_key, order_id)
+      insert into flashsale_data.order_keys (customer_id, item_id, idempotency_key, order_id, wait)
       values (p_customer_id, p_item_id, p_idempotency_key,
-        flashsale.order_id_of(p_item_id, v_ticket)) on conflict do nothing;
+        flashsale.order_id_of(p_item_id, v_ticket), p_wait is not false) on conflict do nothing;
       if not found then -- a duplicate of this request came first
-        return flashsale.reserve_in_batch(p_item_id, p_customer_id, p_idempotency_key, p_wait);
+        return flashsale.reserve_in_batch(
+          p_item_id, p_customer_id, p_idempotency_key, p_wait, p_quantity, p_min_quantity);
       end if;
     end if;
     insert into flashsale_data.orders as o (
@@ -272,10 +278,10 @@ begin
     select n.* from flashsale.new_order(
       p_item_id, v_ticket, p_customer_id, v_now,
       case when v_ticket <= v_now_serving then v_now + v_hold_seconds * interval '1 second' end) n
-    on conflict (item_id, customer_id) where ended_at is null do nothing
-    returning o.order_id,
-      case when not flashsale.is_late(v_now, flashsale.clock()) then o.expires_at end
-    into v_order_id, v_expires_at;
+    on conflict (coalesce(product_id, item_id), customer_id)
+      where ended_at is null and may_buy_again is null do nothing
+    returning o.order_id, case when not flashsale.is_late(v_now, flashsale.clock())
+      then o.expires_at end into v_order_id, v_expires_at;
     if v_expires_at is not null then
       insert into pgmq.q_payments (vt, message) -- as enqueue_payment_jobs does
       values (clock_timestamp(), jsonb_build_object('kind', 'open', 'payment_id', v_order_id));
@@ -287,19 +293,25 @@ begin
       return flashsale.reserved_after_a_wait(v_order_id);
     end if;
   end if;
-  return flashsale.reserve_in_batch(p_item_id, p_customer_id, p_idempotency_key, p_wait);
+  return flashsale.reserve_in_batch(
+    p_item_id, p_customer_id, p_idempotency_key, p_wait, p_quantity, p_min_quantity);
 end
 $$;
 
-comment on function flashsale.reserve(integer, text, text, boolean) is
-$$Requests a unit of an item: a reservation, or a place in the line
+comment on function flashsale.reserve(integer, text, text, boolean, integer, integer) is
+$$Requests units of an item: a reservation, or a place in the line
 p_customer_id: 1 to 128 characters of printable ASCII, without spaces at the ends.
 p_idempotency_key: 1 to 255 such characters or null; the same item, customer and key always get the
-same order. p_wait: false refuses rather than join the line.
-Outcomes: reserved; waiting; existing (the order that the customer already has); not_open (retry_at
-says when it opens), closed, paused, sold_out (or the line is full), which take no ticket and write
-nothing. Errors: RV101 unknown item, RV301 not a customer or a key, 40001 too many requests of this
-customer met: call again.$$;
+same order, if they ask for the same. p_wait: false refuses rather
+than join the line. p_quantity: how many units, 1 up to the item's max_per_order. p_min_quantity:
+with fewer the customer would rather have none, 1 to p_quantity; null: they want all of them.
+Outcomes: reserved; waiting; existing (the order that the customer already has; if they have paid
+for all that they may have, the latest of those). These take no ticket and write nothing: not_open
+(retry_at says when it opens), closed, paused, sold_out (or the line is full), has_other_order (the
+customer has an open order of another item of this product: order_id), too_many (more than
+max_per_order, or than max_per_customer leaves), key_reused (the key asked for something else
+before). Errors: RV101 unknown item, RV301 a customer or key that is too short or too long, or a
+quantity that is not possible, 40001 too many requests of this customer met: call again.$$;
 
 create or replace function flashsale.reserved_after_a_wait(p_order_id bigint)
 returns flashsale.order_row
@@ -316,7 +328,8 @@ comment on function flashsale.reserved_after_a_wait(bigint) is
 $$The rest of reserve: a hold whose insert has waited for a duplicate$$;
 
 create or replace function flashsale.reserve_in_batch(
-  p_item_id integer, p_customer_id text, p_idempotency_key text, p_wait boolean)
+  p_item_id integer, p_customer_id text, p_idempotency_key text, p_wait boolean,
+  p_quantity integer, p_min_quantity integer)
 returns flashsale.order_row
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -326,21 +339,25 @@ begin
   perform flashsale.release_keys(
     array[p_item_id], array[p_customer_id], array[p_idempotency_key], array[null]);
   select * into v_row from flashsale.reserve_many(
-    array[p_item_id], array[p_customer_id], array[p_idempotency_key], array[p_wait]);
+    array[p_item_id], array[p_customer_id], array[p_idempotency_key], array[p_wait],
+    array[p_quantity], array[p_min_quantity]);
   if v_row.outcome = 'unknown_item' then
     perform flashsale.raise_unknown_item(p_item_id);
   elsif v_row.outcome = 'invalid' then
     raise exception 'This is not a request for a unit.' using
       errcode = 'RV301', constraint = 'bad_value',
-      detail = format('item_id %s, a customer of %s characters, a key of %s characters',
-        p_item_id, coalesce(length(p_customer_id), 0), coalesce(length(p_idempotency_key), 0)),
+      detail = format(
+        'item_id %s, a customer of %s characters, a key of %s characters, %s units, at least %s',
+        p_item_id, coalesce(length(p_customer_id), 0), coalesce(length(p_idempotency_key), 0),
+        p_quantity, p_min_quantity),
       hint = 'Customers have 1 to 128 characters of printable ASCII, idempotency keys 1 to 255, '
-        'and neither has spaces at its ends.';
+        'and neither has spaces at its ends. quantity is at least 1, min_quantity is 1 to '
+        'quantity.';
   end if;
   return v_row;
 end
 $$;
 
-comment on function flashsale.reserve_in_batch(integer, text, text, boolean) is
+comment on function flashsale.reserve_in_batch(integer, text, text, boolean, integer, integer) is
 $$The rest of reserve: a request that needs more than plain statements
-Errors: RV101 unknown item, RV301 not a customer or a key, and 40001 from reserve_many.$$;
+Errors: RV101 unknown item, RV301 it can't be a request, and 40001 from reserve_many.$$;

@@ -1,7 +1,17 @@
-create or replace function flashsale.resume_item(p_item_id integer) returns flashsale.item_status
-language sql security definer set search_path = pg_catalog, pg_temp
-as $$ select * from flashsale.change_item(p_item_id, '{"paused": false}') $$;
+create or replace function flashsale.resume_item(
+  p_item_id integer, p_reason text default null, p_staff text default null)
+returns flashsale.item_status
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform flashsale.check_act(p_staff, coalesce(p_reason, 'none'));
+  perform flashsale.apply_changes('resume_item', p_item_id, '{"paused": false}', p_reason, p_staff);
+  return flashsale.item_status(p_item_id);
+end
+$$;
 
-comment on function flashsale.resume_item(integer) is
+comment on function flashsale.resume_item(integer, text, text) is
 $$Ends the pause of an item; the next sweep serves its line
-Returns the item. Errors: RV101 unknown item.$$;
+p_reason and p_staff: why, 1 to 1,000 characters, and who, 1 to 128, for history; null: no reason,
+and the login. Returns the item.
+Errors: RV101 unknown item, RV302 a reason or a name that is too short or too long.$$;

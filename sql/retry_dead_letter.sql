@@ -1,4 +1,6 @@
-create or replace function flashsale.retry_dead_letter(p_dead_letter_id bigint) returns bigint
+create or replace function flashsale.retry_dead_letter(
+  p_dead_letter_id bigint, p_reason text default null, p_staff text default null)
+returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
@@ -6,6 +8,7 @@ declare
   v_letter flashsale_data.dead_letters;
   v_payment flashsale_data.payments;
 begin
+  perform flashsale.check_act(p_staff, coalesce(p_reason, 'none'));
   delete from flashsale_data.dead_letters d
   where d.dead_letter_id = p_dead_letter_id
   returning * into v_letter;
@@ -29,17 +32,19 @@ begin
       v_payment.payment_id, format('the payment is %s by now', v_payment.status));
   end if;
   perform flashsale.note_history(
-    session_user, 'retry_dead_letter', v_payment.order_id, to_jsonb(v_letter) - 'message',
-    v_letter.message, null);
+    coalesce(p_staff, session_user), 'retry_dead_letter', v_payment.order_id,
+    to_jsonb(v_letter) - 'message', v_letter.message, p_reason);
   return (select s.msg_id from pgmq.send(v_letter.queue, v_letter.message) s (msg_id));
 end
 $$;
 
-comment on function flashsale.retry_dead_letter(bigint) is
+comment on function flashsale.retry_dead_letter(bigint, text, text) is
 $$Puts a dead letter back into its queue; returns the new job's id
 A payment that could not be opened is revived by another attempt, if its hold still runs and no
-other attempt is under way.
-Errors: RV103 no such dead letter, RV208 there is nothing to revive any more; detail says why.$$;
+other attempt is under way. p_reason and p_staff: why, 1 to 1,000 characters, and who, 1 to 128, for
+history; null: no reason, and the login.
+Errors: RV103 no such dead letter, RV208 there is nothing to revive any more; detail says why, RV302
+a reason or a name that is too short or too long.$$;
 
 create or replace function flashsale.revive_payment(p_order_id bigint) returns jsonb
 language plpgsql volatile set search_path = pg_catalog, pg_temp

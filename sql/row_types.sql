@@ -2,7 +2,8 @@
 -- can't be replaced.
 comment on type flashsale.order_row is
 $$What the order functions return: an outcome, and the order as it is
-A refusal (outcome not_open, closed, paused, sold_out, unknown_item or invalid) has no order_id.$$;
+A refusal (outcome not_open, closed, paused, sold_out, too_many, key_reused, unknown_item or
+invalid) has no order_id. That of has_other_order names the other order, and nothing else of it.$$;
 
 comment on column flashsale.order_row.outcome is
   'The result of this call; the comment on the function lists the possible outcomes.';
@@ -35,6 +36,10 @@ comment on column flashsale.order_row.late_order_id is
   'Of an expired order: the order that its late money has bought.';
 comment on column flashsale.order_row.reference is
   'Of an order that was paid offline: the till''s name of the payment.';
+
+comment on column flashsale.order_row.quantity is 'How many units were asked for.';
+comment on column flashsale.order_row.units is
+  'How many units it holds, has bought, or held last; null: it has never held any.';
 
 comment on type flashsale.moment is
 $$A time as an argument: a timestamptz, never one without a time zone$$;
@@ -71,3 +76,17 @@ comment on column flashsale.notification_job.message is
   'An object: kind (reserved, your_turn, paid, paid_late, expired, cancelled, refunded,
   order_refunded or unserved), order_id (as text), item_id, item_name, customer_id, expires_at,
   checkout_url and could_pay.';
+
+comment on type flashsale.fairness_row is
+$$A ticket in the report that customers may see$$;
+
+comment on column flashsale.fairness_row.ticket is 'The place in the line, from 1.';
+comment on column flashsale.fairness_row.customer is
+  'Who has it: the customer who looks, in full, the beginning of all others; null: void.';
+comment on column flashsale.fairness_row.is_you is 'Whether it is the customer who looks.';
+comment on column flashsale.fairness_row.status is 'The order''s status, as in order_status.';
+comment on column flashsale.fairness_row.asked_at is 'When the customer asked.';
+comment on column flashsale.fairness_row.served_at is
+  'When a unit was set aside; null: it has not been, or was lost to an outage.';
+comment on column flashsale.fairness_row.ended_at is
+  'When it ended without a sale, or was refunded.';

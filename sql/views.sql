@@ -31,7 +31,7 @@ select
   flashsale.clock() - o.created_at as waited
 from flashsale_data.orders o
 join flashsale_data.items i on i.item_id = o.item_id
-where o.status = 'waiting';
+where o.status = 'waiting' and o.head_id is null;
 
 comment on view flashsale.waiting_line is
 $$Waiting orders, with their positions and how long they have waited
@@ -61,7 +61,8 @@ where p.status in ('requested', 'refund_due')
   or (p.status = 'open' and (o.status <> 'reserved' or o.expires_at <= flashsale.clock()))
 union all
 select
-  o.order_id, o.order_id, 'requested', i.price, i.currency, null, o.reserved_at,
+  o.order_id, o.order_id, 'requested', i.price * coalesce(o.units, 1), i.currency, null,
+  o.reserved_at,
   flashsale.clock() - o.reserved_at, 'reserved'
 from flashsale_data.orders o
 join flashsale_data.items i on i.item_id = o.item_id
@@ -389,8 +390,8 @@ cross join lateral (values
 group by t.status;
 
 comment on view flashsale.status_totals is
-$$How many orders are in which state over all items, up to a second old
-other: ended without a sale, or just being made.$$;
+$$How many tickets are in which state over all items, up to a second old
+An order has one ticket per unit. other: ended without a sale, or just being made.$$;
 
 comment on column flashsale.status_totals.status is 'waiting, reserved, paid or other.';
-comment on column flashsale.status_totals.orders is 'How many orders.';
+comment on column flashsale.status_totals.orders is 'How many tickets.';

@@ -91,15 +91,17 @@ select 'an order makes sense', o.item_id, o.order_id, format('%s', o)
 from flashsale_data.orders o
 where o.order_id <> flashsale.order_id_of(o.item_id, o.ticket)
   or o.ticket < 1
-  or (o.customer_id is null) <> (o.status = 'void')
+  or (o.customer_id is null) <> (o.status = 'void' or o.head_id is not null)
   or length(o.customer_id) not between 1 and 128
   or o.reserved_at is null and o.expires_at is not null
   or o.expires_at <= o.reserved_at
   or o.expires_at is null and o.status in ('reserved', 'settling', 'paid', 'refunded', 'expired')
+    and o.head_id is null
   or o.expires_at is not null and o.status in ('waiting', 'unserved')
   or o.status = 'expired' and o.ended_at < o.expires_at
   or o.status = 'refunded' and o.ended_at < o.paid_at
-  or (o.status = 'settling') <> (o.settle_until is not null)
+  or (o.status = 'settling' and o.head_id is null) <> (o.settle_until is not null)
+  or o.may_buy_again and o.status not in ('paid', 'refunded')
   or o.settle_until < o.expires_at
   or o.late_order_id is not null and (o.status <> 'expired' or not exists (
     select from flashsale_data.orders b
@@ -109,7 +111,7 @@ where o.order_id <> flashsale.order_id_of(o.item_id, o.ticket)
 union all
 select 'paid means paid for', o.item_id, o.order_id, 'paid without exactly one successful payment'
 from flashsale_data.orders o
-where o.status = 'paid'
+where o.status = 'paid' and o.head_id is null
   and 1 <> (
     select count(*) from flashsale_data.payments p
     where p.order_id = o.order_id and p.status = 'succeeded')
@@ -122,7 +124,7 @@ union all
 select 'a refund gives the money back once', o.item_id, o.order_id,
   'refunded without exactly one payment that goes back for that'
 from flashsale_data.orders o
-where o.status = 'refunded'
+where o.status = 'refunded' and o.head_id is null
   and 1 <> (
     select count(*) from flashsale_data.payments p
     where p.order_id = o.order_id and p.refund_reason in ('staff', 'customer', 'provider'))
@@ -155,7 +157,7 @@ from (
   union all
   select o.order_id, o.order_id, 'requested'
   from flashsale_data.orders o
-  where o.status = 'reserved'
+  where o.status = 'reserved' and o.head_id is null
     and not exists (select from flashsale_data.payments a where a.order_id = o.order_id)
   union all
   select a.payment_id, a.order_id, 'open' -- its void
@@ -185,7 +187,59 @@ select 'a key leads to its order', k.item_id, k.order_id,
 from flashsale_data.order_keys k
 where not exists (
   select from flashsale_data.orders o
-  where o.order_id = k.order_id and o.customer_id = k.customer_id and o.item_id = k.item_id);
+  where o.order_id = k.order_id and o.customer_id = k.customer_id
+    and (o.item_id = k.item_id or o.product_id = (
+      select i.product_id from flashsale_data.items i where i.item_id = k.item_id)))
+union all
+select 'a part belongs to its order', p.item_id, p.order_id, format('%s', p)
+from flashsale_data.orders p
+left join flashsale_data.orders h on h.order_id = p.head_id
+where p.head_id is not null and (
+  h.quantity > 1 and h.head_id is null and h.item_id = p.item_id and h.ticket < p.ticket
+  and h.product_id is not distinct from p.product_id
+  and p.expires_at is null and p.settle_until is null and p.quantity is null
+  and (p.status = h.status and p.paid_at is not distinct from h.paid_at
+    or p.status = 'unserved' and p.reserved_at is null and h.reserved_at is not null)
+) is not true
+union all
+select 'an order has its tickets and units', h.item_id, h.order_id,
+  format('%s of %s units (at least %s), there are %s tickets and %s units', h.units, h.quantity,
+    h.min_quantity, 1 + t.tickets, 1 + t.units)
+from flashsale_data.orders h
+cross join lateral (
+  select count(*) as tickets, count(*) filter (where p.status = h.status) as units
+  from flashsale_data.orders p
+  where p.head_id = h.order_id
+) t
+where h.quantity is not null and (
+  h.quantity = 1 + t.tickets
+  and case when h.reserved_at is null or h.status = 'waiting' then h.units is null
+    else h.units = 1 + t.units
+      and h.units between coalesce(h.min_quantity, h.quantity) and h.quantity end
+) is not true
+union all
+select 'nobody is over their limit', min(o.item_id), min(o.order_id),
+  format('customer %s has bought or asked for %s units, the limit was never above %s',
+    o.customer_id, sum(coalesce(o.units, o.quantity, 1)), l.highest)
+from flashsale_data.orders o
+join (
+  select coalesce(i.product_id, i.item_id) as product_id, max(i.highest_limit) as highest
+  from flashsale_data.items i
+  group by coalesce(i.product_id, i.item_id)
+) l on l.product_id = coalesce(o.product_id, o.item_id)
+where o.ended_at is null and o.customer_id is not null
+group by l.product_id, l.highest, o.customer_id
+having sum(coalesce(o.units, o.quantity, 1)) > l.highest
+union all
+select 'no unit is set aside for too long', o.item_id, o.order_id,
+  format('since %s, for an order that waits for more', o.part_served_at)
+from flashsale_data.orders o
+join flashsale_data.items i on i.item_id = o.item_id
+where o.status = 'waiting' and o.head_id is null and o.reserved_at is null
+  and not flashsale.provider_down()
+  and flashsale.shut_by(i.opens_at, i.closes_at, i.paused, flashsale.clock()) is null
+  and o.part_served_at + i.hold_seconds * interval '1 second' < (
+    select max(s.swept_at) - interval '10 seconds' from flashsale_data.sweepers s);
 
 comment on view flashsale.violation is
 $$Every row is a broken promise: this view is always empty

@@ -13,7 +13,7 @@ import pytest
 
 from flashsale.cli import build_parser, main
 
-COMMANDS = ("dev", "demo", "serve", "worker", "provider", "migrate", "psql")
+COMMANDS = ("dev", "demo", "serve", "worker", "provider", "migrate", "psql", "export")
 
 
 @contextmanager

@@ -129,6 +129,11 @@ def test_no_line_is_longer_than_100_columns_except_in_tables(page: Path) -> None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_calls_of_verbs_show_columns_and_not_a_row_in_brackets(page: Path) -> None:
+    assert re.findall(r"\bselect flashsale\.\w+\(", page.read_text()) == [], "select * from …"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     broken = []
     for target in links(page):

@@ -43,6 +43,8 @@ DOORS = {
     "p_error": OURS,
     "p_queue": OURS,
     "p_kind": OURS,
+    "p_status": OURS,
+    "p_product": TEXT,
     "p_checkout_url": OURS,
     "p_checkout_urls": OURS,
     "p_captured_at": OURS,
@@ -120,6 +122,21 @@ IDS = [
     Door("the key of reserve", lambda db, i, v: call(db, "reserve", i, "bob", v), "RV301"),
     Door("the key of reserve_many", lambda db, i, v: invalid(db, i, "bob", v), "P0001"),
     Door(
+        "the key of restock",
+        lambda db, i, v: value(
+            db, "select flashsale.restock(%s, 1, p_idempotency_key => %s)::text", i, v
+        ),
+    ),
+    Door(
+        "the key of cancel",
+        lambda db, i, v: value(
+            db,
+            "select flashsale.cancel(%s, p_idempotency_key => %s)::text",
+            order_of_ann(db, i),
+            v,
+        ),
+    ),
+    Door(
         "the staff of extend_holds",
         lambda db, i, v: call(db, "extend_holds", i, 60, "outage", v),
     ),
@@ -144,6 +161,18 @@ TEXTS = [
         lambda db, _, v: value(
             db, "select flashsale.create_item('new', %s, 100, 'EUR', 1, 60)::text", v
         ),
+    ),
+    Door(
+        "the product of create_item",
+        lambda db, _, v: value(
+            db,
+            "select flashsale.create_item('new', 'New', 100, 'EUR', 1, 60, p_product => %s)::text",
+            v,
+        ),
+    ),
+    Door(
+        "the name of change_item",
+        lambda db, i, v: call(db, "change_item", i, json.dumps({"name": v})),
     ),
     Door("the reason of extend_holds", lambda db, i, v: call(db, "extend_holds", i, 60, v)),
     Door(

@@ -16,7 +16,7 @@ FORGED = (
 
 READY = (
     "update pg_index set indisready = %s "
-    "where indexrelid = 'flashsale_data.orders_one_live_per_customer'::regclass"
+    "where indexrelid = 'flashsale_data.orders_one_open_per_customer'::regclass"
 )
 
 

@@ -15,6 +15,7 @@ ANN = "ann@example.com"
 COVERED = {
     "orders": "gets the pseudonym",
     "order_keys": "its rows are deleted",
+    "request_keys": "its rows are deleted",
     "payments": "loses the link of the checkout",
     "offline_references": "the till's name of a payment, which the books need",
     "history": "gets the pseudonym where staff have written the customer's id",
@@ -40,7 +41,7 @@ def test_nothing_names_a_forgotten_customer_any_more(db: Connection) -> None:
     call(db, "refund_order", first.order_id, f"{ANN} is ill", True, "eve")
     work(db)
     again = reserve(db, shoe, ANN)
-    call(db, "cancel", again.order_id, ANN)
+    call(db, "cancel", again.order_id, ANN, None, None, "key of a cancel")
     work(db)
     bob = buy(db, shoe, "bob", "key of bob")
     assert places_of(db, ANN) != []

@@ -244,7 +244,7 @@ def test_a_change_is_all_or_nothing(db: Connection) -> None:
     shoe = item(db, stock=3)
     for changes in [
         {"hold_seconds": 90, "withdraw_stock": 4},
-        {"hold_seconds": 90, "price": 1},
+        {"hold_seconds": 90, "sku": "boot"},
         {"hold_seconds": 0, "add_stock": 1},
         {"hold_seconds": None},
         {"add_stock": 10_000_000},

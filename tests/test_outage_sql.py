@@ -550,7 +550,7 @@ def test_a_payment_that_was_given_up_is_revived_by_another_attempt(db: Connectio
     assert again.payment_id > order.payment_id
     assert open_session(db, again) == "opened"
     assert rows(db, "select * from flashsale.dead_letter") == []
-    noted = one(db, "select * from flashsale.history")
+    noted = one(db, "select * from flashsale.history where action <> 'create_item'")
     assert (noted.action, noted.order_id) == ("retry_dead_letter", order.order_id)
 
 

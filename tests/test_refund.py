@@ -98,7 +98,7 @@ def test_a_unit_that_was_to_be_withdrawn_anyway_is_not_withdrawn_twice(db: Conne
 def test_history_tells_when_who_what_and_why(db: Connection, clock: Clock) -> None:
     order = paid(db)
     call(db, "refund_order", order.order_id, "broken box", False, "eve")
-    noted = one(db, "select * from flashsale.history")
+    noted = one(db, "select * from flashsale.history where action <> 'create_item'")
     assert (noted.at, noted.staff, noted.action) == (clock.at(), "eve", "refund_order")
     assert (noted.item_id, noted.order_id) == (order.item_id, order.order_id)
     assert noted.before == {"status": "paid"}
@@ -116,7 +116,9 @@ def test_history_tells_when_who_what_and_why(db: Connection, clock: Clock) -> No
 def test_without_a_name_history_has_the_login(db: Connection) -> None:
     order = paid(db)
     call(db, "refund_order", order.order_id, "x")
-    assert value(db, "select staff = session_user from flashsale.history")
+    assert value(
+        db, "select staff = session_user from flashsale.history where action = 'refund_order'"
+    )
 
 
 @pytest.mark.parametrize("state", ["reserved", "waiting", "settling", "expired", "cancelled"])
@@ -211,7 +213,7 @@ def test_a_refund_at_the_provider_ends_the_order_and_is_told(db: Connection, clo
     settle(db)
     assert status(db, bob.order_id).status == "reserved"
     assert item_status(db, order.item_id).paid == 0
-    noted = one(db, "select * from flashsale.history")
+    noted = one(db, "select * from flashsale.history where action <> 'create_item'")
     assert (noted.staff, noted.action, noted.order_id) == (
         None,
         "refund_at_provider",

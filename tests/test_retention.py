@@ -28,8 +28,14 @@ def keys(db: Connection) -> list[str]:
 
 
 def test_the_defaults_are_what_the_docs_say(db: Connection) -> None:
-    kept = {r.kind: r.days for r in rows(db, "select * from flashsale.retention")}
-    assert kept == {"keys": 90, "payment_events": 180, "dead_mail": 90, "history": None}
+    kept = {r.kind: r.days for r in rows(db, "select kind, days from flashsale.retention")}
+    assert kept == {
+        "keys": 90,
+        "request_keys": 90,
+        "payment_events": 180,
+        "dead_mail": 90,
+        "history": None,
+    }
 
 
 def test_keys_go_so_long_after_their_orders_have_ended(db: Connection, clock: Clock) -> None:
@@ -78,6 +84,20 @@ def test_a_walk_sees_every_key_whatever_the_size_of_its_steps(
     assert {row[0] for row in rows(db, "select customer_id from flashsale_data.order_keys")} == {
         "a"
     }
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_keys_of_other_calls_go_too(db: Connection, clock: Clock, limit: int) -> None:
+    shoe = item(db)
+    restock = "select flashsale.restock(%s, 1, p_idempotency_key => %s)::text"
+    for key in "abc":
+        value(db, restock, shoe, key)
+    clock.advance(45 * DAY)
+    value(db, restock, shoe, "d")
+    clock.advance(46 * DAY)
+    assert purge_all(db, limit) == 3
+    value(db, restock, shoe, "d")
+    assert call(db, "item_status", shoe).stock == 5, "this one is known"
 
 
 def test_payment_events_go_and_the_same_event_finds_its_payment(

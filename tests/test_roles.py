@@ -144,7 +144,7 @@ def test_limits_that_somebody_has_set_survive_migrate(
 
 # Types that sql/ names without a schema, and that are not words of SQL's grammar: those are looked
 # up by the search_path.
-LOOKED_UP = ("text", "timestamptz", "jsonb", "regclass", "xid8", "uuid", "pg_snapshot")
+LOOKED_UP = ("text", "timestamptz", "jsonb", "regclass", "xid8", "uuid", "pg_snapshot", "bytea")
 
 
 def test_a_caller_with_temporary_objects_gets_none_of_their_code_run(
@@ -179,7 +179,9 @@ def test_a_caller_with_temporary_objects_gets_none_of_their_code_run(
             f"request_payment({order.order_id}, 'ann')",
             f"pay_offline({order.order_id}, 'r1')",
             f"cancel({other.order_id}, 'bob')",
+            f"cancel({order.order_id}, 'ann', 'key')",
             f"explain_order({order.order_id})",
+            f"fairness({shoe})",
             "running_transactions()",
         ]
         assert {call.split("(")[0] for call in calls} == {

@@ -13,6 +13,42 @@ ITEM = "update flashsale_data.items set "
 ORDER = "update flashsale_data.orders set "
 PAYMENT = "update flashsale_data.payments set "
 BREAKS: dict[str, tuple[str, str]] = {
+    "a part that goes its own way": (
+        "a part belongs to its order",
+        ORDER + "status = 'cancelled', ended_at = now() where head_id = {group}",
+    ),
+    "a part of another item": (
+        "a part belongs to its order",
+        ORDER + "head_id = {reserved} where head_id = {group}",
+    ),
+    "a part with a deadline": (
+        "a part belongs to its order",
+        ORDER + "expires_at = now() + interval '1 hour' where head_id = {group}",
+    ),
+    "a ticket is missing": (
+        "an order has its tickets and units",
+        ORDER + "quantity = 3 where order_id = {group}",
+    ),
+    "a unit is missing": (
+        "an order has its tickets and units",
+        ORDER + "units = 1 where order_id = {group}",
+    ),
+    "fewer units than are of use": (
+        "an order has its tickets and units",
+        ORDER + "min_quantity = 3 where order_id = {group}",
+    ),
+    "more units than allowed": (
+        "nobody is over their limit",
+        ITEM + "highest_limit = 1 where item_id = {hat}",
+    ),
+    "a unit that is set aside for an hour": (
+        "no unit is set aside for too long",
+        ORDER + "part_served_at = now() - interval '1 hour' where order_id = {waiting_group}",
+    ),
+    "a hold that does not count": (
+        "an order makes sense",
+        ORDER + "may_buy_again = true where order_id = {reserved}",
+    ),
     "oversold": (
         "oversold",
         ITEM + "stock = 2, forfeited = forfeited + 1 where item_id = {shoe}",
@@ -209,6 +245,8 @@ def sale(db: Connection) -> Iterator[dict[str, int]]:
     call(db, "cancel", fay.order_id)
     call(db, "cancel", bob.order_id)
     call(db, "pay", None, "a stray", 5, "EUR")
+    hat = item(db, "hat", stock=3, max_per_order=2)
+    group, waiting_group = (call(db, "reserve", hat, c, None, True, 2) for c in ("gus", "hal"))
     settle(db)
     assert statuses(db, shoe) == {
         "ann": "paid",
@@ -226,6 +264,9 @@ def sale(db: Connection) -> Iterator[dict[str, int]]:
             "reserved": dan.order_id,
             "waiting": eve.order_id,
             "cancelled": fay.order_id,
+            "hat": hat,
+            "group": group.order_id,
+            "waiting_group": waiting_group.order_id,
         }
 
 

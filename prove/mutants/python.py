@@ -759,22 +759,22 @@ PYTHON_MUTANTS = [
     PythonMutant(
         "routes: a refunded unit always comes back",
         "api/routes",
-        "data.return_units, staff)",
-        "True, staff)",
+        "data.return_units, staff, key",
+        "True, staff, key",
         "http_money::test_staff_refund_an_order_and_its_unit_comes_back_or_not",
     ),
     PythonMutant(
         "routes: nobody knows who refunded an order",
         "api/routes",
-        "data.return_units, staff)",
-        "data.return_units, None)",
+        "data.return_units, staff, key",
+        "data.return_units, None, key",
         "http_money::test_staff_refund_an_order_and_its_unit_comes_back_or_not",
     ),
     PythonMutant(
         "routes: nobody knows who was at the till",
         "api/routes",
-        "data.reference, staff)",
-        "data.reference, None)",
+        "data.reference, staff, key)",
+        "data.reference, None, key)",
         "http_money::test_a_till_takes_the_money_and_the_session_is_voided",
     ),
     PythonMutant(

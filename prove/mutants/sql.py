@@ -27,7 +27,7 @@ GRANT_LOCKS = """\
     where o.order_id between
         flashsale.order_id_of(p_item.item_id, 0)
         and flashsale.order_id_of(p_item.item_id, p_item.now_serving)
-      and o.status = 'waiting'
+      and o.status = 'waiting' and o.quantity is null and o.head_id is null -- see serve_groups
     order by o.order_id
     limit p_limit
     for update skip locked
@@ -38,14 +38,16 @@ GRANT_LOCKS = """\
 """
 
 CANCEL_LOCK = """\
-  perform from flashsale_data.orders o
-  where o.order_id = p_order_id
+  select o.status into v_before
+  from flashsale_data.orders o
+  where o.order_id = p_order_id and o.head_id is null
     and (o.customer_id = p_customer_id or p_customer_id is null)
   for update;
 """
 
 CLAIMED_KEYS = """\
-    select t.customer_id, t.item_id, t.idempotency_key, t.order_id
+      t.customer_id, t.item_id, t.idempotency_key, t.order_id, t.quantity, t.min_quantity,
+      t.wait is not false
     from ticketed t
     where t.outcome is null and t.idempotency_key is not null and t.order_id is not null
 """
@@ -106,8 +108,8 @@ SQL_MUTANTS = [
     Mutant(
         "pay: the sale is not counted",
         "pay",
-        "    select p.item_id, 1, 0 from paid p",
-        "    select p.item_id, 1, 0 from paid p where false",
+        "    select p.item_id, coalesce(p.units, 1), 0 from paid p",
+        "    select p.item_id, coalesce(p.units, 1), 0 from paid p where false",
         "pay::test_money_in_time_makes_the_order_final",
     ),
     Mutant(
@@ -128,8 +130,8 @@ SQL_MUTANTS = [
     Mutant(
         "first payments: of who waits",
         "first_payments",
-        "    and o.reserved_at is not null\n    and not exists",
-        "    and not exists",
+        "    and o.reserved_at is not null and o.head_id is null\n    and not exists",
+        "    and o.head_id is null\n    and not exists",
         "pay::test_money_that_names_an_order_in_the_line_is_a_stray",
     ),
     Mutant(
@@ -262,8 +264,8 @@ SQL_MUTANTS = [
     Mutant(
         "reserve_many: a hold at its deadline still runs",
         "reserve_many",
-        "    where o.status = 'reserved' and o.expires_at <= p_now\n",
-        "    where o.status = 'reserved' and o.expires_at < p_now\n",
+        "    where o.status = 'reserved' and o.expires_at <= p_now or k.in_the_way\n",
+        "    where o.status = 'reserved' and o.expires_at < p_now or k.in_the_way\n",
         "reserve::test_an_overdue_hold_ends_when_its_customer_requests_a_unit_again",
     ),
     Mutant(
@@ -290,8 +292,8 @@ SQL_MUTANTS = [
     Mutant(
         "reserve_many: one unit too many",
         "reserve_many",
-        "case when t.ticket <= t.now_serving then p_now",
-        "case when t.ticket <= t.now_serving + 1 then p_now",
+        "case when t.granting <= t.now_serving then p_now",
+        "case when t.granting <= t.now_serving + 1 then p_now",
         "reserve::test_an_overdue_hold_ends_when_its_customer_requests_a_unit_again",
     ),
     Mutant(
@@ -336,8 +338,8 @@ SQL_MUTANTS = [
     Mutant(
         "reserve_many: inserts in order of arrival",
         "reserve_many",
-        "    order by t.item_id, t.customer_id\n    on conflict (item_id",
-        "    order by t.new_id\n    on conflict (item_id",
+        "    order by t.item_id, t.customer_id\n    on conflict (coalesce",
+        "    order by t.new_id\n    on conflict (coalesce",
         "found::test_batches_with_the_same_customers_in_reverse_order_do_not_deadlock",
     ),
     Mutant(
@@ -357,14 +359,14 @@ SQL_MUTANTS = [
     Mutant(
         "reserve_many: an order of an earlier round is told as if of the last",
         "reserve_many",
-        "    v_placed_at := case when v_round = 1 then v_now end;\n",
+        "    v_placed_at := case when v_round = 1 and v_groups is null then v_now end;\n",
         "    v_placed_at := v_now;\n",
         "reserve::test_a_batch_returns_an_order_as_order_status_shows_it",
     ),
     Mutant(
         "reserve: a hold begins before the wait for a duplicate",
         "reserve",
-        "case when not flashsale.is_late(v_now, flashsale.clock()) then o.expires_at end",
+        "case when not flashsale.is_late(v_now, flashsale.clock())\n      then o.expires_at end",
         "o.expires_at",
         "races::test_a_hold_begins_after_the_wait_for_a_duplicate_that_rolls_back",
     ),
@@ -687,8 +689,8 @@ SQL_MUTANTS = [
     Mutant(
         "promote: never says that there is more",
         "promote",
-        "  more := greatest(unserved, recycled, promoted) >= p_limit;",
-        "  more := false;",
+        "  more := greatest(unserved, recycled, promoted) >= p_limit\n",
+        "  more := false\n",
         "sweep::test_promote_and_sweep_say_that_there_is_more",
     ),
     Mutant(
@@ -789,8 +791,8 @@ SQL_MUTANTS = [
     Mutant(
         "violation: blind for: paid means paid for",
         "violation",
-        "where o.status = 'paid'\n",
-        "where false and o.status = 'paid'\n",
+        "where o.status = 'paid' and o.head_id is null\n",
+        "where false and o.head_id is null\n",
         "violation::test_a_broken_promise_is_a_row",
     ),
     Mutant(
@@ -831,8 +833,8 @@ SQL_MUTANTS = [
     Mutant(
         "violation: blind for: a hold without a payment",
         "violation",
-        "  where o.status = 'reserved'\n",
-        "  where false and o.status = 'reserved'\n",
+        "  where o.status = 'reserved' and o.head_id is null\n",
+        "  where false and o.head_id is null\n",
         "violation::test_a_broken_promise_is_a_row",
     ),
     Mutant(
@@ -868,7 +870,7 @@ SQL_MUTANTS = [
     Mutant(
         "violation: blind for: an order makes sense: customers of voids",
         "violation",
-        "  or (o.customer_id is null) <> (o.status = 'void')\n",
+        "  or (o.customer_id is null) <> (o.status = 'void' or o.head_id is not null)\n",
         "",
         "violation::test_a_broken_promise_is_a_row",
     ),
@@ -918,8 +920,8 @@ SQL_MUTANTS = [
     Mutant(
         "withdraw: what was paid a moment ago too",
         "withdraw",
-        " - v_item.paid - coalesce(sum(t.paid), 0)",
-        " - v_item.paid",
+        " - p_item.paid - coalesce(sum(t.paid), 0)",
+        " - p_item.paid",
         "items::test_paid_units_can_not_be_withdrawn",
     ),
     Mutant(
@@ -932,15 +934,15 @@ SQL_MUTANTS = [
     Mutant(
         "withdraw: tickets that requests have overtaken count as units",
         "withdraw",
-        "      f.ticket <= v_item.now_serving as is_unit",
+        "      f.ticket <= p_item.now_serving as is_unit",
         "      true as is_unit",
         "items::test_tickets_between_those_of_a_withdrawal_are_not_withdrawn",
     ),
     Mutant(
         "withdraw: less than nothing is left",
         "withdraw",
-        "  select greatest(0, v_item",
-        "  select greatest(null, v_item",
+        "  select greatest(0, p_item",
+        "  select greatest(null, p_item",
         "items::test_no_units_can_be_withdrawn_when_those_to_be_withdrawn_are_paid",
     ),
     Mutant(
@@ -1009,8 +1011,8 @@ SQL_MUTANTS = [
     Mutant(
         "restock: leaves the debt",
         "restock",
-        "  v_kept integer := least(p_units, v_item.withdrawing);",
-        "  v_kept integer := 0;",
+        "  v_kept constant integer := least(p_units, p_item.withdrawing);",
+        "  v_kept constant integer := 0;",
         "items::test_new_units_settle_what_is_still_to_be_withdrawn",
     ),
     Mutant(
@@ -1249,7 +1251,7 @@ SQL_MUTANTS = [
         "reserve_many: keys are claimed although the ticket burns",
         "reserve_many",
         CLAIMED_KEYS,
-        CLAIMED_KEYS.replace("t.order_id\n    from", "coalesce(t.order_id, 0)\n    from")
+        CLAIMED_KEYS.replace("t.order_id, t.quantity", "coalesce(t.order_id, 0), t.quantity")
         .replace("t.outcome is null", "coalesce(t.outcome, 'sold_out') = 'sold_out'")
         .replace(" and t.order_id is not null", ""),
         "found::test_a_key_whose_request_got_no_ticket_is_free_for_the_next_try",
@@ -1257,7 +1259,8 @@ SQL_MUTANTS = [
     Mutant(
         "reserve_many: a ticket beyond the limit brings an order",
         "reserve_many",
-        "case when t.ticket <= t.ticket_limit then flashsale.order_id_of(t.item_id, t.ticket) end",
+        "case when t.last_ticket <= t.ticket_limit then "
+        "flashsale.order_id_of(t.item_id, t.ticket) end",
         "flashsale.order_id_of(t.item_id, t.ticket)",
         "reserve::test_a_place_in_a_full_line_is_free_again_when_its_customer_leaves",
     ),
@@ -1271,7 +1274,7 @@ SQL_MUTANTS = [
     Mutant(
         "keep_if_free: beyond now_serving",
         "pay",
-        "    where t.ticket <= v_item.now_serving -- else",
+        "    where t.tickets[p_units] <= p_item.now_serving -- else",
         "    where true -- else",
         "found::test_late_money_buys_no_ticket_that_is_not_entitled_to_a_unit",
     ),
@@ -1491,8 +1494,8 @@ SQL_MUTANTS = [
     Mutant(
         "end_settling: although another session may be paid",
         "hold_fates",
-        "        and flashsale.can_be_paid(p.status, p.payable, p.opened_at, o.expires_at));\n",
-        "        and false);\n",
+        "        and flashsale.can_be_paid(p.status, p.payable, p.opened_at, o.expires_at))\n",
+        "        and false)\n",
         "settle",
     ),
     Mutant(
@@ -1585,7 +1588,7 @@ SQL_MUTANTS = [
     Mutant(
         "promote: who held a unit before counts as a gap",
         "promote",
-        "count(*) filter (where l.reserved_at is null)",
+        "sum(coalesce(l.quantity, 1)) filter (where l.reserved_at is null)",
         "count(*)",
         "outage_sql",
     ),
@@ -1683,21 +1686,21 @@ SQL_MUTANTS = [
     Mutant(
         "refund_order: the unit comes back although it should not",
         "refund_order",
-        "    set withdrawing = least(i.stock, i.withdrawing + 1)\n",
+        "    set withdrawing = least(i.stock, i.withdrawing + v_units)\n",
         "    set withdrawing = i.withdrawing\n",
         "refund",
     ),
     Mutant(
         "refund_order: withdraws more than there is",
         "refund_order",
-        "    set withdrawing = least(i.stock, i.withdrawing + 1)\n",
-        "    set withdrawing = i.withdrawing + 1\n",
+        "    set withdrawing = least(i.stock, i.withdrawing + v_units)\n",
+        "    set withdrawing = i.withdrawing + v_units\n",
         "refund",
     ),
     Mutant(
         "refund: the sale is still counted",
         "refund_order",
-        "    select r.item_id, -1, 0 from refunded r\n",
+        "    select r.item_id, -coalesce(r.units, 1), 0 from refunded r\n",
         "    select r.item_id, 0, 0 from refunded r\n",
         "refund",
     ),
@@ -1817,8 +1820,8 @@ SQL_MUTANTS = [
     Mutant(
         "violation: blind for: a refund gives the money back once",
         "violation",
-        "where o.status = 'refunded'\n  and 1 <> (",
-        "where false and o.status = 'refunded'\n  and 1 <> (",
+        "where o.status = 'refunded' and o.head_id is null\n  and 1 <> (",
+        "where false and o.head_id is null\n  and 1 <> (",
         "violation",
     ),
     Mutant(
@@ -1831,7 +1834,7 @@ SQL_MUTANTS = [
     Mutant(
         "violation: blind for: an order makes sense: settling",
         "violation",
-        "  or (o.status = 'settling') <> (o.settle_until is not null)\n",
+        "  or (o.status = 'settling' and o.head_id is null) <> (o.settle_until is not null)\n",
         "",
         "violation",
     ),

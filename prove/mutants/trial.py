@@ -30,9 +30,17 @@ from flashsale.testing.servers import FAST, postgres_server
 from prove.mutants.erasing import ERASING_MUTANTS
 from prove.mutants.kinds import ROOT, Mutant, PythonMutant
 from prove.mutants.python import PYTHON_MUTANTS
+from prove.mutants.quantity import QUANTITY_MUTANTS
 from prove.mutants.sql import SQL_MUTANTS
+from prove.mutants.staff import STAFF_MUTANTS
 
-MUTANTS: Sequence[Mutant] = [*SQL_MUTANTS, *ERASING_MUTANTS, *PYTHON_MUTANTS]
+MUTANTS: Sequence[Mutant] = [
+    *SQL_MUTANTS,
+    *QUANTITY_MUTANTS,
+    *STAFF_MUTANTS,
+    *ERASING_MUTANTS,
+    *PYTHON_MUTANTS,
+]
 AT_ONCE = 2
 PYTEST_ITSELF = "pytest itself: "
 """Instead of a test: pytest could not run them, so nothing has noticed anything."""

@@ -110,6 +110,15 @@ def build_parser() -> argparse.ArgumentParser:
     psql.add_argument("--as", dest="audience", choices=AUDIENCES, default="operator")
     _data_dir(psql)
     psql.add_argument("arguments", nargs="*", help="for psql, after --")
+
+    export = add(
+        "export",
+        _export,
+        "Write the orders of an item as CSV",
+        "By ticket, to the standard output: flashsale export 1 > orders.csv",
+    )
+    export.add_argument("item_id", metavar="ITEM", type=_item, help="its item_id")
+    _data_dir(export)
     return parser
 
 
@@ -138,6 +147,12 @@ def _port(text: str) -> int:
 def _count(text: str) -> int:
     if not (text.isdecimal() and 1 <= int(text) <= 1_000_000):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000000")
+    return int(text)
+
+
+def _item(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an item_id; `:sale` in psql shows them")
     return int(text)
 
 
@@ -213,31 +228,51 @@ def _migrate(force: bool, **flags: Any) -> int:
 
 
 def _psql(audience: str, data_dir: Path, arguments: list[str]) -> int:
-    import psycopg
-
+    from flashsale.database.operators import as_operator, parsed
     from flashsale.database.version import sql_folder
     from flashsale.dev.binaries import wheel_binaries
-    from flashsale.dev.stack import URL_FILE
 
-    url = Settings.from_env().database_url
-    if not url:
-        try:
-            url = (data_dir / URL_FILE).read_text().strip()
-        except OSError:
-            raise SettingsError(
-                f"no database: start `make run` or `flashsale dev` (its data is looked for in "
-                f"{data_dir}), or set FLASHSALE_DATABASE_URL"
-            ) from None
+    url = _database_url(data_dir)
+    if audience == "operator":
+        given = as_operator(url)
+    else:
+        given = parsed(url) | {"options": f"-c role=flashsale_{audience}"}
     program = shutil.which("psql") or str(wheel_binaries() / "psql")
-    given = psycopg.conninfo.conninfo_to_dict(url)
     names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE"}
-    names |= {"password": "PGPASSWORD", "sslmode": "PGSSLMODE"}
+    names |= {"password": "PGPASSWORD", "sslmode": "PGSSLMODE", "options": "PGOPTIONS"}
+    names |= {"target_session_attrs": "PGTARGETSESSIONATTRS"}
     environ = os.environ | {names[k]: str(v) for k, v in given.items() if k in names}
     environ |= {
-        "PGOPTIONS": f"-c role=flashsale_{audience}",
         "PSQLRC": str(sql_folder() / "psqlrc"),
         "PGAPPNAME": f"flashsale psql ({audience})",
     }
     if arguments:  # psql runs one command, so it shows no greeting
         arguments = ["--no-psqlrc", *arguments]
     os.execve(program, ["psql", *arguments], environ)  # noqa: S606 - psql takes our place
+
+
+def _export(item_id: int, data_dir: Path) -> int:
+    from flashsale.database.export import export
+
+    url = _database_url(data_dir)
+    try:
+        export(url, item_id, sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of a reader that has seen enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _database_url(data_dir: Path) -> str:
+    """The URL of the settings, or of the `flashsale dev` that runs. Errors: SettingsError."""
+    from flashsale.dev.stack import URL_FILE
+
+    if url := Settings.from_env().database_url:
+        return url
+    try:
+        return (data_dir / URL_FILE).read_text().strip()
+    except OSError:
+        raise SettingsError(
+            f"no database: start `make run` or `flashsale dev` (its data is looked for in "
+            f"{data_dir}), or set FLASHSALE_DATABASE_URL"
+        ) from None

@@ -79,8 +79,14 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ItemChanges(Struct, frozen=True, forbid_unknown_fields=True):
-    """Changes of an item. What is absent stays; null takes away a limit."""
+    """Changes of an item. What is absent stays; null takes away a limit.
 
+    price and currency can be changed until somebody asks for a unit.
+    """
+
+    name: Name | UnsetType = UNSET
+    price: Price | UnsetType = UNSET
+    currency: Currency | UnsetType = UNSET
     add_stock: Units | UnsetType = UNSET
     withdraw_stock: WithdrawnUnits | UnsetType = UNSET
     opens_at: Time | UnsetType | None = UNSET
@@ -267,7 +273,10 @@ class Health(Struct, frozen=True):
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
-    """RFC 9457. Programs go by `code`; `detail` and `hint` are for people."""
+    """RFC 9457. Programs go by `code`; `detail` and `hint` are for people.
+
+    item_id: the item that has the sku, if the code is sku_taken.
+    """
 
     type: str
     title: str
@@ -275,4 +284,5 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     code: str
     detail: str
     hint: str | None = None
+    item_id: int | None = None
     checks: list[Check] = []

@@ -14,6 +14,7 @@ from flashsale.api.intake import Intake
 from flashsale.api.metrics import Metrics
 from flashsale.api.parts import ServiceParts
 from flashsale.api.problems import answer
+from flashsale.api.queries import known_query
 from flashsale.api.requests import JsonRequest
 from flashsale.api.routes import HANDLERS
 from flashsale.api.streams import Watcher
@@ -60,6 +61,7 @@ def create_app(settings: Settings | None = None, intake: Intake | None = None) -
         request_max_body_size=settings.max_body_bytes,
         dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
         exception_handlers={Exception: answer},
+        guards=[known_query],
         lifespan=[lifespan],
         logging_config=None,
         openapi_config=openapi.configuration(),

@@ -119,6 +119,8 @@ def _fields(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
 def _path(scope: Scope) -> re.Match[bytes] | None:
     if scope["type"] != ScopeType.HTTP or scope["method"] != "POST":
         return None
+    if scope["query_string"]:  # there is no parameter that this call knows
+        return None
     if scope["http_version"] != "1.1":  # in HTTP/2 a body needs no header that announces it
         return None
     return _PATH(raw_path(scope))

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 
+from flashsale.models import OrderStatus
+
 _MAX_INT = 2**31 - 1
 # Headers are ASCII only, because servers on the way may decode other bytes in different ways, and
 # without spaces at the ends, which they remove. SQL has the same rule (flashsale.is_id).
@@ -33,6 +35,16 @@ StaffId = Annotated[
         description="Who of the staff asks, for the history; printable ASCII",
     ),
 ]
+RequestKey = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=_HEADER,
+        description="The same call with the same key has its effect once; printable ASCII",
+    ),
+]
 IdempotencyKey = Annotated[
     str | None,
     HeaderParameter(
@@ -54,6 +66,16 @@ LastEventId = Annotated[
 Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="So many at most")]
 After = Annotated[
     int, QueryParameter(name="after", ge=0, le=_MAX_INT, description="item_id, exclusive")
+]
+SkuFilter = Annotated[
+    str | None,
+    QueryParameter(name="sku", min_length=1, max_length=64, description="Only the item with it"),
+]
+Status = Annotated[
+    OrderStatus | None, QueryParameter(name="status", description="Only orders that are shown so")
+]
+AfterOrder = Annotated[
+    str | None, QueryParameter(name="after", max_length=64, description="order_id, exclusive")
 ]
 Before = Annotated[
     str | None, QueryParameter(name="before", max_length=64, description="order_id, exclusive")

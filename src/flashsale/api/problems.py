@@ -52,6 +52,7 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
             explained.detail,
             status=explained.status,
             hint=explained.hint,
+            item_id=explained.item_id,
             checks=explained.checks,
         ),
         status_code=explained.status,
@@ -73,6 +74,7 @@ def problem(
     *,
     status: int | None = None,
     hint: str | None = None,
+    item_id: int | None = None,
     checks: list[Check] | None = None,
 ) -> Problem:
     """A problem with this code; the defaults are those of CODES."""
@@ -85,6 +87,7 @@ def problem(
         code=code,
         detail=detail or (known.meaning + "." if known else HTTPStatus(status).phrase),
         hint=hint,
+        item_id=item_id,
         checks=checks or [],
     )
 
@@ -96,6 +99,7 @@ class _Explained(NamedTuple):
     hint: str | None = None
     headers: Mapping[str, str] | None = None
     checks: list[Check] | None = None
+    item_id: int | None = None
 
 
 def _explain(request: Request[Any, Any, Any], error: Exception) -> _Explained:
@@ -127,7 +131,9 @@ def _explain_sqlstate(error: asyncpg.PostgresError) -> _Explained:
     if found is None:
         return _Explained(500, "internal_error")
     headers = {"Retry-After": str(RETRY_SECONDS)} if found.status == 503 else None
-    return _Explained(found.status, found.code, found.detail, found.hint, headers)
+    return _Explained(
+        found.status, found.code, found.detail, found.hint, headers, item_id=found.item_id
+    )
 
 
 def _explain_validation(request: Request[Any, Any, Any], error: ValidationException) -> _Explained:

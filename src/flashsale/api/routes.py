@@ -16,6 +16,7 @@ from flashsale.api.metrics import CONTENT_TYPE
 from flashsale.api.openapi import answers
 from flashsale.api.parameters import (
     After,
+    AfterOrder,
     Before,
     CustomerId,
     IdempotencyKey,
@@ -24,9 +25,13 @@ from flashsale.api.parameters import (
     LastEventId,
     Limit,
     OrderId,
+    RequestKey,
+    SkuFilter,
     StaffId,
+    Status,
 )
 from flashsale.api.parts import Service
+from flashsale.api.queries import next_page
 from flashsale.api.requests import JsonRequest, as_text, from_provider
 from flashsale.api.unit_answers import granted
 from flashsale.models import (
@@ -55,6 +60,7 @@ _BUSY = ("overloaded", "database_unavailable")
 _UNCHANGED = (None, None, "The client has this already: If-None-Match names its ETag")
 _HEARD = (None, None, "Last-Event-ID is the order's final event: there will be no other")
 _ORDER = ("customer_required", "unknown_order", *_BUSY)
+_KEY = ("bad_value", "key_reused")
 
 
 def _body(example: object) -> Any:
@@ -68,14 +74,21 @@ def _body(example: object) -> Any:
     "/items",
     tags=["items"],
     responses=answers(
-        {201: (Item, examples.ITEM, "The item, on sale")}, *_BODY, "sku_taken", *_BUSY
+        {201: (Item, examples.ITEM, "The item, on sale")},
+        *_BODY,
+        "key_reused",
+        "sku_taken",
+        *_BUSY,
     ),
 )
 async def create_item(
-    data: Annotated[NewItem, _body(examples.NEW_ITEM)], service: Service
+    data: Annotated[NewItem, _body(examples.NEW_ITEM)],
+    service: Service,
+    staff: StaffId = None,
+    key: RequestKey = None,
 ) -> Response[Item]:
     """Puts an item on sale."""
-    item = await service.database.create_item(data)
+    item = await service.database.create_item(data, staff, key)
     return Response(item, headers={"Location": f"/items/{item.item_id}"})
 
 
@@ -89,10 +102,18 @@ async def create_item(
     ),
 )
 async def list_items(
-    service: Service, limit: Limit = 100, after: After = 0, if_none_match: IfNoneMatch = None
+    service: Service,
+    limit: Limit = 100,
+    after: After = 0,
+    sku: SkuFilter = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response[list[Item]]:
-    """Lists items by item_id. The next page starts after the last one's."""
-    return public(await service.database.items(limit, after), if_none_match)
+    """Lists items by item_id, or the one with a sku. Link names the next page."""
+    if sku is not None:
+        return public(await service.database.items_with(sku), if_none_match)
+    items = await service.database.items(limit, after)
+    link = next_page("/items", limit=limit, after=items[-1].item_id) if len(items) == limit else {}
+    return public(items, if_none_match, link)
 
 
 @get(
@@ -115,16 +136,22 @@ async def get_item(
     responses=answers(
         {200: (Item, examples.ITEM, "The item, changed")},
         *_BODY,
+        "key_reused",
         "unknown_item",
         "withdraw_too_much",
+        "has_orders",
         *_BUSY,
     ),
 )
 async def change_item(
-    item_id: ItemId, data: Annotated[ItemChanges, _body(examples.CHANGES)], service: Service
+    item_id: ItemId,
+    data: Annotated[ItemChanges, _body(examples.CHANGES)],
+    service: Service,
+    staff: StaffId = None,
+    key: RequestKey = None,
 ) -> Item:
     """Changes an item's terms, all or nothing. Absent fields stay; null takes away a limit."""
-    return await service.database.change_item(item_id, data)
+    return await service.database.change_item(item_id, data, staff, key)
 
 
 @post(
@@ -134,6 +161,7 @@ async def change_item(
     responses=answers(
         {200: (Extended, examples.EXTENDED, "So many deadlines were moved")},
         *_BODY,
+        "key_reused",
         "unknown_item",
         *_BUSY,
     ),
@@ -143,9 +171,40 @@ async def extend_holds(
     data: Annotated[Extension, _body(examples.EXTENSION)],
     service: Service,
     staff: StaffId = None,
+    key: RequestKey = None,
 ) -> Extended:
     """Moves all running deadlines of an item later, for example after an outage."""
-    return Extended(await service.database.extend_holds(item_id, data.seconds, data.reason, staff))
+    return Extended(
+        await service.database.extend_holds(item_id, data.seconds, data.reason, staff, key)
+    )
+
+
+@get(
+    "/items/{item_id:int}/orders",
+    tags=["items"],
+    responses=answers(
+        {200: (list[Order], [examples.RESERVED], "The item's orders, by ticket")},
+        "bad_value",
+        "unknown_item",
+        "unknown_order",
+        *_BUSY,
+    ),
+)
+async def list_orders_of_item(
+    item_id: ItemId,
+    service: Service,
+    status: Status = None,
+    after: AfterOrder = None,
+    limit: Limit = 100,
+) -> Response[list[Order]]:
+    """Lists the orders of all customers, by ticket. Link names the next page, if there is one.
+
+    With a status a page may have fewer orders than `limit`, although more follow.
+    """
+    orders, more = await service.database.orders_of_item(item_id, status, after, limit)
+    path = f"/items/{item_id}/orders"
+    link = {} if more is None else next_page(path, status=status, limit=limit, after=more)
+    return Response(orders, headers=link)
 
 
 # Orders
@@ -197,9 +256,12 @@ async def reserve(
 )
 async def list_orders(
     customer: CustomerId, service: Service, limit: Limit = 100, before: Before = None
-) -> list[Order]:
-    """Lists the customer's orders, newest first. The next page is `before` the last order_id."""
-    return await service.database.orders_of(customer, limit, before)
+) -> Response[list[Order]]:
+    """Lists the customer's orders, newest first. Link names the next page."""
+    orders = await service.database.orders_of(customer, limit, before)
+    more = len(orders) == limit
+    link = next_page("/orders", limit=limit, before=orders[-1].order_id) if more else {}
+    return Response(orders, headers=link)
 
 
 @get(
@@ -220,14 +282,17 @@ async def get_order(order_id: OrderId, customer: CustomerId, service: Service) -
         {200: (Order, examples.CANCELLED, "The order, which has ended, or is settling")},
         "already_paid",
         *_ORDER,
+        *_KEY,
     ),
 )
-async def cancel(order_id: OrderId, customer: CustomerId, service: Service) -> Order:
+async def cancel(
+    order_id: OrderId, customer: CustomerId, service: Service, key: RequestKey = None
+) -> Order:
     """Cancels a reservation, leaves the line, or gives a paid order back within refund_seconds.
 
     A repeated call gets the same answer. An order that is settling stays as it is.
     """
-    return await service.database.cancel(order_id, customer)
+    return await service.database.cancel(order_id, customer, key)
 
 
 @post(
@@ -238,11 +303,14 @@ async def cancel(order_id: OrderId, customer: CustomerId, service: Service) -> O
         {202: (Order, examples.RESERVED, "A payment session is being opened")},
         "not_reserved",
         *_ORDER,
+        *_KEY,
     ),
 )
-async def request_payment(order_id: OrderId, customer: CustomerId, service: Service) -> Order:
+async def request_payment(
+    order_id: OrderId, customer: CustomerId, service: Service, key: RequestKey = None
+) -> Order:
     """Starts a new payment attempt after a failed one. The deadline does not change."""
-    return await service.database.request_payment(order_id, customer)
+    return await service.database.request_payment(order_id, customer, key)
 
 
 @get(
@@ -279,6 +347,7 @@ async def watch_order(
     responses=answers(
         {200: (Order, examples.REFUNDED, "The order, whose money goes back")},
         *_BODY,
+        "key_reused",
         "unknown_order",
         "not_paid",
         *_BUSY,
@@ -289,9 +358,10 @@ async def refund_order(
     data: Annotated[RefundRequest, _body(examples.REFUND)],
     service: Service,
     staff: StaffId = None,
+    key: RequestKey = None,
 ) -> Order:
     """Refunds a paid order, for staff. A repeated call gets the same answer."""
-    return await service.database.refund_order(order_id, data.reason, data.return_units, staff)
+    return await service.database.refund_order(order_id, data.reason, data.return_units, staff, key)
 
 
 @post(
@@ -301,6 +371,7 @@ async def refund_order(
     responses=answers(
         {200: (Order, examples.PAID_OFFLINE, "The order, paid")},
         *_BODY,
+        "key_reused",
         "unknown_order",
         "not_reserved",
         "reference_taken",
@@ -312,9 +383,10 @@ async def pay_offline(
     data: Annotated[OfflinePayment, _body(examples.OFFLINE_PAYMENT)],
     service: Service,
     staff: StaffId = None,
+    key: RequestKey = None,
 ) -> Order:
     """Records that a till has taken the money for an order. A repeated call changes nothing."""
-    return await service.database.pay_offline(order_id, data.reference, staff)
+    return await service.database.pay_offline(order_id, data.reference, staff, key)
 
 
 @post(
@@ -359,6 +431,7 @@ HANDLERS = [
     get_item,
     change_item,
     extend_holds,
+    list_orders_of_item,
     reserve,
     list_orders,
     get_order,

@@ -119,12 +119,13 @@ class Database:
 
     # Items
 
-    async def create_item(self, new: NewItem) -> Item:
-        """Puts an item on sale."""
+    async def create_item(self, new: NewItem, staff: str | None, key: str | None) -> Item:
+        """Puts an item on sale. staff: who, for the history. key: the Idempotency-Key."""
         row = await self._pay.one_about(
             ("sku", new.sku),
             "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7::timestamptz, "
-            "$8::timestamptz, $9, $10, $11, $12)",
+            "$8::timestamptz, $9, $10, $11, "
+            "$12, p_staff => $13, p_idempotency_key => $14)",
             new.sku,
             new.name,
             new.price,
@@ -137,16 +138,23 @@ class Database:
             new.late_payment,
             new.settle_seconds,
             new.refund_seconds,
+            staff,
+            key,
         )
         return _item(row)
 
-    async def change_item(self, item_id: int, changes: ItemChanges) -> Item:
-        """Changes the terms of an item, all or nothing."""
+    async def change_item(
+        self, item_id: int, changes: ItemChanges, staff: str | None, key: str | None
+    ) -> Item:
+        """Changes the terms of an item, all or nothing. staff, key: as of create_item()."""
         row = await self._pay.one_about(
             ("item", item_id),
-            "select * from flashsale.change_item($1, $2::jsonb)",
+            "select * from flashsale.change_item($1, $2::jsonb, p_staff => $3, "
+            "p_idempotency_key => $4)",
             item_id,
             msgspec.json.encode(changes).decode(),
+            staff,
+            key,
         )
         return _item(row)
 
@@ -157,6 +165,11 @@ class Database:
     async def items(self, limit: int, after: int) -> list[Item]:
         """A page of the items, by item_id; after: the last item_id of the page before."""
         rows = await self._read.all("select * from flashsale.items($1, $2)", limit, after)
+        return [_item(row) for row in rows]
+
+    async def items_with(self, sku: str) -> list[Item]:
+        """The item with this sku, if there is one."""
+        rows = await self._read.all("select * from flashsale.items(p_sku => $1)", sku)
         return [_item(row) for row in rows]
 
     # Orders
@@ -195,19 +208,27 @@ class Database:
         order = None if row["order_id"] is None else _order(row)
         return UnitAnswer(row["outcome"], order, row["retry_at"])
 
-    async def cancel(self, order_id: str, customer_id: str) -> Order:
-        """Ends a reservation, or a place in the line."""
+    async def cancel(self, order_id: str, customer_id: str, key: str | None) -> Order:
+        """Ends a reservation, or a place in the line. key: the Idempotency-Key."""
         number = _number(order_id)
         row = await self._pay.one_about(
-            number, "select * from flashsale.cancel($1, $2)", number, customer_id
+            number,
+            "select * from flashsale.cancel($1, $2, p_idempotency_key => $3)",
+            number,
+            customer_id,
+            key,
         )
         return _order(row)
 
-    async def request_payment(self, order_id: str, customer_id: str) -> Order:
-        """Starts another attempt to pay."""
+    async def request_payment(self, order_id: str, customer_id: str, key: str | None) -> Order:
+        """Starts another attempt to pay. key: the Idempotency-Key."""
         number = _number(order_id)
         row = await self._pay.one_about(
-            number, "select * from flashsale.request_payment($1, $2)", number, customer_id
+            number,
+            "select * from flashsale.request_payment($1, $2, p_idempotency_key => $3)",
+            number,
+            customer_id,
+            key,
         )
         return _order(row)
 
@@ -228,6 +249,24 @@ class Database:
         )
         return [_order(row) for row in rows]
 
+    async def orders_of_item(
+        self, item_id: int, status: str | None, after: str | None, limit: int
+    ) -> tuple[list[Order], str | None]:
+        """A page of an item's orders, by ticket, and the order_id after which the next one begins.
+
+        after: an order_id, exclusive. The second is None if this is the last page.
+        """
+        rows = await self._read.all(
+            "select * from flashsale.orders_of_item($1, $2, $3, $4)",
+            item_id,
+            status,
+            None if after is None else _number(after),
+            limit,
+        )
+        more = [str(row["order_id"]) for row in rows if row["outcome"] == "more"]
+        orders = [_order(row) for row in rows if row["outcome"] != "more"]
+        return orders, more[0] if more else None
+
     async def orders_by_id(self, order_ids: Sequence[str]) -> list[Order]:
         """Orders of any customers, as their event streams show them."""
         rows = await self._read.all(
@@ -238,37 +277,48 @@ class Database:
     # Money
 
     async def refund_order(
-        self, order_id: str, reason: str, return_units: bool, staff: str | None
+        self, order_id: str, reason: str, return_units: bool, staff: str | None, key: str | None
     ) -> Order:
         """Refunds a paid order, for staff. return_units: its unit goes back on sale."""
         number = _number(order_id)
         row = await self._pay.one_about(
             number,
-            "select * from flashsale.refund_order($1, $2, $3, $4)",
+            "select * from flashsale.refund_order($1, $2, $3, $4, p_idempotency_key => $5)",
             number,
             reason,
             return_units,
             staff,
+            key,
         )
         return _order(row)
 
-    async def pay_offline(self, order_id: str, reference: str, staff: str | None) -> Order:
+    async def pay_offline(
+        self, order_id: str, reference: str, staff: str | None, key: str | None
+    ) -> Order:
         """Records that a till has taken the money for an order."""
         number = _number(order_id)
         row = await self._pay.one_about(
-            number, "select * from flashsale.pay_offline($1, $2, $3)", number, reference, staff
+            number,
+            "select * from flashsale.pay_offline($1, $2, $3, p_idempotency_key => $4)",
+            number,
+            reference,
+            staff,
+            key,
         )
         return _order(row)
 
-    async def extend_holds(self, item_id: int, seconds: int, reason: str, staff: str | None) -> int:
+    async def extend_holds(
+        self, item_id: int, seconds: int, reason: str, staff: str | None, key: str | None
+    ) -> int:
         """Moves all running deadlines of an item later; returns how many."""
         row = await self._pay.one_about(
             ("item", item_id),
-            "select flashsale.extend_holds($1, $2, $3, $4) as extended",
+            "select flashsale.extend_holds($1, $2, $3, $4, p_idempotency_key => $5) as extended",
             item_id,
             seconds,
             reason,
             staff,
+            key,
         )
         return int(row["extended"])
 

@@ -1,9 +1,9 @@
 """Brings a database up to date: pgmq, the tables (migrations/, by yoyo), and sql/.
 
-All of that is one transaction: whatever fails, nothing was changed. (Values of enums are the
-exception: see ENUM_VALUES.) Of sql/ it replays only what
-differs from what the database has, so that nobody who is served meanwhile notices. It repairs what
-a dump does not contain, and sequences that are behind their rows.
+All of that is one transaction: whatever fails, nothing was changed. (Exceptions are values of
+enums, see ENUM_VALUES, and indexes of big tables, see database.indexes.) Of sql/ it replays only
+what differs from what the database has, so that nobody who is served meanwhile notices. It repairs
+what a dump does not contain, and sequences that are behind their rows.
 
 It is safe to run this from many processes at once, and again after a kill at any point. A session
 advisory lock lets one process in at a time, and Postgres releases it when the process dies.
@@ -23,7 +23,7 @@ from psycopg import sql
 from yoyo import internalmigrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 
-from flashsale.database import in_the_way, sequences
+from flashsale.database import in_the_way, indexes, sequences
 from flashsale.database.version import (
     API,
     VERSION_QUERY,
@@ -224,9 +224,17 @@ def _try_until_nobody_is_in_the_way(
             try:
                 if not (applied or replayed):
                     _add_enum_values(conn)
+                    indexes.prepare(conn)
                     with conn.transaction():
                         replayed = _bring_up_to_date(conn, force)
                     applied = [name for name in _applied(conn) if name not in before]
+                if not indexes.clean_up(conn):
+                    raise MigrateError(
+                        "the database is up to date, but for an index of the release before, which "
+                        "keeps customers from buying again: a transaction is still open that "
+                        f"began before. {'; '.join(seen) or 'See pg_stat_activity'}. End it, and "
+                        "migrate again"
+                    )
                 return MigrateReport(applied, replayed, sequences.advance(conn))
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
                 pass
@@ -259,7 +267,7 @@ def _add_enum_values(conn: psycopg.Connection[Any]) -> None:
         ).fetchone()
         if there is None:
             with conn.transaction():
-                _apply_migrations(conn, before=_NEEDS_ENUM_VALUES)
+                apply_migrations(conn, before=_NEEDS_ENUM_VALUES)
         for value in values:
             if there is None or value not in there[0]:
                 conn.execute(
@@ -269,7 +277,7 @@ def _add_enum_values(conn: psycopg.Connection[Any]) -> None:
                 )
 
 
-def _apply_migrations(conn: psycopg.Connection[Any], before: str | None = None) -> None:
+def apply_migrations(conn: psycopg.Connection[Any], before: str | None = None) -> None:
     """Applies new migrations, in the transaction of the caller. before: only those before it."""
     conn.execute("set local client_min_messages = warning")
     _install_extensions(conn)
@@ -286,7 +294,7 @@ def _apply_migrations(conn: psycopg.Connection[Any], before: str | None = None) 
 
 def _bring_up_to_date(conn: psycopg.Connection[Any], force: bool) -> bool:
     """Everything in the transaction of the caller. Returns whether it replayed."""
-    _apply_migrations(conn)
+    apply_migrations(conn)
     replayed = _replay(conn, force)
     if conn.execute(VERSION_QUERY).fetchone() != (expected_version(),):
         conn.execute(f"comment on schema flashsale_data is '{expected_version()}'")

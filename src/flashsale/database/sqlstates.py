@@ -6,6 +6,7 @@ needs no change in Python. All other codes are standard SQLSTATEs.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import asyncpg
@@ -40,6 +41,8 @@ SQLSTATES: dict[str, int | str] = {
 """By the longest prefix that is listed. A number: the HTTP status of an error that one of our
 functions raised. A text: the code in refusals.CODES."""
 
+_NAMES_AN_ITEM = {"sku_taken"}
+"""Codes of which programs need the item that the detail names."""
 _STATUSES = {_OVERLOADED: 503, _UNAVAILABLE: 503, _BAD_VALUE: 422}
 
 
@@ -50,6 +53,7 @@ class Meaning(NamedTuple):
     code: str
     detail: str = ""
     hint: str | None = None
+    item_id: int | None = None
 
 
 def meaning(error: asyncpg.PostgresError) -> Meaning | None:
@@ -59,6 +63,8 @@ def meaning(error: asyncpg.PostgresError) -> Meaning | None:
     people. Messages of Postgres itself are not shown to callers.
     """
     sqlstate = _sqlstate(error)
+    if _met_in_another_index(error):
+        return Meaning(503, _OVERLOADED)
     prefixes = (sqlstate[:length] for length in (5, 3, 2))
     match next((SQLSTATES[prefix] for prefix in prefixes if prefix in SQLSTATES), None):
         case None:
@@ -66,9 +72,15 @@ def meaning(error: asyncpg.PostgresError) -> Meaning | None:
         case int(status):
             code = getattr(error, "constraint_name", None) or _BAD_VALUE
             detail = getattr(error, "message", None) or ""
-            return Meaning(status, code, detail, getattr(error, "hint", None))
+            item_id = _item_in(error) if code in _NAMES_AN_ITEM else None
+            return Meaning(status, code, detail, getattr(error, "hint", None), item_id)
         case code:
             return Meaning(_STATUSES[code], code)
+
+
+def _item_in(error: asyncpg.PostgresError) -> int | None:
+    found = re.search(r"item_id (\d+)$", getattr(error, "detail", None) or "")
+    return int(found[1]) if found else None
 
 
 def is_full(error: asyncpg.PostgresError) -> bool:
@@ -81,10 +93,22 @@ def is_held(error: BaseException) -> bool:
 
     The other transaction is a duplicate of the request, or another verb on the same order.
     """
-    return isinstance(error, asyncpg.PostgresError) and _sqlstate(error) in (
-        "55P03",  # lock_timeout
-        "40P01",  # deadlock
-        "40001",  # the batch met too many duplicates
+    return _met_in_another_index(error) or (
+        isinstance(error, asyncpg.PostgresError)
+        and _sqlstate(error)
+        in (
+            "55P03",  # lock_timeout
+            "40P01",  # deadlock
+            "40001",  # the batch met too many duplicates
+        )
+    )
+
+
+def _met_in_another_index(error: BaseException) -> bool:
+    """Whether two requests of a customer met while an upgrade replaces an index; see indexes.py."""
+    return isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name in (
+        "orders_one_live_per_customer",
+        "orders_one_open_per_customer",
     )
 
 
