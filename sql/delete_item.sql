@@ -110,7 +110,8 @@ begin
     perform flashsale.raise_still_open(v_open);
   end if;
   perform flashsale.note_history(
-    p_staff, 'delete_item', null, flashsale.sums_of(p_item), null, p_reason, p_item.item_id);
+    p_staff, 'delete_item', null, flashsale.sums_of(p_item), '{"state": "deleted"}', p_reason,
+    p_item.item_id);
   insert into flashsale_data.deleting_items (item_id, line, began_at)
   values (p_item.item_id, p_item.line, v_now);
   delete from flashsale_data.items i where i.item_id = p_item.item_id;
@@ -219,6 +220,19 @@ begin
     returning o.order_id
   )
   select array_agg(e.order_id) into v_expired from expired e;
+  -- Their first attempts, which can't begin any more: their amount was the item's price.
+  delete from pgmq.q_payments q
+  where q.message ->> 'kind' = 'open'
+    and flashsale.id_in(q.message, 'payment_id') = any (v_expired)
+    and not exists (
+      select from flashsale_data.payments p
+      where p.payment_id = flashsale.id_in(q.message, 'payment_id'));
+  delete from flashsale_data.dead_letters d
+  where d.queue = 'payments' and d.message ->> 'kind' = 'open'
+    and flashsale.id_in(d.message, 'payment_id') = any (v_expired)
+    and not exists (
+      select from flashsale_data.payments p
+      where p.payment_id = flashsale.id_in(d.message, 'payment_id'));
   return flashsale.enqueue_voids(v_expired);
 end
 $$;

@@ -104,9 +104,9 @@ end
 $$;
 
 comment on function flashsale.put_pseudonym(text, text, bigint[]) is
-$$The pseudonym instead of a customer, for orders that the caller has locked
-A table that names customers belongs here: tests/test_forget_customer.py looks for those that are
-missing.$$;
+$$Puts the pseudonym in the place of a customer; see forget_customer
+The caller has locked the orders. A table that names customers belongs here:
+tests/test_forget_customer.py looks for those that are missing.$$;
 
 create or replace function flashsale.without_name(p_text text, p_name text, p_pseudonym text)
 returns text

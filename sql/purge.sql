@@ -22,8 +22,7 @@ on conflict (kind) do nothing;
 
 create or replace function flashsale.purge(
   p_limit integer default 1000, out purged integer, out more boolean)
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp set enable_seqscan = off
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now constant timestamptz := flashsale.clock();
