@@ -1478,6 +1478,20 @@ SQL_MUTANTS = [
         "outage_sql",
     ),
     Mutant(
+        "note_provider: an outage is an excuse for holds that were over before it",
+        "note_provider",
+        "  perform flashsale.expire(); -- by what was known until now\n",
+        "",
+        "outage_sql::test_what_is_known_later_changes_nothing_for_a_hold_that_is_over",
+    ),
+    Mutant(
+        "hold_fates: a try after the deadline is an excuse",
+        "hold_fates",
+        " and p.unavailable_at < o.expires_at)",
+        ")",
+        "outage_sql::test_what_is_known_later_changes_nothing_for_a_hold_that_is_over",
+    ),
+    Mutant(
         "note_provider: the backlog of an outage is no excuse",
         "note_provider",
         " or s.noted_at > v_now - interval '10 seconds');",
