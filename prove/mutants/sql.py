@@ -551,8 +551,8 @@ SQL_MUTANTS = [
     Mutant(
         "promote: the gaps stay",
         "promote",
-        "      gaps_in_line = i.gaps_in_line - c.gaps\n",
-        "      gaps_in_line = i.gaps_in_line\n",
+        "      gaps_in_line = i.gaps_in_line - c.gaps,\n",
+        "      gaps_in_line = i.gaps_in_line,\n",
         "promote::test_now_serving_passes_those_who_left_the_line",
     ),
     Mutant(
