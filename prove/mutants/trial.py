@@ -47,7 +47,6 @@ MUTANTS: Sequence[Mutant] = [
     *ERASING_MUTANTS,
     *PYTHON_MUTANTS,
     *DRAW_PYTHON_MUTANTS,
-    *FEED_MUTANTS,
 ]
 AT_ONCE = 2
 PYTEST_ITSELF = "pytest itself: "
