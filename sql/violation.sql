@@ -191,14 +191,14 @@ union all
 select 'a key leads to its order', k.item_id, k.order_id,
   format('customer %s, key %s', k.customer_id, k.idempotency_key)
 from flashsale_data.order_keys k
+left join flashsale_data.items i on i.item_id = k.item_id
 where not exists (
   select from flashsale_data.orders o
   where o.order_id = coalesce((
       select d.order_id from flashsale_data.drawn_entries d where d.entry_id = k.order_id),
       k.order_id)
     and o.customer_id = k.customer_id
-    and (o.item_id = k.item_id or o.product_id = (
-      select i.product_id from flashsale_data.items i where i.item_id = k.item_id)))
+    and coalesce(o.product_id, o.item_id) = coalesce(i.product_id, k.item_id))
 union all
 select 'a part belongs to its order', p.item_id, p.order_id, format('%s', p)
 from flashsale_data.orders p
