@@ -89,6 +89,20 @@ def test_an_id_that_a_receiver_could_misread_is_refused(message_id: str) -> None
         f"{secret()} geheim",
         " ".join(secret() for _ in range(9)),
     ],
+    ids=[
+        "none",
+        "a space",
+        "a word",
+        "no prefix",
+        "only the prefix",
+        "not base64",
+        "capitals",
+        "too short",
+        "too long",
+        "a comma",
+        "one of two",
+        "nine",
+    ],  # the values differ between the processes that run the tests
 )
 def test_a_bad_secret_is_refused_and_not_quoted(given: str) -> None:
     with pytest.raises(ValueError, match=r"secret \d must be whsec_|must have 1 to 8 secrets") as e:
