@@ -45,8 +45,18 @@ grant execute on function
 -- Terms of sale: the HTTP service has them in its contract.
 grant execute on function
     flashsale.create_item(
-      text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
-      integer, integer, integer, text, boolean, text, text, text),
+      text, text, bigint, text, integer, integer, flashsale.moment, flashsale.moment, integer, text,
+      integer, integer, integer, integer, text, boolean, text, text, text),
+    flashsale.create_item(
+      text, text, bigint, text, integer, integer, text, flashsale.moment, integer, text,
+      integer, integer, integer, integer, text, boolean, text, text, text),
+    flashsale.create_item(
+      text, text, bigint, text, integer, integer, varchar, flashsale.moment, integer, text,
+      integer, integer, integer, integer, text, boolean, text, text, text),
+    flashsale.create_item(
+      text, text, bigint, text, integer, integer, text, text, integer, text,
+      integer, integer, integer, integer, text, boolean, text, text, text),
+    flashsale.moment_of(timestamptz), flashsale.moment_of(timestamp), flashsale.moment_of(date),
     flashsale.change_item(integer, jsonb, text, text, text)
   to flashsale_api, flashsale_operator;
 
@@ -113,7 +123,11 @@ grant execute on function
     flashsale.fairness(integer, text, integer, integer),
     flashsale.retry_dead_letter(bigint, text, text),
     flashsale.skip_event(bigint, text, text),
-    flashsale.move_event_cursor(bigint, text, text)
+    flashsale.move_event_cursor(bigint, text, text),
+    flashsale.forget_customer(text, text, text),
+    flashsale.delete_item(integer, text, text, integer),
+    flashsale.set_retention(text, integer, text, text),
+    flashsale.purge(integer)
   to flashsale_operator;
 
 grant execute on function

@@ -15,8 +15,9 @@
 --   all other calls), payment_events (what the payment provider told us), tallies (changes of
 --   counters on their way to items), dead_letters (jobs that were given up), sweepers (who swept
 --   when), sweep_failures (items whose sweep fails), offline_references (what tills call their
---   payments), provider_status (whether the payment provider is down) and history (what staff have
---   done). The jobs themselves are in pgmq's queues.
+--   payments), provider_status (whether the payment provider is down), history (what staff have
+--   done), retention (for how long what only grows is kept) and deleting_items (items that are
+--   being deleted). The jobs themselves are in pgmq's queues.
 --   Of draws there are draws (the secret, and how far it is), drawn_entries (the list, which leads
 --   from an entry to its order) and draw_hashes (the order of a draw that is going on).
 --
@@ -85,6 +86,8 @@
 \ir row_types.sql
 \ir errors.sql
 \ir shut_by.sql
+\ir texts.sql
+\ir moments.sql
 \ir money.sql
 \ir order_ids.sql
 \ir enter.sql
@@ -174,6 +177,13 @@
 \ir event_failed.sql
 \ir skip_event.sql
 \ir move_event_cursor.sql
+
+-- Erasing: customers, items, and what is old
+\ir still_open.sql
+\ir forget_customer.sql
+\ir delete_item.sql
+\ir purge.sql
+\ir set_retention.sql
 
 -- For people: the history of an order, views for dashboards, and the promises as queries
 \ir explain_order.sql

@@ -157,6 +157,10 @@ declare
   v_row flashsale.order_row;
 begin
   select r.* into v_row from flashsale.as_row(p_order_id, p_outcome) r;
+  if not found then -- its item is being deleted
+    v_row.outcome := p_outcome;
+    v_row.order_id := p_order_id;
+  end if;
   return v_row;
 end
 $$;

@@ -29,13 +29,13 @@ create or replace function flashsale.is_request(p_customer_id text, p_idempotenc
 returns boolean
 language sql immutable parallel safe
 as $$
-  select (length(p_customer_id) between 1 and 128
-    and (p_idempotency_key is null or length(p_idempotency_key) between 1 and 255)) is true
+  select (flashsale.is_id(p_customer_id, 128)
+    and (p_idempotency_key is null or flashsale.is_id(p_idempotency_key, 255))) is true
 $$;
 
 comment on function flashsale.is_request(text, text) is
 $$Whether these can be the customer and the key of a request
-A customer has 1 to 128 characters, an idempotency key 1 to 255 or is null.$$;
+A customer has 1 to 128 characters of printable ASCII, an idempotency key 1 to 255 or is null.$$;
 
 create or replace function flashsale.key_of(
   p_item_id integer, p_customer_id text, p_idempotency_key text)
@@ -308,9 +308,9 @@ $$;
 
 comment on function flashsale.reserve(integer, text, text, boolean, integer, integer) is
 $$Requests units of an item: a reservation, or a place in the line
-p_customer_id: 1 to 128 characters. p_idempotency_key: 1 to 255 characters or null; the same item,
-customer and key always get the same order, if they ask for the same. p_wait: false refuses rather
-than join the line or a draw. p_quantity: how many units, 1 up to the item's max_per_order.
+p_customer_id: 1 to 128 characters of printable ASCII, without spaces at the ends.
+p_idempotency_key: 1 to 255 such characters or null; the same item, customer and key always get the
+same order, if they ask for the same. p_wait: false refuses rather than join the line or a draw. p_quantity: how many units, 1 up to the item's max_per_order.
 p_min_quantity: with fewer the customer would rather have none, 1 to p_quantity; null: they want all
 of them.
 Outcomes: reserved; waiting; entered (a draw, before it opens); existing (the order that the
@@ -359,8 +359,9 @@ begin
         'item_id %s, a customer of %s characters, a key of %s characters, %s units, at least %s',
         p_item_id, coalesce(length(p_customer_id), 0), coalesce(length(p_idempotency_key), 0),
         p_quantity, p_min_quantity),
-      hint = 'Customers have 1 to 128 characters, idempotency keys 1 to 255. quantity is at least '
-        '1, min_quantity is 1 to quantity.';
+      hint = 'Customers have 1 to 128 characters of printable ASCII, idempotency keys 1 to 255, '
+        'and neither has spaces at its ends. quantity is at least 1, min_quantity is 1 to '
+        'quantity.';
   end if;
   return v_row;
 end

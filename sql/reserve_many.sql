@@ -85,9 +85,10 @@ $$;
 comment on function flashsale.reserve_many(
   integer[], text[], text[], boolean[], integer[], integer[]) is
 $$Requests units for each of up to 1,000 customers
-One row per request, in the order of the requests. p_customer_ids: 1 to 128 characters.
-p_idempotency_keys: 1 to 255 characters or null; the same item, customer and key always get the same
-order, if they ask for the same. p_waits: false refuses rather than join the line or a draw.
+One row per request, in the order of the requests. p_customer_ids: 1 to 128 characters of printable
+ASCII, without spaces at the ends. p_idempotency_keys: 1 to 255 such characters or null; the same
+item, customer and key always get the same order, if they ask for the same. p_waits: false refuses
+rather than join the line or a draw.
 p_quantities: how many units, 1 up to the item's max_per_order; null: 1. p_min_quantities: with
 fewer the customer would rather have none, 1 to the quantity; null: they want all of them.
 Outcomes: reserved, waiting, entered (a draw, before it opens); existing (the order that the

@@ -46,6 +46,11 @@ comment on column flashsale.order_row.chance is
 comment on column flashsale.order_row.forecast_as_of is
   'Of a waiting order: when the counters were brought up to date that chance is computed from.';
 
+comment on type flashsale.moment is
+$$A time as an argument: a timestamptz, never one without a time zone$$;
+
+comment on column flashsale.moment.at is 'The time.';
+
 comment on type flashsale.payment_job is
 $$A call to make at the payment provider$$;
 

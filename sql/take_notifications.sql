@@ -53,7 +53,8 @@ begin
       cross join lateral (
         select
           o.order_id is null or r.read_ct > flashsale.max_tries(r.message) as is_hopeless,
-          flashsale.is_old_news(r.message ->> 'kind', o.status, o.late_order_id) as is_obsolete
+          flashsale.is_old_news(r.message ->> 'kind', o.status, o.late_order_id)
+            or flashsale.is_forgotten(o.customer_id) as is_obsolete
       ) m
     ), buried as (
       insert into flashsale_data.dead_letters (queue, message, tries, error, enqueued_at, died_at)

@@ -89,6 +89,7 @@ where o.order_id in (
     where not flashsale.is_entry(m.order_id)
     group by m.item_id)
   and o.ticket > coalesce(flashsale.issued_tickets(o.item_id), 0)
+  and not exists (select from flashsale_data.deleting_items d where d.item_id = o.item_id)
 union all
 select 'an order makes sense', o.item_id, o.order_id, format('%s', o)
 from flashsale_data.orders o

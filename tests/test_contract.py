@@ -103,15 +103,16 @@ EXPECTED_GRANTS = {
     "flashsale_tool": "cancel draw_entries draw_status events explain_order fairness "
     "find_held item_status items order_status orders_by_id orders_of pay_offline "
     "request_payment reserve reserve_many",
-    "flashsale_operator": "cancel change_item close_item create_item draw_entries "
-    "draw_status events expire explain_order extend_holds fairness fill forget_events "
-    "item_status items move_event_cursor open_item order_status orders_of orders_of_item "
-    "pause_item pay_offline promote publish_events refund_order restock resume_item "
-    "retry_dead_letter skip_event sweep withdraw",
+    "flashsale_operator": "cancel change_item close_item create_item delete_item "
+    "draw_entries draw_status events expire explain_order extend_holds fairness fill "
+    "forget_customer forget_events item_status items move_event_cursor open_item order_status "
+    "orders_of orders_of_item pause_item pay_offline promote publish_events purge refund_order "
+    "restock resume_item retry_dead_letter set_retention skip_event sweep withdraw",
 }
 FOR_VIEWS = {"clock", "hold_fate", "issued_tickets", "money", "order_id_of", "provider_down"}
-FOR_VIEWS |= {"is_entry", "is_on", "running_transactions", "shut_by"}
-FOR_VIEWS |= {"place_of", "running_transactions", "shut_by"}
+FOR_VIEWS |= {"is_entry", "is_on", "place_of", "running_transactions", "shut_by"}
+FOR_ARGUMENTS = {"moment_of"}
+"""Casts, which Postgres calls with the rights of whoever passes the argument."""
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -125,7 +126,7 @@ def test_each_audience_has_its_verbs_and_no_others(db: Connection, role: str) ->
             role,
         )
     }
-    assert granted - FOR_VIEWS == set(EXPECTED_GRANTS[role].split())
+    assert granted - FOR_VIEWS - FOR_ARGUMENTS == set(EXPECTED_GRANTS[role].split())
 
 
 UNPINNED = {"as_row", "is_event", "name_of_event", "outage"}
@@ -155,6 +156,7 @@ UNPINNED |= {
 }
 UNPINNED |= {"nth_ticket", "units_in_words", "wish_in_words"}
 UNPINNED |= {"is_same_request", "items_per_sweep", "refused", "reserved", "waiting"}
+UNPINNED |= {"is_forgotten", "is_id", "is_text"}
 """Inlined into the statements that call them; a function with settings is not."""
 UNPINNED |= {"feed_items_per_visit", "first_status", "is_announced", "paid_data", "utc"}
 COMMITS = {"sweep_for_a_minute", "sweep_round"}

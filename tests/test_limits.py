@@ -121,7 +121,7 @@ def test_terms_have_the_same_limits_everywhere(db: Connection) -> None:
 def test_a_sale_opens_before_it_closes(
     db: Connection, opens: str, closes: str, inside: bool
 ) -> None:
-    terms = TERMS | {"opens_at": f"2030-01-01 {opens}", "closes_at": f"2030-01-01 {closes}"}
+    terms = TERMS | {"opens_at": f"2030-01-01 {opens}Z", "closes_at": f"2030-01-01 {closes}Z"}
     assert allows(BAD_TERMS, by_function, db, terms) is inside
     assert allows(BY_THE_TABLE, in_the_table, db, terms) is inside
 

@@ -80,8 +80,8 @@ FORECAST_MUTANTS = [
     Mutant(
         "reserve: a new customer is behind those who have left",
         "reserve",
-        "v_ticket - v_now_serving - v_gaps_in_line",
-        "v_ticket - v_now_serving",
+        "- p_now_serving - p_gaps_in_line), p_now",
+        "- p_now_serving), p_now",
         "position::test_the_answer_to_a_request_counts_those_who_left_as_of_the_last_sweep",
     ),
     Mutant(

@@ -551,8 +551,8 @@ SQL_MUTANTS = [
     Mutant(
         "promote: the gaps stay",
         "promote",
-        "      gaps_in_line = i.gaps_in_line - c.gaps\n",
-        "      gaps_in_line = i.gaps_in_line\n",
+        "      gaps_in_line = i.gaps_in_line - c.gaps,\n",
+        "      gaps_in_line = i.gaps_in_line,\n",
         "promote::test_now_serving_passes_those_who_left_the_line",
     ),
     Mutant(
@@ -1476,6 +1476,20 @@ SQL_MUTANTS = [
         "s.noted_at >= o.reserved_at then",
         "s.noted_at is not null then",
         "outage_sql",
+    ),
+    Mutant(
+        "note_provider: an outage is an excuse for holds that were over before it",
+        "note_provider",
+        "  perform flashsale.expire(); -- by what was known until now\n",
+        "",
+        "outage_sql::test_what_is_known_later_changes_nothing_for_a_hold_that_is_over",
+    ),
+    Mutant(
+        "hold_fates: a try after the deadline is an excuse",
+        "hold_fates",
+        " and p.unavailable_at < o.expires_at)",
+        ")",
+        "outage_sql::test_what_is_known_later_changes_nothing_for_a_hold_that_is_over",
     ),
     Mutant(
         "note_provider: the backlog of an outage is no excuse",

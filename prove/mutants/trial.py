@@ -28,6 +28,7 @@ from queue import SimpleQueue
 from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing.servers import FAST, postgres_server
 from prove.mutants.draw import DRAW_MUTANTS, DRAW_PYTHON_MUTANTS
+from prove.mutants.erasing import ERASING_MUTANTS
 from prove.mutants.feed import FEED_MUTANTS
 from prove.mutants.forecast import FORECAST_MUTANTS
 from prove.mutants.kinds import ROOT, Mutant, PythonMutant
@@ -43,6 +44,7 @@ MUTANTS: Sequence[Mutant] = [
     *STAFF_MUTANTS,
     *FEED_MUTANTS,
     *FORECAST_MUTANTS,
+    *ERASING_MUTANTS,
     *PYTHON_MUTANTS,
     *DRAW_PYTHON_MUTANTS,
 ]

@@ -10,12 +10,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from flashsale.currencies import DECIMALS
+
 # No control characters, no line separators, and at least one visible character.
 _TEXT = r"^(?=.*\S)[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$(?!\n)"
 
 Sku = Annotated[str, Meta(min_length=1, max_length=64, pattern=_TEXT, examples=["sneaker-42"])]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_TEXT, examples=["Sneaker, 42"])]
 Currency = Annotated[str, Meta(min_length=3, max_length=3, pattern="^[A-Z]{3}$", examples=["EUR"])]
+KnownCurrency = Annotated[Currency, Meta(extra_json_schema={"enum": sorted(DECIMALS)})]
 Price = Annotated[int, Meta(ge=1, le=10**12, description="Minor units of currency")]
 Stock = Annotated[int, Meta(ge=0, le=10_000_000, description="Units on sale, sold ones included")]
 Units = Annotated[int, Meta(ge=1, le=10_000_000)]
@@ -90,7 +93,7 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True):
     sku: Sku
     name: Name
     price: Price
-    currency: Currency
+    currency: KnownCurrency
     stock: Stock
     hold_seconds: HoldSeconds
     opens_at: Time | None = None
@@ -106,6 +109,8 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         _check_years(self.opens_at, self.closes_at)
+        if self.currency not in DECIMALS:
+            raise ValueError("Expected a currency of ISO 4217")
 
 
 class ItemChanges(Struct, frozen=True, forbid_unknown_fields=True):

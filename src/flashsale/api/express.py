@@ -27,8 +27,8 @@ from flashsale.refusals import Overloaded, Refused
 
 ROUTE = "/items/{item_id}/orders"
 _PATH = re.compile(rb"/items/([1-9][0-9]{0,8})/orders").fullmatch
-_CUSTOMER = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,128}").fullmatch
-_KEY = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,255}").fullmatch
+_CUSTOMER = re.compile(rb"[!-~](?:[ -~]{0,126}[!-~])?").fullmatch
+_KEY = re.compile(rb"[!-~](?:[ -~]{0,253}[!-~])?").fullmatch
 _SMALL = re.compile(rb"[0-9]{1,3}").fullmatch  # a Content-Length that is short enough
 _JSON = b"application/json"
 _encode = msgspec.json.Encoder().encode

@@ -140,8 +140,9 @@ class Database:
         """Puts an item on sale. staff: who, for the history. key: the Idempotency-Key."""
         row = await self._pay.one_about(
             ("sku", new.sku),
-            "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
-            "$12, $13, $14, $15, p_staff => $16, p_idempotency_key => $17, p_draw => $18)",
+            "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7::timestamptz, "
+            "$8::timestamptz, $9, $10, $11, $12, $13, $14, $15, p_staff => $16, "
+            "p_idempotency_key => $17, p_draw => $18)",
             new.sku,
             new.name,
             new.price,
