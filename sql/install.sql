@@ -46,11 +46,11 @@
 --
 -- LOCK ORDER
 --   request_keys, order_keys, then orders, then payments. Only two verbs wait for several orders,
---   both in the order of (product or item, customer): reserve_many, which inserts keys and orders and
---   locks orders that are in the way, and extend_holds, which locks the holds of one item that run.
---   An order of items would not do: two variants have one place per customer, where requests for
---   either meet. The other verbs wait for one order. Sweeps lock many, by order_id or by deadline,
---   but with skip locked, so that a sweep never waits.
+--   both in the order of (product or item, customer): reserve_many, which inserts keys and orders
+--   and locks orders that are in the way, and extend_holds, which locks the holds of one item that
+--   run. An order of items would not do: two variants have one place per customer, where requests
+--   for either meet. The other verbs wait for one order. Sweeps lock many, by order_id or by
+--   deadline, but with skip locked, so that a sweep never waits.
 --   There is one exception. Late money may buy a new order (buy_late): pay then inserts an order
 --   while it holds the old order and the payment. It can wait only for a transaction that is just
 --   inserting an order of the same customer and item. That one found the old order ended already.

@@ -310,7 +310,8 @@ comment on function flashsale.reserve(integer, text, text, boolean, integer, int
 $$Requests units of an item: a reservation, or a place in the line
 p_customer_id: 1 to 128 characters of printable ASCII, without spaces at the ends.
 p_idempotency_key: 1 to 255 such characters or null; the same item, customer and key always get the
-same order, if they ask for the same. p_wait: false refuses rather than join the line or a draw. p_quantity: how many units, 1 up to the item's max_per_order.
+same order, if they ask for the same. p_wait: false refuses rather than join the line or a draw.
+p_quantity: how many units, 1 up to the item's max_per_order.
 p_min_quantity: with fewer the customer would rather have none, 1 to p_quantity; null: they want all
 of them.
 Outcomes: reserved; waiting; entered (a draw, before it opens); existing (the order that the

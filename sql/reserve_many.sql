@@ -527,7 +527,7 @@ begin
       t.item_id, flashsale.ticket_of(t.new_id), t.customer_id, p_now, t.deadline) o
     where t.new_id is not null
       and (t.idempotency_key is null or t.new_id in (select c.order_id from claimed c))
-    order by coalesce(t.product_id, t.item_id), t.customer_id
+    order by coalesce(p_product_ids[t.ord], t.item_id), t.customer_id
     on conflict (coalesce(product_id, item_id), customer_id)
       where ended_at is null and may_buy_again is null do nothing
     returning order_id, status
