@@ -29,6 +29,9 @@ drop function if exists flashsale.create_item(
 drop function if exists flashsale.create_item(
   text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
   integer); -- 0.2: its times are of type flashsale.moment
+drop function if exists flashsale.create_item(
+  text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
+  integer, integer, integer, text, text, text, text); -- the same, with limits
 drop function if exists flashsale.order_story(flashsale_data.orders, text);
 drop function if exists flashsale.payment_story(bigint);
 -- 0.2: and whether orders that are back in the line count
