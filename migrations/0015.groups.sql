@@ -65,5 +65,12 @@ create type flashsale_data.group_tickets as (
   now_serving integer -- of the item, as the request has seen it
 );
 
+-- What is known of a request that look_up does not decide (look_up_special).
+create type flashsale_data.special_request as (
+  outcome text,      -- as of look_up
+  order_id bigint,   -- the same
+  in_the_way boolean -- the order is paid, and leaves room for the request
+);
+
 alter type flashsale.order_row add attribute quantity integer;
 alter type flashsale.order_row add attribute units integer;

@@ -14,6 +14,7 @@ from functools import partial
 from prove import suites
 from prove.faults import (
     deadline,
+    draw,
     every_commit,
     failover,
     kills,
@@ -42,6 +43,7 @@ SIDE_BY_SIDE: list[dict[str, Proof]] = [
     {"restore": restore.proof},
     {"neighbours": neighbours.proof},
     {"mass": mass.proof},
+    {"draw": draw.proof},
     {"model": suites.model},
     {"permutations": suites.permutations},
     {"mutants": suites.mutants},

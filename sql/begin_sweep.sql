@@ -7,6 +7,7 @@ begin
   return query
   select d.item_id, d.overdue_ids from flashsale.items_due(p_runner, p_limit) d;
   perform flashsale.note_sweep(p_runner, 1, 0, 0, 0);
+  perform flashsale.purge(200);
 end
 $$;
 
@@ -16,4 +17,4 @@ Call sweep_item for each, in a transaction of its own, in this order: items with
 probably come first. p_runner: the name of the caller in sweep_status. overdue_ids: the item's holds
 that are past their deadlines, or null. p_limit: at most so many holds over all items, the oldest
 deadlines first; if there are so many, begin again at once. Items whose sweep failed a moment ago
-are left out.$$;
+are left out. Also deletes some of what is too old (purge).$$;

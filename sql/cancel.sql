@@ -1,9 +1,6 @@
 create or replace function flashsale.cancel(
-  p_order_id bigint,
-  p_customer_id text default null,
-  p_idempotency_key text default null,
-  p_reason text default null,
-  p_staff text default null)
+  p_order_id bigint, p_customer_id text default null, p_idempotency_key text default null,
+  p_reason text default null, p_staff text default null)
 returns flashsale.order_row
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -22,6 +19,7 @@ begin
   then
     return flashsale.answer(p_order_id, 'repeated');
   end if;
+  p_order_id := flashsale.lock_entry(p_order_id);
   select o.status into v_before
   from flashsale_data.orders o
   where o.order_id = p_order_id and o.head_id is null
@@ -33,12 +31,13 @@ begin
     set status = 'cancelled', ended_at = v_now
     where o.order_id = p_order_id and o.head_id is null
       and (o.customer_id = p_customer_id or p_customer_id is null)
-      and (o.status = 'waiting' or o.status = 'reserved' and (
+      and (o.status in ('entered', 'waiting') or o.status = 'reserved' and (
         o.expires_at > v_now or flashsale.hold_fate(o.order_id) = 'waiting'))
     returning o.order_id, o.item_id, o.reserved_at, o.quantity
   ), tallied as (
-    insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
-    select c.item_id, 0, coalesce(c.quantity, 1) from cancelled c where c.reserved_at is null
+    insert into flashsale_data.tallies (item_id, paid, gaps_in_line, entered)
+    select t.* from cancelled c, flashsale.tally_of_cancelled(
+      c.order_id, c.reserved_at, c.quantity) t
   )
   select
     array_agg(c.order_id), max(c.order_id) filter (where c.reserved_at is not null),
@@ -81,6 +80,23 @@ before: nothing changes); settling (the deadline has passed, and the payment pro
 whether the money came in time: nothing changes); repeated (with this key: the order as it is now).
 Errors: RV102 unknown order, or another customer's; RV202 already paid, RV302 a key, a reason or a
 name that is too short or too long, RV304 the key was used for another request.$$;
+
+-- This has no settings, so that it is inlined.
+create or replace function flashsale.tally_of_cancelled(
+  p_order_id bigint, p_reserved_at timestamptz, p_quantity integer)
+returns table (item_id integer, paid integer, gaps_in_line integer, entered integer)
+language sql immutable rows 1
+as $$
+  select
+    flashsale.item_of(p_order_id), 0,
+    case when flashsale.is_entry(p_order_id) then 0 else coalesce(p_quantity, 1) end,
+    case when flashsale.is_entry(p_order_id) then -1 else 0 end
+  where p_reserved_at is null
+$$;
+
+comment on function flashsale.tally_of_cancelled(bigint, timestamptz, integer) is
+$$What the cancellation of an order changes of the item's counters
+An entry has no tickets in the line. No row: the order has held a unit.$$;
 
 create or replace function flashsale.may_give_back(
   p_order_id bigint, p_customer_id text, p_now timestamptz)

@@ -30,8 +30,8 @@ price and currency can be changed until somebody asks for a unit. p_reason and p
 1,000 characters, and who, 1 to 128, for history; null: no reason, and the login. p_idempotency_key:
 1 to 255 characters; the same call with the same key has its effect once.
 Errors: RV101 unknown item, RV204 withdraws more units than are not paid yet, RV209 the price can't
-be changed any more, RV302 a value is out of range or can not be changed, RV304 the key was used for
-another request.$$;
+be changed any more, RV221 opens_at, if the draw of the item has begun, RV302 a value is out of
+range or can not be changed, RV304 the key was used for another request.$$;
 
 create or replace function flashsale.check_changes(p_changes jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -70,6 +70,7 @@ as $$
 declare
   v_item constant flashsale_data.items := flashsale.lock_item(p_item_id);
 begin
+  perform flashsale.change_draw(v_item, p_changes) where v_item.draw is not null;
   perform flashsale.check_terms(
     jsonb_build_object('opens_at', v_item.opens_at, 'closes_at', v_item.closes_at,
       'max_per_order', v_item.max_per_order, 'max_per_customer', v_item.max_per_customer)
@@ -135,7 +136,8 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqsc
 as $$
 declare
   v_last constant integer := coalesce(pg_sequence_last_value(p_item.line), 0);
-  v_free constant integer := p_item.now_serving - v_last;
+  v_free constant integer := case -- nobody gets a ticket before a draw is listed
+    when p_item.draw in ('entering', 'listing') then 0 else p_item.now_serving - v_last end;
   v_first integer;
   v_end integer;
 begin
@@ -203,3 +205,32 @@ $$;
 
 comment on function flashsale.raise_has_orders(integer) is
 $$Raises RV209: the price can't be changed, because somebody has asked$$;
+
+create or replace function flashsale.change_draw(p_item flashsale_data.items, p_changes jsonb)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now constant timestamptz := flashsale.clock();
+begin
+  if p_changes ? 'opens_at' and p_item.draw <> 'called_off' then
+    if (p_item.draw <> 'entering' or p_item.opens_at <= v_now)
+      and flashsale.time_in(p_changes, 'opens_at') > v_now
+    then
+      raise exception 'The draw of this item has begun.' using
+        errcode = 'RV221', constraint = 'draw_has_begun',
+        detail = format('item_id %s, draw %s', p_item.item_id, p_item.draw),
+        hint = 'Its opening can''t be moved any more. You may pause or close the sale.';
+    elsif p_item.draw = 'entering' and p_changes -> 'opens_at' = 'null' then
+      raise exception 'An item with a draw needs an opening.' using
+        errcode = 'RV302', constraint = 'bad_value', detail = format('item_id %s', p_item.item_id),
+        hint = 'To begin the draw now, set opens_at to now: open_item does so.';
+    end if;
+  end if;
+  perform flashsale.forget_noted_draw(p_item.item_id);
+end
+$$;
+
+comment on function flashsale.change_draw(flashsale_data.items, jsonb) is
+$$What a change of terms means for the item's draw
+opens_at can be moved until then. Errors: RV221 draw_has_begun, RV302 opens_at would be null.$$;

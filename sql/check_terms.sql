@@ -21,7 +21,7 @@ create or replace function flashsale.time_in(p_terms jsonb, p_name text) returns
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if jsonb_typeof(p_terms -> p_name) in ('number', 'boolean', 'object', 'array') then
+  if jsonb_typeof(p_terms -> p_name) <> 'null' and not flashsale.is_zoned(p_terms ->> p_name) then
     return timestamptz 'infinity';
   end if;
   return (p_terms ->> p_name)::timestamptz;
@@ -31,7 +31,7 @@ end
 $$;
 
 comment on function flashsale.time_in(jsonb, text) is
-$$A term that is a time or null; infinity if it is anything else$$;
+$$A term that is a time with its zone, or null; infinity if anything else$$;
 
 create or replace function flashsale.is_time_of_a_sale(p_time timestamptz) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -50,15 +50,15 @@ declare
 begin
   select string_agg(r.problem, '; ' order by r.n) into v_problem
   from (values
-    (1, p_terms ? 'sku', length(p_terms ->> 'sku') between 1 and 64,
-      'sku must have 1 to 64 characters'),
-    (2, p_terms ? 'name', length(p_terms ->> 'name') between 1 and 200,
-      'name must have 1 to 200 characters'),
+    (1, p_terms ? 'sku', flashsale.is_text(p_terms ->> 'sku', 64),
+      'sku must have 1 to 64 characters, and no control characters'),
+    (2, p_terms ? 'name', flashsale.is_text(p_terms ->> 'name', 200),
+      'name must have 1 to 200 characters, and no control characters'),
     (3, p_terms ? 'price',
       flashsale.whole_number_in(p_terms, 'price') between 1 and 1000000000000,
       'price must be 1 to 1000000000000 minor units'),
-    (4, p_terms ? 'currency', (p_terms ->> 'currency') ~ '^[A-Z]{3}$',
-      'currency must be three capital letters'),
+    (4, p_terms ? 'currency', flashsale.decimals_of(p_terms ->> 'currency') is not null,
+      'currency must be one of ISO 4217, in capital letters'),
     (5, p_terms ? 'stock', flashsale.whole_number_in(p_terms, 'stock') between 0 and 10000000,
       'stock must be 0 to 10000000 units'),
     (6, p_terms ? 'hold_seconds',
@@ -73,7 +73,8 @@ begin
       'opens_at must be before closes_at'),
     (10, true,
       flashsale.is_time_of_a_sale(v_opens_at) and flashsale.is_time_of_a_sale(v_closes_at),
-      'opens_at and closes_at must be times in the years 2000 to 2999, or null'),
+      'opens_at and closes_at must be times with their time zone, such as 2026-11-27T20:00:00Z, '
+      'in the years 2000 to 2999, or null'),
     (11, p_terms ? 'paused', jsonb_typeof(p_terms -> 'paused') = 'boolean',
       'paused must be true or false'),
     (12, p_terms ? 'add_stock',
@@ -97,8 +98,11 @@ begin
       'max_per_customer must be max_per_order to 10000 units, or null'),
     (18, (p_terms ->> 'product') is not null,
       jsonb_typeof(p_terms -> 'product') = 'string'
-        and length(p_terms ->> 'product') between 1 and 64,
-      'product must have 1 to 64 characters, or be null')
+        and flashsale.is_text(p_terms ->> 'product', 64),
+      'product must have 1 to 64 characters and no control characters, or be null'),
+    (19, p_terms ? 'draw', p_terms -> 'draw' = 'false'
+      or p_terms -> 'draw' = 'true' and v_opens_at > flashsale.clock(),
+      'draw must be true or false, and with a draw opens_at must be in the future')
   ) r (n, is_given, is_right, problem)
   where r.is_given and r.is_right is not true;
   if v_problem is not null then

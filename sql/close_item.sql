@@ -15,6 +15,7 @@ begin
     closes_at = least(i.closes_at, v_now),
     opens_at = case when i.opens_at < v_now then i.opens_at end -- null if it has never opened
   where i.item_id = p_item_id;
+  perform flashsale.forget_noted_draw(p_item_id);
   perform flashsale.note_item('close_item', p_item_id, v_item, p_reason, p_staff);
   return flashsale.item_status(p_item_id);
 end

@@ -40,7 +40,7 @@ declare
   v_done record;
 begin
   v_due := array(
-    select (b.item_id, null, b.overdue_ids)::flashsale_data.due_item
+    select (b.item_id, null, b.overdue_ids, null)::flashsale_data.due_item
     from flashsale.begin_sweep('pg_cron', v_holds) b);
   commit;
   v_limit := greatest(100, 1000 / greatest(1, cardinality(v_due)));

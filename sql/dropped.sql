@@ -26,15 +26,18 @@ drop function if exists
 drop function if exists flashsale.retry_job(text, bigint, integer, text);
 drop function if exists flashsale.create_item(
   text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text);
+drop function if exists flashsale.create_item(
+  text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
+  integer); -- 0.2: its times are of type flashsale.moment
+drop function if exists flashsale.create_item(
+  text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
+  integer, integer, integer, text, text, text, text); -- the same, with limits
 drop function if exists flashsale.order_story(flashsale_data.orders, text);
 drop function if exists flashsale.payment_story(bigint);
 -- 0.2: and whether orders that are back in the line count
 drop function if exists flashsale.busy_payments(bigint[]);
 drop function if exists flashsale.is_busy(bigint);
 -- 0.2: staff say who they are and why, and a call may have an idempotency key
-drop function if exists flashsale.create_item(
-  text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
-  integer);
 drop function if exists flashsale.change_item(integer, jsonb);
 drop function if exists flashsale.restock(integer, integer);
 drop function if exists flashsale.withdraw(integer, integer);
@@ -62,3 +65,5 @@ drop function if exists flashsale.take_tickets(
 drop function if exists flashsale.place_orders(
   integer[], text[], text[], bigint[], timestamptz[], timestamptz, text[], bigint[]);
 drop function if exists flashsale.order_outlook(flashsale_data.orders, integer, timestamptz);
+-- 0.2: and how many tickets of the line have no order that waits
+drop function if exists flashsale.waiting(bigint, integer, text, timestamptz, integer);

@@ -12,7 +12,7 @@ declare
 begin
   select o.* into v_order
   from flashsale_data.orders o
-  where o.order_id = p_order_id and o.head_id is null;
+  where o.order_id = flashsale.current_id(p_order_id) and o.head_id is null;
   if not found then
     perform flashsale.raise_unknown_order(p_order_id);
   end if;
@@ -21,6 +21,8 @@ begin
   select e.at, e.what
   from (
     select * from flashsale.order_story(v_order, v_item)
+    union all
+    select * from flashsale.draw_story(v_order)
     union all
     select * from flashsale.payment_story(v_order)
     union all
@@ -80,6 +82,8 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select p_order.created_at, 1,
     case
+      when flashsale.is_entry(flashsale.shown_id(p_order.order_id)) then
+        format('Customer %s entered the draw of %L.', p_order.customer_id, p_item.name)
       when p_order.status = 'void' then
         format('Ticket %s of %L belongs to nobody: it was withdrawn from sale, or its request '
           'rolled back.', p_order.ticket, p_item.name)
@@ -131,7 +135,7 @@ as $$
       when 'cancelled' then 'It was cancelled.'
       when 'unserved' then case
         when p_order.part_served_at is not null
-          and (p_item.closes_at <= p_order.ended_at) is not true
+          and flashsale.shut_by(null, p_item.closes_at, false, p_order.ended_at) is null
           then 'Too few units came in time. Those that were set aside went to the line.'
         else 'The sale closed before it was their turn.' end
       when 'refunded' then format('The order was refunded%s: the unit is not theirs any more.',
@@ -142,6 +146,20 @@ $$;
 
 comment on function flashsale.order_story(flashsale_data.orders, flashsale_data.items) is
 $$The events of an order's history that its own row shows$$;
+
+create or replace function flashsale.draw_story(p_order flashsale_data.orders)
+returns table (at timestamptz, step integer, what text)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select d.done_at, 1,
+    format('The draw was done: they got ticket %s of %s.', p_order.ticket, d.units)
+  from flashsale_data.draws d
+  where d.item_id = p_order.item_id and d.done_at is not null
+    and flashsale.shown_id(p_order.order_id) <> p_order.order_id
+$$;
+
+comment on function flashsale.draw_story(flashsale_data.orders) is
+$$When an entry of a draw got its ticket; no row: it is none, or has none$$;
 
 create or replace function flashsale.end_of_payment(
   p_order flashsale_data.orders, p_payment_id bigint)
@@ -264,6 +282,8 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select p_now, 12,
     case
+      when p_order.status = 'entered' then
+        'Now: entered; they get their place when the item opens and its draw is done.'
       when p_order.status = 'waiting' and p_order.ticket > p_item.now_serving then
         format('Now: waiting; at most %s are served before them.',
           p_order.ticket - p_item.now_serving - 1)
@@ -289,7 +309,7 @@ as $$
         format('Now: the deadline has passed; the next sweep makes it %s.',
           flashsale.hold_fate(p_order.order_id))
     end
-  where p_order.status in ('waiting', 'reserved', 'settling')
+  where p_order.status in ('entered', 'waiting', 'reserved', 'settling')
 $$;
 
 comment on function flashsale.order_outlook(

@@ -77,7 +77,7 @@ begin
   select * into v_item from flashsale_data.items i
   where i.item_id = p_item_id
   for no key update skip locked;
-  if not found then
+  if not found or v_item.draw in ('listing', 'drawing') then -- tickets to be drawn are no holes
     return;
   end if;
 

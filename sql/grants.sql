@@ -16,6 +16,7 @@ grant usage on schema flashsale
 -- Views call these functions with the rights of the view's reader.
 grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
     flashsale.hold_fate(bigint), flashsale.order_id_of(integer, integer),
+    flashsale.is_entry(bigint), flashsale.is_on(timestamptz, timestamptz), flashsale.place_of(bigint),
     flashsale.provider_down(), flashsale.running_transactions(),
     flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
@@ -35,11 +36,27 @@ grant execute on function
     flashsale.items(text)
   to flashsale_api, flashsale_tool;
 
+-- What is public of a draw.
+grant execute on function
+    flashsale.draw_status(integer),
+    flashsale.draw_entries(integer, bigint, integer)
+  to flashsale_api, flashsale_tool, flashsale_operator;
+
 -- Terms of sale: the HTTP service has them in its contract.
 grant execute on function
     flashsale.create_item(
-      text, text, bigint, text, integer, integer, timestamptz, timestamptz, integer, text, integer,
-      integer, integer, integer, text, text, text, text),
+      text, text, bigint, text, integer, integer, flashsale.moment, flashsale.moment, integer, text,
+      integer, integer, integer, integer, text, boolean, text, text, text),
+    flashsale.create_item(
+      text, text, bigint, text, integer, integer, text, flashsale.moment, integer, text,
+      integer, integer, integer, integer, text, boolean, text, text, text),
+    flashsale.create_item(
+      text, text, bigint, text, integer, integer, varchar, flashsale.moment, integer, text,
+      integer, integer, integer, integer, text, boolean, text, text, text),
+    flashsale.create_item(
+      text, text, bigint, text, integer, integer, text, text, integer, text,
+      integer, integer, integer, integer, text, boolean, text, text, text),
+    flashsale.moment_of(timestamptz), flashsale.moment_of(timestamp), flashsale.moment_of(date),
     flashsale.change_item(integer, jsonb, text, text, text)
   to flashsale_api, flashsale_operator;
 
@@ -79,6 +96,9 @@ grant execute on function
     flashsale.finish_notifications(bigint[], integer[]),
     flashsale.retry_job(text, bigint, integer, text, boolean),
     flashsale.note_provider(boolean),
+    flashsale.take_events(text, integer, integer),
+    flashsale.events_delivered(bigint, bigint, integer),
+    flashsale.event_failed(bigint, text, double precision),
     flashsale.payment_opened(bigint, integer, bigint, text, text),
     flashsale.payments_opened(bigint[], integer[], bigint[], text[], text[]),
     flashsale.payment_voided(bigint, integer, bigint),
@@ -101,7 +121,13 @@ grant execute on function
     flashsale.items(text),
     flashsale.explain_order(bigint),
     flashsale.fairness(integer, text, integer, integer),
-    flashsale.retry_dead_letter(bigint, text, text)
+    flashsale.retry_dead_letter(bigint, text, text),
+    flashsale.skip_event(bigint, text, text),
+    flashsale.move_event_cursor(bigint, text, text),
+    flashsale.forget_customer(text, text, text),
+    flashsale.delete_item(integer, text, text, integer),
+    flashsale.set_retention(text, integer, text, text),
+    flashsale.purge(integer)
   to flashsale_operator;
 
 grant execute on function
@@ -123,7 +149,7 @@ grant select on flashsale.item_status, flashsale.sweep_status, flashsale.queue_s
     flashsale.status_totals, flashsale.provider_status
   to flashsale_api, flashsale_worker;
 grant select on flashsale.sweep_failure, flashsale.filling_blocker, flashsale.unusable_event,
-    flashsale.settling_order
+    flashsale.settling_order, flashsale.event_delivery
   to flashsale_api;
 grant select on flashsale.item_status, flashsale.order_status to flashsale_tool;
 grant select on all tables in schema flashsale to flashsale_operator;

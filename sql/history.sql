@@ -96,17 +96,18 @@ create or replace function flashsale.check_act(p_staff text, p_reason text) retu
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if (coalesce(length(p_staff) between 1 and 128, true)
-    and length(p_reason) between 1 and 1000) is not true
+  if (coalesce(flashsale.is_id(p_staff, 128), true)
+    and flashsale.is_text(p_reason, 1000)) is not true
   then
     raise exception 'Say why, and who.' using
       errcode = 'RV302', constraint = 'bad_value',
       detail = format('a reason of %s characters, a name of %s',
         coalesce(length(p_reason), 0), coalesce(length(p_staff), 0)),
-      hint = 'A reason has 1 to 1000 characters, the name of the staff 1 to 128.';
+      hint = 'A reason has 1 to 1000 characters and no control characters; the name of the staff '
+        'has 1 to 128 characters of printable ASCII.';
   end if;
 end
 $$;
 
 comment on function flashsale.check_act(text, text) is
-$$Raises RV302 if what is to be noted in history is too short or too long$$;
+$$Raises RV302 if this can't be noted in history as who and why$$;

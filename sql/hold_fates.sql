@@ -46,6 +46,9 @@ deadline, and it is voided.$$;
 --   to the line, in which they are the next.
 -- * expired: all others. A session that the provider has refused to open is one of these cases.
 --
+-- What comes to be known after the deadline changes nothing, because customers have read by then
+-- what has become of their hold (note_provider).
+--
 -- Attempts of an earlier hold, which an outage has ended, were requested before this one began.
 create or replace function flashsale.hold_fates(p_order_ids bigint[])
 returns table (order_id bigint, fate text)
@@ -75,7 +78,8 @@ as $$
         and p.asked_until is null -- else nobody has seen it
         and (p.opened_at < o.expires_at) is not false) as had_a_session,
       bool_or(p.refused_at >= o.reserved_at) as was_refused,
-      bool_or(p.unavailable_at >= o.reserved_at) as was_unavailable
+      bool_or(p.unavailable_at >= o.reserved_at and p.unavailable_at < o.expires_at)
+        as was_unavailable
     from flashsale_data.payments p
     where p.order_id = o.order_id
   ) a

@@ -15,8 +15,11 @@
 --   all other calls), payment_events (what the payment provider told us), tallies (changes of
 --   counters on their way to items), dead_letters (jobs that were given up), sweepers (who swept
 --   when), sweep_failures (items whose sweep fails), offline_references (what tills call their
---   payments), provider_status (whether the payment provider is down) and history (what staff have
---   done). The jobs themselves are in pgmq's queues.
+--   payments), provider_status (whether the payment provider is down), history (what staff have
+--   done), retention (for how long what only grows is kept) and deleting_items (items that are
+--   being deleted). The jobs themselves are in pgmq's queues.
+--   Of draws there are draws (the secret, and how far it is), drawn_entries (the list, which leads
+--   from an entry to its order) and draw_hashes (the order of a draw that is going on).
 --
 -- THE LINE
 --   Each item has a sequence. An order takes the sequence's next number: its ticket. The order is
@@ -28,28 +31,31 @@
 --   and the sale is fair because the tickets come from a sequence.
 --
 -- VERBS THAT CHANGE AN ORDER'S STATE
---   reserve, reserve_many    (none) -> reserved | waiting
+--   reserve, reserve_many    (none) -> reserved | waiting; entered, before the opening of a draw
 --   pay                      reserved, settling -> paid, if the money came before the deadline
 --   pay_offline              reserved -> paid, before the deadline
---   cancel                   reserved, waiting -> cancelled; paid -> refunded, if allowed
+--   cancel                   entered, reserved, waiting -> cancelled; paid -> refunded, if allowed
 --   refund_order             paid -> refunded; and record_payment_event, if the provider says so
 --   expire                   reserved -> settling, expired, or waiting again, from the deadline on
 --                            (hold_fates decides); settling -> expired
 --   promote                  waiting -> reserved; waiting -> unserved after the sale has closed
+--   draw                     entered -> waiting; entered -> unserved, if the sale never opens
 --   fill                     (a hole in the line) -> void
---   sweep does expire, fill and promote for everything that is due. It may run at any time and any
+--   sweep does expire, draw, fill and promote for all that is due. It may run at any time and any
 --   number of times at once. Runners do the same one item per transaction: begin_sweep, sweep_item.
 --
 -- LOCK ORDER
 --   request_keys, order_keys, then orders, then payments. Only two verbs wait for several orders,
---   both in the order of (item, customer): reserve_many, which inserts keys and orders and locks
---   holds that are over, and extend_holds, which locks those that run. The other verbs wait for one
---   order. Sweeps lock many, by order_id or by deadline, but with skip locked, so that a sweep
---   never waits.
+--   both in the order of (product or item, customer): reserve_many, which inserts keys and orders
+--   and locks orders that are in the way, and extend_holds, which locks the holds of one item that
+--   run. An order of items would not do: two variants have one place per customer, where requests
+--   for either meet. The other verbs wait for one order. Sweeps lock many, by order_id or by
+--   deadline, but with skip locked, so that a sweep never waits.
 --   There is one exception. Late money may buy a new order (buy_late): pay then inserts an order
 --   while it holds the old order and the payment. It can wait only for a transaction that is just
 --   inserting an order of the same customer and item. That one found the old order ended already.
 --   So it needs neither the old order nor its payment, and there is no deadlock.
+--   An entry into a draw locks the item for share, but only above `read committed`.
 --   The row of an item is locked by sweeps, with skip locked, and by operators, who hold no lock on
 --   an order at that time. reserve takes no lock that another customer needs. There are no advisory
 --   locks, and nothing calls NOTIFY.
@@ -80,8 +86,11 @@
 \ir row_types.sql
 \ir errors.sql
 \ir shut_by.sql
+\ir texts.sql
+\ir moments.sql
 \ir money.sql
 \ir order_ids.sql
+\ir enter.sql
 \ir issued_tickets.sql
 \ir history.sql
 \ir request_keys.sql
@@ -89,6 +98,8 @@
 \ir note_provider.sql
 \ir hold_fates.sql
 \ir groups.sql
+\ir chance.sql
+\ir line_of.sql
 
 -- Customers: request a unit, look at orders, cancel
 \ir order_status.sql
@@ -130,6 +141,9 @@
 \ir expire.sql
 \ir promote.sql
 \ir fill.sql
+\ir draw.sql
+\ir draw_status.sql
+\ir draw_entries.sql
 \ir announce_orders.sql
 \ir publish_events.sql
 \ir sweep.sql
@@ -155,6 +169,21 @@
 -- The feed, for programs of others: what happened, in one order
 \ir events.sql
 \ir forget_events.sql
+
+-- The delivery of the feed of events
+\ir event_delivery.sql
+\ir take_events.sql
+\ir events_delivered.sql
+\ir event_failed.sql
+\ir skip_event.sql
+\ir move_event_cursor.sql
+
+-- Erasing: customers, items, and what is old
+\ir still_open.sql
+\ir forget_customer.sql
+\ir delete_item.sql
+\ir purge.sql
+\ir set_retention.sql
 
 -- For people: the history of an order, views for dashboards, and the promises as queries
 \ir explain_order.sql

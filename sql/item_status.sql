@@ -28,7 +28,8 @@ select
   i.refund_seconds,
   i.max_per_order,
   coalesce(i.max_per_customer, i.max_per_order) as max_per_customer,
-  i.product
+  i.product,
+  i.draw is not null as draw
 from flashsale_data.items i
 -- The clock is read once per row: shut_by is inlined for a column, and not for a volatile function.
 cross join lateral (select flashsale.clock() as now) c
@@ -82,6 +83,8 @@ comment on column flashsale.item_status.max_per_customer is
   'How many units of its product a customer may have bought and asked for in all.';
 comment on column flashsale.item_status.product is
   'The product that it is a variant of; null: none.';
+comment on column flashsale.item_status.draw is
+  'Whether customers enter a draw before it opens: see flashsale.draw_status.';
 
 create or replace function flashsale.item_status(p_item_id integer) returns flashsale.item_status
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp

@@ -29,12 +29,18 @@ $$Whether a worker has said in the last ten seconds that nobody can pay$$;
 -- So while a worker is behind, it says again that the provider is back, and each time prolongs what
 -- hold_fates calls an outage. This works only for a backlog that follows an outage: without the
 -- limit of ten seconds, a hold without a session would come back for ever whenever there is a rush.
+--
+-- What is learned about the provider counts for holds that still run. Those that are over have been
+-- read already as what they were then, expired for example, if no worker was alive to notice the
+-- outage. So they are ended first.
 create or replace function flashsale.note_provider(p_is_down boolean) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now constant timestamptz := flashsale.clock();
+  v_now timestamptz;
 begin
+  perform flashsale.expire(); -- by what was known until now
+  v_now := flashsale.clock();
   if p_is_down then
     insert into flashsale_data.provider_status as s (down_since, noted_at)
     values (v_now, v_now)
@@ -60,4 +66,5 @@ p_is_down true: to be said again each second, because it counts for ten. It has 
 seconds after somebody said that the provider is back. While it is down, nobody is promoted, and a
 hold that comes due without a session goes back to the line. false: to be said once, and again each
 second while there are more sessions to open than can be opened at once: until then, too, a hold
-that comes due without a session goes back to the line.$$;
+that comes due without a session goes back to the line. Holds that are over are ended first, as far
+as nobody has locked them, so that this changes nothing for them.$$;

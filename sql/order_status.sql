@@ -8,8 +8,8 @@ select
   o.item_id,
   o.customer_id,
   f.status,
-  o.ticket,
-  case when f.status = 'waiting' then greatest(1, o.ticket - i.now_serving) end as position,
+  case when not flashsale.is_entry(o.order_id) then o.ticket end as ticket,
+  (l.place).position as position,
   o.created_at,
   case when f.status <> 'waiting' then o.reserved_at end as reserved_at,
   case when f.status <> 'waiting' then o.expires_at end as expires_at,
@@ -27,7 +27,9 @@ select
   p.reference,
   coalesce(o.quantity, case when o.status <> 'void' then 1 end) as quantity,
   case when o.reserved_at is not null and f.status <> 'waiting' then coalesce(o.units, 1) end
-    as units
+    as units,
+  (l.place).chance as chance,
+  (l.place).as_of as forecast_as_of
 from flashsale_data.orders o
 join flashsale_data.items i on i.item_id = o.item_id
 left join lateral (
@@ -55,6 +57,10 @@ cross join lateral (
     end as unwritten
   offset 0 -- keeps the planner from computing this once per use
 ) f
+cross join lateral (
+  select case when f.status = 'waiting' then flashsale.place_of(o.order_id) end as place
+  offset 0 -- the same
+) l
 where o.head_id is null;
 
 comment on view flashsale.order_status is
@@ -67,11 +73,11 @@ comment on column flashsale.order_status.order_id is 'The order.';
 comment on column flashsale.order_status.item_id is 'The item.';
 comment on column flashsale.order_status.customer_id is 'The customer; null: void.';
 comment on column flashsale.order_status.status is
-  'waiting, reserved, settling, paid, refunded, expired, cancelled, unserved or void.';
+  'entered, waiting, reserved, settling, paid, refunded, expired, cancelled, unserved or void.';
 comment on column flashsale.order_status.ticket is
-  'The order''s place in its item''s line, from 1.';
+  'The order''s place in its item''s line, from 1; null: it has entered a draw.';
 comment on column flashsale.order_status.position is
-  'Of a waiting order: its place among those that wait, at most; 1 is next.';
+  'Of a waiting order: its place among those that wait; 1 is next. Exact up to 1,000.';
 comment on column flashsale.order_status.created_at is 'When the customer requested the unit.';
 comment on column flashsale.order_status.reserved_at is
   'When a unit was set aside; null: it has never held one, or has lost it to an outage.';
@@ -94,6 +100,13 @@ comment on column flashsale.order_status.reference is
 comment on column flashsale.order_status.quantity is 'How many units were asked for; null: void.';
 comment on column flashsale.order_status.units is
   'How many units it holds, has bought, or held last; null: it has never held any.';
+comment on column flashsale.order_status.quantity is 'How many units were asked for; null: void.';
+comment on column flashsale.order_status.units is
+  'How many units it holds, has bought, or held last; null: it has never held any.';
+comment on column flashsale.order_status.chance is
+  'Of a waiting order: the chance that it is served, 0 to 1.';
+comment on column flashsale.order_status.forecast_as_of is
+  'Of a waiting order: when the counters were brought up to date that chance is computed from.';
 
 -- This has no settings, so that it is inlined.
 create or replace function flashsale.as_row(p_order_id bigint, p_outcome text)
@@ -101,12 +114,12 @@ returns setof flashsale.order_row
 language sql stable rows 1
 as $$
   select
-    p_outcome, o.order_id, o.item_id, o.customer_id, o.status, o.ticket, o.position, o.created_at,
-    o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id, o.payment_status, o.amount,
-    o.currency, o.checkout_url, null::timestamptz, o.late_order_id, o.reference, o.quantity,
-    o.units
+    p_outcome, flashsale.shown_id(o.order_id), o.item_id, o.customer_id, o.status, o.ticket,
+    o.position, o.created_at, o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id,
+    o.payment_status, o.amount, o.currency, o.checkout_url, null::timestamptz,
+    o.late_order_id, o.reference, o.quantity, o.units, o.chance, o.forecast_as_of
   from flashsale.order_status o
-  where o.order_id = p_order_id
+  where o.order_id = flashsale.current_id(p_order_id)
 $$;
 
 comment on function flashsale.as_row(bigint, text) is
@@ -144,6 +157,10 @@ declare
   v_row flashsale.order_row;
 begin
   select r.* into v_row from flashsale.as_row(p_order_id, p_outcome) r;
+  if not found then -- its item is being deleted
+    v_row.outcome := p_outcome;
+    v_row.order_id := p_order_id;
+  end if;
   return v_row;
 end
 $$;

@@ -19,7 +19,7 @@ begin
   with looked as materialized (
     select o.order_id, o.status, o.customer_id
     from flashsale_data.orders o
-    where o.order_id > greatest(p_after, flashsale.order_id_of(p_item_id, 0))
+    where o.order_id > greatest(flashsale.current_id(p_after), flashsale.order_id_of(p_item_id, 0))
       and o.order_id <= flashsale.order_id_of(p_item_id, 2147483647)
     order by o.order_id
     limit 10000
@@ -77,8 +77,8 @@ begin
   then
     raise exception 'There is no such status.' using
       errcode = 'RV302', constraint = 'bad_value', detail = format('status %L', p_status),
-      hint = 'An order is waiting, reserved, settling, paid, refunded, expired, cancelled or '
-        'unserved.';
+      hint = 'An order is entered, waiting, reserved, settling, paid, refunded, expired, '
+        'cancelled or unserved.';
   elsif coalesce(p_limit not between 1 and 1000, true) then
     raise exception 'A page has 1 to 1000 rows.' using
       errcode = 'RV302', constraint = 'bad_value', detail = format('limit %s', p_limit);

@@ -296,6 +296,7 @@ begin
   where i.item_id = p_late.item_id and i.late_payment = 'keep_if_free';
   if not found
     or p_late.status not in ('reserved', 'settling', 'expired')
+    or flashsale.is_forgotten(p_late.customer_id) -- nobody would know of the order
     or flashsale.shut_by(v_item.opens_at, v_item.closes_at, v_item.paused, p_now) is not null
     or pg_sequence_last_value(v_item.line) + coalesce(p_late.units, 1) > v_item.now_serving
     or exists (

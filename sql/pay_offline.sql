@@ -16,17 +16,19 @@ declare
   v_now timestamptz;
 begin
   perform flashsale.check_act(p_staff, coalesce(p_reason, 'none'));
-  if coalesce(length(p_reference) not between 1 and 255, true) then
+  if flashsale.is_text(p_reference, 255) is not true then
     raise exception 'A payment at a till needs a reference.' using
       errcode = 'RV302', constraint = 'bad_value',
       detail = format('a reference of %s characters', coalesce(length(p_reference), 0)),
-      hint = 'Pass the till''s own name of this payment, 1 to 255 characters.';
+      hint = 'Pass the till''s own name of this payment: 1 to 255 characters, and no control '
+        'characters.';
   end if;
   if flashsale.is_repeated('', p_idempotency_key, 'pay_offline',
     jsonb_build_object('order_id', p_order_id, 'reference', p_reference))
   then
     return flashsale.answer(p_order_id, 'repeated');
   end if;
+  p_order_id := flashsale.lock_entry(p_order_id);
   perform flashsale.order_status(p_order_id);
   select o.* into v_order
   from flashsale_data.orders o where o.order_id = p_order_id for update;

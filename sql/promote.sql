@@ -174,7 +174,8 @@ begin
       forfeited = i.forfeited + c.forfeits,
       stock = i.stock - least(i.withdrawing, c.forfeits),
       withdrawing = i.withdrawing - least(i.withdrawing, c.forfeits),
-      gaps_in_line = i.gaps_in_line - c.gaps
+      gaps_in_line = i.gaps_in_line - c.gaps,
+      holds_lost = i.holds_lost + c.forfeits - c.gaps
     from counted c
     where i.item_id = p_item_id and c.forfeits > 0
     returning i.now_serving, c.forfeits into v_now_serving, v_forfeits;

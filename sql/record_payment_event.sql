@@ -93,11 +93,11 @@ language sql immutable parallel safe
 as $$
   select case
     when p_type in ('payment.succeeded', 'payment.failed', 'payment.voided', 'payment.refunded')
-    then length(p_session_id) between 1 and 255
+    then flashsale.is_text(p_session_id, 255)
       and coalesce(length(p_payment_id) <= 255, true)
       and (p_type <> 'payment.succeeded'
         or p_amount between 1 and 1000000000000000 and p_currency ~ '^[A-Z]{3}$')
-    else length(p_type) between 1 and 255 and length(p_event_id) between 1 and 255
+    else flashsale.is_text(p_type, 255) and length(p_event_id) between 1 and 255
   end is true
 $$;
 

@@ -23,6 +23,7 @@ begin
   then
     return flashsale.answer(p_order_id, 'repeated');
   end if;
+  p_order_id := flashsale.current_id(p_order_id); -- an entry that is not drawn is not paid
   perform flashsale.order_status(p_order_id);
   if p_return_units is false then -- items are locked before orders
     perform flashsale.lock_item(flashsale.item_of(p_order_id));
@@ -32,7 +33,7 @@ begin
   v_now := flashsale.clock();
   if v_status = 'refunded' then
     return flashsale.answer(p_order_id, 'already_refunded');
-  elsif v_status <> 'paid' then
+  elsif v_status is distinct from 'paid' then
     raise exception 'Only a paid order can be refunded; this one is %.', v_status using
       errcode = 'RV207', constraint = 'not_paid', detail = format('order_id %s', p_order_id),
       hint = 'Money that could not be used is refunded by itself.';

@@ -17,10 +17,10 @@ declare
 begin
   if p_key is null then
     return false;
-  elsif length(p_key) not between 1 and 255 then
+  elsif not flashsale.is_id(p_key, 255) then
     raise exception 'This can''t be an idempotency key.' using
       errcode = 'RV302', constraint = 'bad_value', detail = format('%s characters', length(p_key)),
-      hint = 'Idempotency keys have 1 to 255 characters.';
+      hint = 'Idempotency keys have 1 to 255 characters of printable ASCII.';
   end if;
   insert into flashsale_data.request_keys (scope, idempotency_key, fingerprint, created_at)
   values (p_scope, p_key, v_fingerprint, flashsale.clock())

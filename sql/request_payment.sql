@@ -13,6 +13,7 @@ begin
   then
     return flashsale.answer(p_order_id, 'repeated');
   end if;
+  p_order_id := flashsale.lock_entry(p_order_id);
   perform from flashsale_data.orders o
   where o.order_id = p_order_id
     and (o.customer_id = p_customer_id or p_customer_id is null)

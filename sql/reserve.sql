@@ -29,13 +29,13 @@ create or replace function flashsale.is_request(p_customer_id text, p_idempotenc
 returns boolean
 language sql immutable parallel safe
 as $$
-  select (length(p_customer_id) between 1 and 128
-    and (p_idempotency_key is null or length(p_idempotency_key) between 1 and 255)) is true
+  select (flashsale.is_id(p_customer_id, 128)
+    and (p_idempotency_key is null or flashsale.is_id(p_idempotency_key, 255))) is true
 $$;
 
 comment on function flashsale.is_request(text, text) is
 $$Whether these can be the customer and the key of a request
-A customer has 1 to 128 characters, an idempotency key 1 to 255 or is null.$$;
+A customer has 1 to 128 characters of printable ASCII, an idempotency key 1 to 255 or is null.$$;
 
 create or replace function flashsale.key_of(
   p_item_id integer, p_customer_id text, p_idempotency_key text)
@@ -70,7 +70,9 @@ returns table (
   price bigint,
   currency text,
   opens_at timestamptz,
-  product_id integer)
+  gaps_in_line integer,
+  product_id integer,
+  is_special boolean)
 language sql stable rows 1
 as $$
   select
@@ -78,6 +80,8 @@ as $$
       when p_is_special or i.counts_units then 'special'
       when not flashsale.is_request(p_customer_id, p_idempotency_key) then 'invalid'
       when o.order_id is null then coalesce(
+        case when i.draw is not null then flashsale.answer_of_draw(
+          i.draw, i.opens_at, i.closes_at, i.paused, p_wait, p_now) end,
         flashsale.shut_by(i.opens_at, i.closes_at, i.paused, p_now),
         case
           when coalesce(pg_sequence_last_value(i.line), 0) >= t.ticket_limit then 'sold_out'
@@ -87,7 +91,7 @@ as $$
     end,
     o.order_id,
     i.line, i.now_serving, t.ticket_limit, i.hold_seconds, i.price, i.currency, i.opens_at,
-    i.product_id
+    i.gaps_in_line, i.product_id, i.counts_units or p_is_special
   from flashsale_data.items i
   cross join lateral (
     select flashsale.ticket_limit_for(p_wait, i.now_serving, i.gaps_in_line, i.max_waiting)
@@ -175,7 +179,7 @@ as $$
   select row(
     p_outcome, null, p_item_id, p_customer_id, null, null, null, null, null, null, null, null,
     null, null, null, null, null,
-    case when p_outcome = 'not_open' then p_opens_at end, null, null, null, null
+    case when p_outcome = 'not_open' then p_opens_at end, null, null, null, null, null, null
   )::flashsale.order_row
 $$;
 
@@ -197,7 +201,7 @@ as $$
   select row(
     'reserved', p_order_id, p_item_id, p_customer_id, 'reserved', flashsale.ticket_of(p_order_id),
     null, p_now, p_now, p_expires_at, null, null, p_order_id, 'requested', p_price, p_currency,
-    null, null, null, null, 1, 1)::flashsale.order_row
+    null, null, null, null, 1, 1, null, null)::flashsale.order_row
 $$;
 
 comment on function flashsale.reserved(
@@ -209,18 +213,22 @@ create or replace function flashsale.waiting(
   p_item_id integer,
   p_customer_id text,
   p_now timestamptz,
-  p_now_serving integer)
+  p_now_serving integer,
+  p_gaps_in_line integer)
 returns flashsale.order_row
 language sql immutable parallel safe
 as $$
   select row(
     'waiting', p_order_id, p_item_id, p_customer_id, 'waiting', flashsale.ticket_of(p_order_id),
-    flashsale.ticket_of(p_order_id) - p_now_serving, p_now, null, null, null, null, null, null,
-    null, null, null, null, null, null, 1, null)::flashsale.order_row
+    greatest(1, flashsale.ticket_of(p_order_id) - p_now_serving - p_gaps_in_line), p_now, null,
+    null, null, null, null, null, null, null, null, null, null, null, 1, null, null,
+    null)::flashsale.order_row
 $$;
 
-comment on function flashsale.waiting(bigint, integer, text, timestamptz, integer) is
-$$The answer to a request that has just joined the line$$;
+comment on function flashsale.waiting(bigint, integer, text, timestamptz, integer, integer) is
+$$The answer to a request that has just joined the line
+The position is as of the last sweep, and it counts tickets. To count the orders would cost more
+than the rest of the request. For the same reason there is no forecast.$$;
 
 -- Nearly every request is of one of three kinds: a new customer's, a repeated one, or one that is
 -- refused. A few plain statements answer these. All other requests go to reserve_many as a batch of
@@ -243,6 +251,7 @@ declare
   v_price bigint;
   v_currency text;
   v_opens_at timestamptz;
+  v_gaps integer; -- in the line
   v_ticket integer;
   v_order_id bigint; -- until look_up: that of the key
   v_expires_at timestamptz; -- of the new order, if it is a hold that begins now
@@ -252,7 +261,7 @@ begin
     from flashsale.key_of(p_item_id, p_customer_id, p_idempotency_key) k;
   end if;
   select l.* into v_outcome, v_order_id, v_line, v_now_serving, v_ticket_limit, v_hold_seconds,
-    v_price, v_currency, v_opens_at
+    v_price, v_currency, v_opens_at, v_gaps
   from flashsale.look_up(p_item_id, p_customer_id, p_idempotency_key,
     p_quantity <> 1 or p_min_quantity <> 1 or v_order_id is not null, p_wait, v_now) l;
   if v_outcome is null and v_order_id is null then
@@ -275,8 +284,7 @@ begin
     end if;
     insert into flashsale_data.orders as o (
       order_id, item_id, ticket, customer_id, status, created_at, reserved_at, expires_at)
-    select n.* from flashsale.new_order(
-      p_item_id, v_ticket, p_customer_id, v_now,
+    select n.* from flashsale.new_order(p_item_id, v_ticket, p_customer_id, v_now,
       case when v_ticket <= v_now_serving then v_now + v_hold_seconds * interval '1 second' end) n
     on conflict (coalesce(product_id, item_id), customer_id)
       where ended_at is null and may_buy_again is null do nothing
@@ -288,7 +296,7 @@ begin
       return flashsale.reserved(
         v_order_id, p_item_id, p_customer_id, v_now, v_expires_at, v_price, v_currency);
     elsif v_order_id is not null and v_ticket > v_now_serving then
-      return flashsale.waiting(v_order_id, p_item_id, p_customer_id, v_now, v_now_serving);
+      return flashsale.waiting(v_order_id, p_item_id, p_customer_id, v_now, v_now_serving, v_gaps);
     elsif v_order_id is not null then -- it has waited for a duplicate, which rolled back
       return flashsale.reserved_after_a_wait(v_order_id);
     end if;
@@ -300,17 +308,20 @@ $$;
 
 comment on function flashsale.reserve(integer, text, text, boolean, integer, integer) is
 $$Requests units of an item: a reservation, or a place in the line
-p_customer_id: 1 to 128 characters. p_idempotency_key: 1 to 255 characters or null; the same item,
-customer and key always get the same order, if they ask for the same. p_wait: false refuses rather
-than join the line. p_quantity: how many units, 1 up to the item's max_per_order. p_min_quantity:
-with fewer the customer would rather have none, 1 to p_quantity; null: they want all of them.
-Outcomes: reserved; waiting; existing (the order that the customer already has; if they have paid
-for all that they may have, the latest of those). These take no ticket and write nothing: not_open
-(retry_at says when it opens), closed, paused, sold_out (or the line is full), has_other_order (the
-customer has an open order of another item of this product: order_id), too_many (more than
-max_per_order, or than max_per_customer leaves), key_reused (the key asked for something else
-before). Errors: RV101 unknown item, RV301 a customer or key that is too short or too long, or a
-quantity that is not possible, 40001 too many requests of this customer met: call again.$$;
+p_customer_id: 1 to 128 characters of printable ASCII, without spaces at the ends.
+p_idempotency_key: 1 to 255 such characters or null; the same item, customer and key always get the
+same order, if they ask for the same. p_wait: false refuses rather than join the line or a draw.
+p_quantity: how many units, 1 up to the item's max_per_order.
+p_min_quantity: with fewer the customer would rather have none, 1 to p_quantity; null: they want all
+of them.
+Outcomes: reserved; waiting; entered (a draw, before it opens); existing (the order that the
+customer already has; if they have paid for all that they may have, the latest of those). These take
+no ticket and write nothing: not_open (retry_at says when it opens), closed, paused, sold_out (or
+the line is full), has_other_order (the customer has an open order of another item of this product:
+order_id), too_many (more than max_per_order, or than max_per_customer leaves), key_reused (the key
+asked for something else before). Errors: RV101 unknown item, RV301 a customer or key that is too
+short or too long, or a quantity that is not possible, 40001 too many requests of this customer met:
+call again.$$;
 
 create or replace function flashsale.reserved_after_a_wait(p_order_id bigint)
 returns flashsale.order_row
@@ -349,8 +360,9 @@ begin
         'item_id %s, a customer of %s characters, a key of %s characters, %s units, at least %s',
         p_item_id, coalesce(length(p_customer_id), 0), coalesce(length(p_idempotency_key), 0),
         p_quantity, p_min_quantity),
-      hint = 'Customers have 1 to 128 characters, idempotency keys 1 to 255. quantity is at least '
-        '1, min_quantity is 1 to quantity.';
+      hint = 'Customers have 1 to 128 characters of printable ASCII, idempotency keys 1 to 255, '
+        'and neither has spaces at its ends. quantity is at least 1, min_quantity is 1 to '
+        'quantity.';
   end if;
   return v_row;
 end

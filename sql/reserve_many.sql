@@ -13,15 +13,11 @@
 --
 -- The state is a few arrays with one element per request. A null outcome means: not decided yet.
 create or replace function flashsale.reserve_many(
-  p_item_ids integer[],
-  p_customer_ids text[],
-  p_idempotency_keys text[] default null,
-  p_waits boolean[] default null,
-  p_quantities integer[] default null,
+  p_item_ids integer[], p_customer_ids text[], p_idempotency_keys text[] default null,
+  p_waits boolean[] default null, p_quantities integer[] default null,
   p_min_quantities integer[] default null)
 returns setof flashsale.order_row
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -53,6 +49,11 @@ begin
       v_cleared_ids := v_cleared_ids || v_overdue_ids;
       v_now := flashsale.clock(); -- end_overdue may have waited for a lock
       continue;
+    elsif 'entered' = any (v_outcomes) then
+      select e.* into v_outcomes, v_order_ids
+      from flashsale.enter(
+        p_item_ids, p_customer_ids, p_idempotency_keys, p_quantities, p_min_quantities,
+        v_product_ids, v_outcomes, v_order_ids) e;
     end if;
     v_placed_at := case when v_round = 1 and v_groups is null then v_now end;
     select p.* into v_outcomes, v_order_ids
@@ -76,9 +77,7 @@ begin
       where r.outcome = 'reserved'));
     v_placed_at := null;
   end if;
-  return query
-  select a.*
-  from flashsale.answers(
+  return query select a.* from flashsale.answers(
     p_item_ids, p_customer_ids, v_outcomes, v_order_ids, v_deadlines, v_placed_at) a;
 end
 $$;
@@ -86,17 +85,18 @@ $$;
 comment on function flashsale.reserve_many(
   integer[], text[], text[], boolean[], integer[], integer[]) is
 $$Requests units for each of up to 1,000 customers
-One row per request, in the order of the requests. p_customer_ids: 1 to 128 characters.
-p_idempotency_keys: 1 to 255 characters or null; the same item, customer and key always get the
-same order, if they ask for the same. p_waits: false refuses rather than join the line.
+One row per request, in the order of the requests. p_customer_ids: 1 to 128 characters of printable
+ASCII, without spaces at the ends. p_idempotency_keys: 1 to 255 such characters or null; the same
+item, customer and key always get the same order, if they ask for the same. p_waits: false refuses
+rather than join the line or a draw.
 p_quantities: how many units, 1 up to the item's max_per_order; null: 1. p_min_quantities: with
 fewer the customer would rather have none, 1 to the quantity; null: they want all of them.
-Outcomes: reserved, waiting; existing (the order that the customer already has; if they have paid
-for all that they may have, the latest of those). These take no ticket and write nothing: not_open
-(retry_at), closed, paused, sold_out (also: the line is full), has_other_order (the customer has an
-open order of another item of this product: order_id), too_many (more than max_per_order, or than
-max_per_customer leaves), key_reused (the key asked for something else before), unknown_item and
-invalid (such a request fails alone).
+Outcomes: reserved, waiting, entered (a draw, before it opens); existing (the order that the
+customer already has; if they have paid for all that they may have, the latest of those). These take
+no ticket and write nothing: not_open (retry_at), closed, paused, sold_out (also: the line is full),
+has_other_order (the customer has an open order of another item of this product: order_id), too_many
+(more than max_per_order, or than max_per_customer leaves), key_reused (the key asked for something
+else before), unknown_item and invalid (such a request fails alone).
 Errors: RV301 arrays that do not fit together; 40001 too many requests of these customers met, and
 nothing was done: call again.$$;
 
@@ -146,61 +146,64 @@ create or replace function flashsale.look_up_special(
   p_quantity integer,
   p_min_quantity integer,
   p_now timestamptz,
-  p_cleared_ids bigint[],
-  out outcome text,
-  out order_id bigint,
-  out in_the_way boolean)
+  p_cleared_ids bigint[])
+returns flashsale_data.special_request
 language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
   v_item flashsale_data.items;
   v_open flashsale_data.orders;
   v_paid record;
+  v_row flashsale_data.special_request;
 begin
   select i.* into v_item from flashsale_data.items i where i.item_id = p_item_id;
   if not flashsale.is_request(p_customer_id, p_idempotency_key)
     or p_quantity < 1 or p_min_quantity not between 1 and p_quantity
   then
-    outcome := 'invalid';
+    v_row.outcome := 'invalid';
   elsif p_key.order_id is not null then
-    outcome := case when flashsale.is_same_request(p_key, p_wait, p_quantity, p_min_quantity)
+    v_row.outcome := case when flashsale.is_same_request(p_key, p_wait, p_quantity, p_min_quantity)
       then 'existing' else 'key_reused' end;
-    order_id := case when outcome = 'existing' then p_key.order_id end;
+    v_row.order_id := case when v_row.outcome = 'existing' then p_key.order_id end;
   end if;
-  if outcome is not null then
-    return;
+  if v_row.outcome is not null then
+    return v_row;
   end if;
 
   v_open := flashsale.open_order(coalesce(v_item.product_id, p_item_id), p_customer_id);
   if v_open.status <> 'paid' then
-    order_id := v_open.order_id;
-    outcome := case
+    v_row.order_id := v_open.order_id;
+    v_row.outcome := case
       when v_open.status = 'reserved' and v_open.expires_at <= p_now then null -- is over
       when v_open.item_id <> p_item_id then 'has_other_order'
       when p_idempotency_key is null then 'existing'
     end;
-    return;
+    return v_row;
   end if;
   select * into v_paid
   from flashsale.paid_units(coalesce(v_item.product_id, p_item_id), p_customer_id);
   if v_paid.units >= coalesce(v_item.max_per_customer, v_item.max_per_order) then
-    order_id := v_paid.last_order_id;
-    outcome := case when p_idempotency_key is null then 'existing' end;
-    return;
+    v_row.order_id := v_paid.last_order_id;
+    v_row.outcome := case when p_idempotency_key is null then 'existing' end;
+    return v_row;
   end if;
-  outcome := flashsale.why_not(v_item, v_paid.units, p_wait, p_quantity, p_min_quantity, p_now);
-  if outcome is null and v_paid.last_order_id <> all (coalesce(p_cleared_ids, '{}')) then
-    order_id := v_paid.last_order_id;
-    in_the_way := true;
+  v_row.outcome := flashsale.why_not(
+    v_item, v_paid.units, p_wait, p_quantity, p_min_quantity, p_now);
+  if coalesce(v_row.outcome, 'entered') = 'entered' and v_paid.last_order_id is not null
+    and v_paid.last_order_id <> all (coalesce(p_cleared_ids, '{}'))
+  then
+    v_row.outcome := null;
+    v_row.order_id := v_paid.last_order_id;
+    v_row.in_the_way := true;
   end if;
+  return v_row;
 end
 $$;
 
 comment on function flashsale.look_up_special(
   integer, text, text, flashsale_data.order_keys, boolean, integer, integer, timestamptz, bigint[]
 ) is
-$$What is known of a request for which look_up is not enough
-outcome and order_id: as of look_up. in_the_way: the order is paid, and leaves room for this one.$$;
+$$What is known of a request for which look_up is not enough$$;
 
 create or replace function flashsale.is_same_request(
   p_key flashsale_data.order_keys, p_wait boolean, p_quantity integer, p_min_quantity integer)
@@ -264,17 +267,22 @@ returns text
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
-    flashsale.shut_by(p_item.opens_at, p_item.closes_at, p_item.paused, p_now),
+    nullif(d.answer, 'entered'),
+    case when d.answer is null then
+      flashsale.shut_by(p_item.opens_at, p_item.closes_at, p_item.paused, p_now) end,
     case
       when p_quantity > p_item.max_per_order
         or p_paid + p_quantity > coalesce(p_item.max_per_customer, p_item.max_per_order)
         then 'too_many'
+      when d.answer is not null then d.answer
       when coalesce(pg_sequence_last_value(p_item.line), 0)
         + case when p_wait is false then p_min_quantity else p_quantity end
         > flashsale.ticket_limit_for(
           p_wait, p_item.now_serving, p_item.gaps_in_line, p_item.max_waiting)
         then 'sold_out'
     end)
+  from flashsale.answer_of_draw(
+    p_item.draw, p_item.opens_at, p_item.closes_at, p_item.paused, p_wait, p_now) d (answer)
 $$;
 
 comment on function flashsale.why_not(
@@ -305,9 +313,6 @@ returns table (
   ticket_limit integer,
   hold_seconds integer,
   product_id integer,
-  wait boolean,
-  quantity integer,
-  min_quantity integer,
   outcome text,
   order_id bigint,
   in_the_way boolean)
@@ -315,18 +320,18 @@ language sql stable rows 100
 as $$
   select
     r.ord, r.item_id, r.customer_id, l.line, l.now_serving, l.ticket_limit, l.hold_seconds,
-    l.product_id, r.wait, r.quantity, coalesce(r.min_quantity, r.quantity),
+    l.product_id,
     case
       when r.outcome is not null then r.outcome
-      when l.outcome = 'special' then s.outcome
+      when l.is_special then (l.special).outcome
       when l.line is not null then l.outcome
       when r.item_id is not null and flashsale.is_request(r.customer_id, r.idempotency_key)
         then 'unknown_item'
       else 'invalid'
     end,
-    case when r.outcome is not null then r.order_id when l.outcome = 'special' then s.order_id
+    case when r.outcome is not null then r.order_id when l.is_special then (l.special).order_id
       else l.order_id end,
-    s.in_the_way
+    (l.special).in_the_way
   from rows from (
     unnest(p_item_ids), unnest(p_customer_ids), unnest(p_idempotency_keys), unnest(p_waits),
     unnest(p_quantities), unnest(p_min_quantities), unnest(p_outcomes), unnest(p_order_ids)
@@ -337,20 +342,16 @@ as $$
     from flashsale.key_of(r.item_id, r.customer_id, r.idempotency_key) f offset 0
   ) k on true
   left join lateral (
-    select f.*
+    select
+      f.*,
+      case when f.is_special and r.outcome is null then flashsale.look_up_special(
+        r.item_id, r.customer_id, r.idempotency_key, k.found, r.wait, coalesce(r.quantity, 1),
+        coalesce(r.min_quantity, r.quantity, 1), p_now, p_cleared_ids) end as special
     from flashsale.look_up(
       r.item_id, r.customer_id, r.idempotency_key,
       r.quantity <> 1 or r.min_quantity <> 1 or k.order_id is not null, r.wait, p_now) f
     offset 0
   ) l on true
-  left join lateral (
-    select f.*
-    from flashsale.look_up_special(
-      r.item_id, r.customer_id, r.idempotency_key, k.found, r.wait, coalesce(r.quantity, 1),
-      coalesce(r.min_quantity, r.quantity, 1), p_now, p_cleared_ids) f
-    where l.outcome = 'special' and r.outcome is null
-    offset 0
-  ) s on true
 $$;
 
 comment on function flashsale.look_up_batch(
@@ -359,6 +360,15 @@ comment on function flashsale.look_up_batch(
 $$What is known of the undecided requests of a batch; see look_up
 p_cleared_ids, p_outcomes, p_order_ids: what earlier rounds have done and decided. in_the_way: the
 order is to be dealt with first.$$;
+
+-- This has no settings, so that it is inlined.
+create or replace function flashsale.nth_ticket(p_ticket integer, p_more integer[], p_n integer)
+returns integer
+language sql immutable parallel safe
+as $$ select case when p_more is null then p_ticket else (p_ticket || p_more)[p_n] end $$;
+
+comment on function flashsale.nth_ticket(integer, integer[], integer) is
+$$One of the tickets of a request; null: it has none$$;
 
 -- Tickets are taken in the order of the requests. Therefore no request gets one in a round that
 -- finds an order in the way: that customer's request may come before the others in the batch.
@@ -399,17 +409,16 @@ begin
       n.*,
       case when n.is_next and pg_current_xact_id() is not null
         then nextval(n.line)::integer end as ticket,
-      case when n.is_next and n.quantity > 1
-        then flashsale.more_tickets(n.line, n.quantity) end as more -- after the first one
+      case when n.is_next and p_quantities[n.ord] > 1
+        then flashsale.more_tickets(n.line, p_quantities[n.ord]) end as more -- after the first one
     from newcomers n
   ), counted as (
-    select
-      t.*,
-      case when t.more is null then t.ticket -- the one that has to be within the limit
-        when t.wait is false then (t.ticket || t.more)[t.min_quantity]
-        else t.more[t.quantity - 1] end as last_ticket,
-      case when t.more is null then t.ticket
-        else (t.ticket || t.more)[t.min_quantity] end as granting -- the one that brings the hold
+    select t.*, -- the tickets that bring the hold, and that have to be within the limit
+      flashsale.nth_ticket(
+        t.ticket, t.more, coalesce(p_min_quantities[t.ord], p_quantities[t.ord])) as granting,
+      flashsale.nth_ticket(t.ticket, t.more, coalesce(
+        case when p_waits[t.ord] is false then p_min_quantities[t.ord] end,
+        p_quantities[t.ord])) as last_ticket
     from ticketed t
   )
   select -- a ticket after the limit came too late: it is not used, and fill finds the hole
@@ -424,8 +433,8 @@ begin
       order by t.ord),
     array_agg(t.product_id order by t.ord),
     array_agg(
-      row(flashsale.order_id_of(t.item_id, t.ticket), t.ticket || t.more, t.quantity,
-        t.min_quantity, t.now_serving)::flashsale_data.group_tickets)
+      row(flashsale.order_id_of(t.item_id, t.ticket), t.ticket || t.more, p_quantities[t.ord],
+        p_min_quantities[t.ord], t.now_serving)::flashsale_data.group_tickets)
       filter (where t.more is not null and t.last_ticket <= t.ticket_limit),
     (select array_agg(o.order_id) from overdue o)
   into outcomes, order_ids, new_ids, deadlines, product_ids, groups, overdue_ids
@@ -460,7 +469,7 @@ as $$
 begin
   perform from flashsale_data.orders o
   where o.order_id = any (p_order_ids)
-  order by o.item_id, o.customer_id
+  order by coalesce(o.product_id, o.item_id), o.customer_id, o.order_id
   for update;
   -- An order that is marked already is marked again: then a caller with an old snapshot fails who
   -- has counted without the orders that came after it.
@@ -493,18 +502,16 @@ begin
   with ticketed as (
     select r.*, coalesce(r.new_id, r.known_id) as order_id
     from rows from (
-      unnest(p_item_ids), unnest(p_customer_ids), unnest(p_idempotency_keys), unnest(p_waits),
-      unnest(p_quantities), unnest(p_min_quantities), unnest(p_product_ids), unnest(p_new_ids),
+      unnest(p_item_ids), unnest(p_customer_ids), unnest(p_idempotency_keys), unnest(p_new_ids),
       unnest(p_deadlines), unnest(outcomes), unnest(order_ids)
     ) with ordinality r (
-      item_id, customer_id, idempotency_key, wait, quantity, min_quantity, product_id, new_id,
-      deadline, outcome, known_id, ord)
+      item_id, customer_id, idempotency_key, new_id, deadline, outcome, known_id, ord)
   ), claimed as (
     insert into flashsale_data.order_keys (
       customer_id, item_id, idempotency_key, order_id, quantity, min_quantity, wait)
     select
-      t.customer_id, t.item_id, t.idempotency_key, t.order_id, t.quantity, t.min_quantity,
-      t.wait is not false
+      t.customer_id, t.item_id, t.idempotency_key, t.order_id, p_quantities[t.ord],
+      p_min_quantities[t.ord], p_waits[t.ord] is not false
     from ticketed t
     where t.outcome is null and t.idempotency_key is not null and t.order_id is not null
     order by t.item_id, t.customer_id, t.idempotency_key
@@ -514,13 +521,13 @@ begin
     insert into flashsale_data.orders (
       order_id, item_id, ticket, customer_id, status, created_at, reserved_at, expires_at,
       product_id)
-    select o.*, t.product_id
+    select o.*, p_product_ids[t.ord]
     from ticketed t
     cross join lateral flashsale.new_order(
       t.item_id, flashsale.ticket_of(t.new_id), t.customer_id, p_now, t.deadline) o
     where t.new_id is not null
       and (t.idempotency_key is null or t.new_id in (select c.order_id from claimed c))
-    order by t.item_id, t.customer_id
+    order by coalesce(p_product_ids[t.ord], t.item_id), t.customer_id
     on conflict (coalesce(product_id, item_id), customer_id)
       where ended_at is null and may_buy_again is null do nothing
     returning order_id, status
@@ -617,7 +624,7 @@ as $$
     and k.idempotency_key = r.idempotency_key
     and not exists (
       select from flashsale_data.orders o
-      where o.order_id = k.order_id and o.customer_id = k.customer_id)
+      where o.order_id = flashsale.current_id(k.order_id) and o.customer_id = k.customer_id)
 $$;
 
 comment on function flashsale.release_keys(integer[], text[], text[], text[]) is
@@ -636,12 +643,12 @@ returns setof flashsale.order_row
 language sql stable
 as $$
   select
-    r.outcome, r.order_id, r.item_id, r.customer_id, o.status, o.ticket, o.position, o.created_at,
-    o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id, o.payment_status, o.amount,
-    o.currency, o.checkout_url,
+    r.outcome, coalesce(o.shown_id, r.order_id), r.item_id, r.customer_id, o.status, o.ticket,
+    o.position, o.created_at, o.reserved_at, o.expires_at, o.paid_at, o.ended_at, o.payment_id,
+    o.payment_status, o.amount, o.currency, o.checkout_url,
     case when r.outcome = 'not_open' then (
       select i.opens_at from flashsale_data.items i where i.item_id = r.item_id) end,
-    o.late_order_id, o.reference, o.quantity, o.units
+    o.late_order_id, o.reference, o.quantity, o.units, o.chance, o.forecast_as_of
   from rows from (
     unnest(p_item_ids), unnest(p_customer_ids), unnest(p_outcomes), unnest(p_order_ids),
     unnest(p_deadlines)
@@ -650,7 +657,8 @@ as $$
     select
       r.outcome as status, flashsale.ticket_of(r.order_id) as ticket,
       case when r.outcome = 'waiting'
-        then greatest(1, flashsale.ticket_of(r.order_id) - i.now_serving) end as position,
+        then greatest(1, flashsale.ticket_of(r.order_id) - i.now_serving - i.gaps_in_line)
+      end as position,
       p_placed_at as created_at,
       case when r.outcome = 'reserved' then p_placed_at end as reserved_at,
       r.deadline as expires_at, null::timestamptz as paid_at, null::timestamptz as ended_at,
@@ -659,7 +667,9 @@ as $$
       case when r.outcome = 'reserved' then i.price end as amount,
       case when r.outcome = 'reserved' then i.currency end as currency,
       null as checkout_url, null::bigint as late_order_id, null as reference,
-      1 as quantity, case when r.outcome = 'reserved' then 1 end as units
+      1 as quantity, case when r.outcome = 'reserved' then 1 end as units,
+      null::double precision as chance, null::timestamptz as forecast_as_of,
+      null::bigint as shown_id
     from flashsale_data.items i
     where r.outcome in ('reserved', 'waiting') and p_placed_at is not null
       and i.item_id = r.item_id
@@ -667,10 +677,12 @@ as $$
     (select
       s.status, s.ticket, s.position, s.created_at, s.reserved_at, s.expires_at, s.paid_at,
       s.ended_at, s.payment_id, s.payment_status, s.amount, s.currency, s.checkout_url,
-      s.late_order_id, s.reference, s.quantity, s.units
+      s.late_order_id, s.reference, s.quantity, s.units, s.chance, s.forecast_as_of,
+      flashsale.shown_id(s.order_id)
     from flashsale.order_status s
-    where (r.outcome = 'existing' or p_placed_at is null and r.outcome <> 'has_other_order')
-      and s.order_id = r.order_id
+    where (r.outcome in ('existing', 'entered')
+        or p_placed_at is null and r.outcome <> 'has_other_order')
+      and s.order_id = flashsale.current_id(r.order_id)
     limit 1)
   ) o on true
   order by r.ord

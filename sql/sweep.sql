@@ -117,16 +117,18 @@ begin
       limit p_limit
     ) h
     group by h.item_id
-  ), noticed (item_id, last_ticket, orders) as (
-    select f.item_id, f.last_ticket, 1 from flashsale.items_to_fill(p_runner) f
+  ), noticed (item_id, last_ticket, orders, draw_terms) as (
+    select f.item_id, f.last_ticket, 1, null from flashsale.items_to_fill(p_runner) f
     union all
-    select s.item_id, null, s.orders from flashsale.lines_to_serve() s
+    select s.item_id, null, s.orders, null from flashsale.lines_to_serve() s
     union all
-    select t.item_id, null, 1 from flashsale.items_with_tallies() t
+    select t.item_id, null, 1, null from flashsale.items_with_tallies() t
     union all
-    select o.item_id, null, cardinality(o.order_ids) from overdue o
+    select o.item_id, null, cardinality(o.order_ids), null from overdue o
+    union all
+    select d.item_id, null, 1, d.terms from flashsale.draws_due(v_now) d
   )
-  select n.item_id, max(n.last_ticket), o.order_ids
+  select n.item_id, max(n.last_ticket), o.order_ids, max(n.draw_terms)
   from noticed n
   left join overdue o on o.item_id = n.item_id
   where n.item_id <> all (v_failing)
@@ -162,20 +164,29 @@ as $$
     delete from flashsale_data.tallies t
     using locked l
     where t.item_id = l.item_id
-    returning t.item_id, t.paid, t.gaps_in_line
+    returning t.item_id, t.paid, t.gaps_in_line, t.entered
   ), summed as (
-    select f.item_id, sum(f.paid)::integer as paid, sum(f.gaps_in_line)::integer as gaps_in_line
+    select f.item_id, sum(f.paid)::integer as paid, sum(f.gaps_in_line)::integer as gaps_in_line,
+      sum(f.entered)::integer as entered
     from folded f
     group by f.item_id
+  ), entered as (
+    update flashsale_data.draws d
+    set entered = d.entered + s.entered
+    from summed s
+    where d.item_id = s.item_id and s.entered <> 0
   )
   update flashsale_data.items i
-  set paid = i.paid + s.paid, gaps_in_line = i.gaps_in_line + s.gaps_in_line
+  set
+    paid = i.paid + s.paid,
+    holds_sold = i.holds_sold + s.paid,
+    gaps_in_line = i.gaps_in_line + s.gaps_in_line
   from summed s
   where i.item_id = s.item_id
 $$;
 
 comment on function flashsale.fold_tallies(integer) is
-$$Adds the tallies that pay and cancel left to the counters of an item
+$$Adds the tallies of an item to its counters, and to those of its draw
 If another transaction has locked the item, this is left to the next sweep.$$;
 
 create or replace function flashsale.items_per_sweep() returns integer

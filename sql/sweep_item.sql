@@ -15,6 +15,8 @@ begin
   v_item.overdue_ids := p_overdue_ids;
   if pg_current_xact_id_if_assigned() is null then
     v_item.last_ticket := flashsale.issued_tickets(p_item_id);
+    v_item.draw_terms := (
+      select d.terms from flashsale.draws_due(flashsale.clock()) d where d.item_id = p_item_id);
   end if;
   v_done := flashsale.serve_item(p_runner, v_item, p_limit);
   perform flashsale.note_sweep(
@@ -48,12 +50,14 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_expired integer;
+  v_draw record;
   v_holes record;
   v_line record;
 begin
   begin
     v_expired := flashsale.expire_holds(p_item.overdue_ids[1:p_limit]);
     perform flashsale.fold_tallies(p_item.item_id);
+    v_draw := flashsale.draw(p_item.item_id, p_item.draw_terms, p_limit);
     v_holes := flashsale.fill_holes(p_item.item_id, p_item.last_ticket, p_limit);
     v_line := flashsale.promote(p_item.item_id, p_limit);
     perform flashsale.forget_failures(p_item.item_id);
@@ -61,8 +65,8 @@ begin
     filled := v_holes.filled;
     recycled := v_line.recycled;
     promoted := v_line.promoted;
-    unserved := v_line.unserved;
-    more := v_holes.more or v_line.more
+    unserved := v_line.unserved + v_draw.called_off;
+    more := v_draw.more or v_holes.more or v_line.more
       or coalesce(cardinality(p_item.overdue_ids) > p_limit, false);
   exception
     when transaction_rollback then

@@ -26,7 +26,7 @@ comment on column flashsale.open_reservation.remaining is 'The time that is left
 create or replace view flashsale.waiting_line as
 select
   o.order_id, o.item_id, i.sku, o.customer_id, o.ticket,
-  greatest(1, o.ticket - i.now_serving) as position,
+  rank() over (partition by o.item_id order by o.order_id)::integer as position,
   o.created_at,
   flashsale.clock() - o.created_at as waited
 from flashsale_data.orders o
@@ -45,7 +45,7 @@ comment on column flashsale.waiting_line.customer_id is
 comment on column flashsale.waiting_line.ticket is
   'The order''s place in its item''s line, from 1.';
 comment on column flashsale.waiting_line.position is
-  'Its place among those that wait, at most; 1 is next.';
+  'Its place among those that wait; 1 is next. Exact.';
 comment on column flashsale.waiting_line.created_at is 'When the customer requested the unit.';
 comment on column flashsale.waiting_line.waited is 'How long it has waited.';
 

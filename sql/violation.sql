@@ -7,7 +7,8 @@ with counted as (
     count(*) filter (where o.status in ('reserved', 'settling', 'paid')) as units,
     count(*) filter (where o.status = 'paid') as paid,
     count(*) filter (where o.recycled) as recycled,
-    count(*) filter (where o.ended_at is not null and not o.recycled and o.reserved_at is null)
+    count(*) filter (where o.ended_at is not null and not o.recycled and o.reserved_at is null
+        and not flashsale.is_entry(o.order_id))
       as gaps,
     count(*) filter (where o.ticket <= i.settled) as settled
   from flashsale_data.orders o
@@ -83,13 +84,19 @@ select 'every ticket is of its line', o.item_id, o.order_id,
   format('ticket %s, the line has given out %s', o.ticket,
     coalesce(flashsale.issued_tickets(o.item_id)::text, 'none: there is no such item'))
 from flashsale_data.orders o
-where o.order_id in (select max(m.order_id) from flashsale_data.orders m group by m.item_id)
+where o.order_id in (
+    select max(m.order_id) from flashsale_data.orders m
+    where not flashsale.is_entry(m.order_id)
+    group by m.item_id)
   and o.ticket > coalesce(flashsale.issued_tickets(o.item_id), 0)
+  and not exists (select from flashsale_data.deleting_items d where d.item_id = o.item_id)
 union all
 select 'an order makes sense', o.item_id, o.order_id, format('%s', o)
 from flashsale_data.orders o
 where o.order_id <> flashsale.order_id_of(o.item_id, o.ticket)
   or o.ticket < 1
+  or o.status = 'entered' and not flashsale.is_entry(o.order_id)
+  or o.status not in ('entered', 'cancelled', 'unserved') and flashsale.is_entry(o.order_id)
   or (o.customer_id is null) <> (o.status = 'void' or o.head_id is not null)
   or length(o.customer_id) not between 1 and 128
   or o.reserved_at is null and o.expires_at is not null
@@ -184,11 +191,14 @@ union all
 select 'a key leads to its order', k.item_id, k.order_id,
   format('customer %s, key %s', k.customer_id, k.idempotency_key)
 from flashsale_data.order_keys k
+left join flashsale_data.items i on i.item_id = k.item_id
 where not exists (
   select from flashsale_data.orders o
-  where o.order_id = k.order_id and o.customer_id = k.customer_id
-    and (o.item_id = k.item_id or o.product_id = (
-      select i.product_id from flashsale_data.items i where i.item_id = k.item_id)))
+  where o.order_id = coalesce((
+      select d.order_id from flashsale_data.drawn_entries d where d.entry_id = k.order_id),
+      k.order_id)
+    and o.customer_id = k.customer_id
+    and coalesce(o.product_id, o.item_id) = coalesce(i.product_id, k.item_id))
 union all
 select 'a part belongs to its order', p.item_id, p.order_id, format('%s', p)
 from flashsale_data.orders p
@@ -210,7 +220,7 @@ cross join lateral (
   from flashsale_data.orders p
   where p.head_id = h.order_id
 ) t
-where h.quantity is not null and (
+where h.quantity is not null and not flashsale.is_entry(h.order_id) and (
   h.quantity = 1 + t.tickets
   and case when h.reserved_at is null or h.status = 'waiting' then h.units is null
     else h.units = 1 + t.units
@@ -238,7 +248,28 @@ where o.status = 'waiting' and o.head_id is null and o.reserved_at is null
   and not flashsale.provider_down()
   and flashsale.shut_by(i.opens_at, i.closes_at, i.paused, flashsale.clock()) is null
   and o.part_served_at + i.hold_seconds * interval '1 second' < (
-    select max(s.swept_at) - interval '10 seconds' from flashsale_data.sweepers s);
+    select max(s.swept_at) - interval '10 seconds' from flashsale_data.sweepers s)
+union all
+select 'a draw leaves nobody out', o.item_id, o.order_id, format('the draw is %s', i.draw)
+from flashsale_data.orders o
+join flashsale_data.items i on i.item_id = o.item_id
+where o.status = 'entered' and (i.draw in ('entering', 'listing', 'drawing')) is not true
+union all
+select 'a draw is as its secret says', d.item_id, d.order_id,
+  format('entry %s should have ticket %s', d.entry_id, d.ticket)
+from (
+  select
+    w.item_id, e.entry_id, e.order_id,
+    1 + sum(e.quantity) over (
+      partition by w.item_id
+      order by sha256(w.secret || w.list_hash || convert_to(e.entry_id::text, 'UTF8')))
+      - e.quantity as ticket
+  from flashsale_data.draws w
+  join flashsale_data.items i on i.item_id = w.item_id and i.draw = 'drawn'
+  join flashsale_data.drawn_entries e on e.entry_id >> 32 = w.item_id
+) d
+where (d.order_id & 4294967295) is distinct from d.ticket
+  or not exists (select from flashsale_data.orders o where o.order_id = d.order_id);
 
 comment on view flashsale.violation is
 $$Every row is a broken promise: this view is always empty

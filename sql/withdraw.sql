@@ -77,6 +77,9 @@ begin
       detail = format('asked for %s; of %s units the others are paid or already being withdrawn',
         p_units, p_item.stock),
       hint = 'Withdraw fewer units.';
+  elsif p_item.draw in ('entering', 'listing') then -- nobody gets a ticket yet
+    update flashsale_data.items i set stock = i.stock - p_units where i.item_id = p_item.item_id;
+    return;
   end if;
   with free as (
     select n.n, nextval(p_item.line)::integer as ticket

@@ -20,7 +20,7 @@ from support import eventually
 class Dev:
     """A running `flashsale dev`."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, **settings: object) -> None:
         self.port, self.provider_port = free_port(), free_port()
         self.api_url = f"http://127.0.0.1:{self.port}"
         self.provider_url = f"http://127.0.0.1:{self.provider_port}"
@@ -33,7 +33,7 @@ class Dev:
                     *("--port", str(self.port), "--provider-port", str(self.provider_port)),
                     *arguments,
                 ],
-                env=environment(),
+                env=environment(**settings),
                 stdout=output,
                 stderr=output,
             )
@@ -67,8 +67,9 @@ class Dev:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str) -> Iterator[Dev]:
-    dev = Dev(folder, *arguments)
+def running(folder: Path, *arguments: str, **settings: object) -> Iterator[Dev]:
+    """settings: of the environment."""
+    dev = Dev(folder, *arguments, **settings)
     try:
         eventually(dev.is_ready, 60)
         yield dev

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-LIVE = ("waiting", "reserved", "settling", "paid")
+OPEN = ("waiting", "reserved", "settling")
 SETTLE = timedelta(seconds=2)
 FOREVER = 2**31 - 1
 
@@ -28,11 +28,22 @@ class ModelPayment:
 
 @dataclass(eq=False)
 class ModelOrder:
-    """A customer's claim on a unit, or a hole in the line."""
+    """A customer's claim on units, a part of one, or a hole in the line.
+
+    An order has the first of its tickets; its parts have the others. least: so many units are
+    enough. served_at: when the line reached its first ticket, which was not enough.
+    """
 
     ticket: int
     customer: str | None
     status: str
+    quantity: int = 1
+    least: int = 1
+    units: int | None = None
+    served_at: datetime | None = None
+    paid_at: datetime | None = None
+    head: ModelOrder | None = field(default=None, repr=False)
+    parts: list[ModelOrder] = field(default_factory=list)
     reserved_at: datetime | None = None
     expires_at: datetime | None = None
     ended_at: datetime | None = None
@@ -40,14 +51,30 @@ class ModelOrder:
     recycled: bool = False
     payments: list[ModelPayment] = field(default_factory=list)
 
+    @property
+    def rows(self) -> list[ModelOrder]:
+        """The order and its parts, by ticket."""
+        return [self, *self.parts]
+
 
 @dataclass(frozen=True)
 class Request:
-    """A request for a unit."""
+    """A request for units. least: None if all of the quantity are wanted."""
 
     customer: str
     key: str | None = None
     wait: bool = True
+    quantity: int = 1
+    least: int | None = None
+
+    @property
+    def enough(self) -> int:
+        return self.quantity if self.least is None else self.least
+
+    @property
+    def bound(self) -> tuple[bool, int, int]:
+        """What belongs to its key."""
+        return self.wait, self.quantity, self.enough
 
 
 @dataclass
@@ -67,6 +94,10 @@ class ModelItem:
     hold: timedelta
     max_waiting: int | None = None
     keep_if_free: bool = False
+    max_per_order: int = 1
+    max_per_customer: int | None = None
+    variants: list[ModelItem] = field(default_factory=list, repr=False)
+    """All items of the product, in the order in which they were created."""
     opens_at: datetime | None = None
     closes_at: datetime | None = None
     paused: bool = False
@@ -77,7 +108,9 @@ class ModelItem:
     tallied_gaps: int = 0
     orders: dict[int, ModelOrder] = field(default_factory=dict)
     withdrawn: set[int] = field(default_factory=set)
-    keys: dict[tuple[str, str], ModelOrder] = field(default_factory=dict)
+    keys: dict[tuple[str, str], tuple[ModelOrder, tuple[bool, int, int]]] = field(
+        default_factory=dict
+    )
     jobs: list[tuple[str, ModelPayment | ModelOrder]] = field(default_factory=list)
 
     @property
@@ -115,16 +148,34 @@ class ModelItem:
         )
 
     def position(self, order: ModelOrder) -> int | None:
-        """The order's position: how many tickets are served up to it, at least 1."""
-        return max(1, order.ticket - self.now_serving) if order.status == "waiting" else None
+        """The order's position: how many wait up to it."""
+        if order.status != "waiting":
+            return None
+        return sum(o.status == "waiting" and o.ticket <= order.ticket for o in self.orders.values())
 
     def count(self, *statuses: str) -> int:
+        """How many tickets have an order in one of these states: each is a unit."""
         return sum(o.status in statuses for o in self.orders.values())
 
-    def live(self, customer: str) -> ModelOrder | None:
-        found = [o for o in self.orders.values() if o.customer == customer and o.status in LIVE]
-        assert len(found) <= 1
-        return found[0] if found else None
+    def of(self, customer: str, *statuses: str) -> list[tuple[ModelItem, ModelOrder]]:
+        """The customer's orders of the product in these states, the last one paid at the end."""
+        return sorted(
+            (
+                (shop, o)
+                for shop in self.variants or [self]
+                for o in shop.orders.values()
+                if o.customer == customer and o.status in statuses
+            ),
+            key=lambda found: (
+                found[1].paid_at or datetime.min.replace(tzinfo=UTC),
+                (self.variants or [self]).index(found[0]),
+                found[1].ticket,
+            ),
+        )
+
+    @property
+    def limit(self) -> int:
+        return self.max_per_customer or self.max_per_order
 
     # Joining the line
 
@@ -147,7 +198,7 @@ class ModelItem:
                 elif verdict == "existing" and order:
                     answers[n] = ("existing", order)
                     if ask.key is not None:
-                        self.keys.setdefault((ask.customer, ask.key), order)
+                        self.keys.setdefault((ask.customer, ask.key), (order, ask.bound))
                 elif verdict != "new":
                     answers[n] = (verdict, None)
                 elif any(
@@ -159,7 +210,7 @@ class ModelItem:
                 else:
                     new.append(n)
             for order in overdue:
-                self._expire(order)
+                self.shop_of(order).expire_hold(order)
             last = {n: self._ticket_limit(requests[n].wait) for n in new}
             for n in new:
                 answers[n] = self._take_ticket(requests[n], last[n])
@@ -168,13 +219,27 @@ class ModelItem:
 
     def _verdict(self, ask: Request) -> tuple[str, ModelOrder | None]:
         if ask.key is not None and (ask.customer, ask.key) in self.keys:
-            return "existing", self.keys[ask.customer, ask.key]
-        order = self.live(ask.customer)
-        if order:
-            return ("overdue" if self.overdue(order) else "existing"), order
+            order, bound = self.keys[ask.customer, ask.key]
+            return ("existing", order) if bound == ask.bound else ("key_reused", None)
+        for shop, order in self.of(ask.customer, *OPEN):
+            if self.overdue(order):
+                return "overdue", order
+            return ("existing" if shop is self else "has_other_order"), order
+        paid = [order for _, order in self.of(ask.customer, "paid")]
+        had = sum(order.units or 1 for order in paid)
+        if had >= self.limit:
+            return "existing", paid[-1]
         if self.state != "open":
             return self.state, None
-        return ("sold_out" if self.issued >= self._ticket_limit(ask.wait) else "new"), None
+        if ask.quantity > self.max_per_order or had + ask.quantity > self.limit:
+            return "too_many", None
+        last = self.issued + (ask.quantity if ask.wait else ask.enough)
+        return ("sold_out" if last > self._ticket_limit(ask.wait) else "new"), None
+
+    def shop_of(self, order: ModelOrder) -> ModelItem:
+        """The variant that an order is for."""
+        (shop,) = [it for it in self.variants or [self] if order in it.orders.values()]
+        return shop
 
     def _ticket_limit(self, wait: bool) -> int:
         if not wait:
@@ -184,16 +249,26 @@ class ModelItem:
         return self.now_serving + self.gaps + self.max_waiting
 
     def _take_ticket(self, ask: Request, last: int) -> tuple[str, ModelOrder | None]:
-        self.issued += 1
-        if self.issued > last:
-            return "sold_out", None  # requests in front took the rest: the ticket is a hole
-        order = ModelOrder(self.issued, ask.customer, "waiting")
-        self.orders[order.ticket] = order
-        if order.ticket <= self.now_serving:
-            self._grant(order)
+        first = self.issued + 1
+        self.issued += ask.quantity
+        if first - 1 + (ask.quantity if ask.wait else ask.enough) > last:
+            return "sold_out", None  # requests in front took the rest: the tickets are holes
+        order = ModelOrder(first, ask.customer, "waiting", ask.quantity, ask.enough)
+        order.parts = [
+            ModelOrder(ticket, None, "waiting", head=order)
+            for ticket in range(first + 1, self.issued + 1)
+        ]
+        self.orders |= {row.ticket: row for row in order.rows}
+        if self._has_enough(order):
+            self.tallied_gaps += self._grant(order)
+        elif first <= self.now_serving:
+            order.served_at = self.now
         if ask.key is not None:
-            self.keys[ask.customer, ask.key] = order
+            self.keys[ask.customer, ask.key] = (order, ask.bound)
         return order.status, order
+
+    def _has_enough(self, order: ModelOrder) -> bool:
+        return order.rows[order.least - 1].ticket <= self.now_serving
 
     def roll_back(self, ask: Request) -> None:
         """Rolls back: only the ticket is gone."""
@@ -201,23 +276,41 @@ class ModelItem:
         other.reserve_many([ask])
         self.issued = other.issued
 
-    def _grant(self, order: ModelOrder) -> None:
-        order.status, order.reserved_at = "reserved", self.now
+    def _grant(self, order: ModelOrder) -> int:
+        """Grants the units that the line has reached; returns how many tickets are given up."""
+        given_up = 0
+        for row in order.rows:
+            if row.ticket <= self.now_serving:
+                row.status, row.reserved_at = "reserved", self.now
+            else:
+                row.status, row.ended_at = "unserved", self.now
+                given_up += 1
+        order.units = order.quantity - given_up
         order.expires_at = self.now + self.hold
         self._charge(order)
+        return given_up
 
     def _charge(self, order: ModelOrder) -> None:
-        order.payments.append(ModelPayment(self.price, self.now))
+        order.payments.append(ModelPayment(self.price * (order.units or 1), self.now))
         self.jobs.append(("open", order.payments[-1]))
+
+    def _become(self, order: ModelOrder, status: str) -> None:
+        """The next state of an order and its parts, without those that it was granted without."""
+        for row in order.rows:
+            if row is order or row.ended_at is None:
+                row.status = status
 
     # The end of an order
 
     def _end(self, order: ModelOrder, status: str) -> None:
         if order.reserved_at is not None and order.status != "settling":
             self.jobs.append(("void", order))  # it finds out what there is to void
-        order.status, order.ended_at, order.settle_until = status, self.now, None
+        order.settle_until = None
+        for row in order.rows:
+            if row.ended_at is None:
+                row.status, row.ended_at = status, self.now
 
-    def _expire(self, order: ModelOrder) -> bool:
+    def expire_hold(self, order: ModelOrder) -> bool:
         """What a sweep does with a hold that is due; returns whether it has expired."""
         if order.status == "settling":
             assert order.settle_until is not None
@@ -226,7 +319,8 @@ class ModelItem:
         elif not self.overdue(order):
             return False
         elif self.payable(order):
-            order.status, order.settle_until = "settling", self.now + SETTLE
+            self._become(order, "settling")
+            order.settle_until = self.now + SETTLE
             self.jobs.append(("void", order))
             return False
         self._end(order, "expired")
@@ -243,7 +337,7 @@ class ModelItem:
             return "settling"
         if order.ended_at is not None or self.overdue(order):
             return "already_ended"
-        self.tallied_gaps += order.status == "waiting"
+        self.tallied_gaps += order.quantity if order.status == "waiting" else 0
         self._end(order, "cancelled")
         return "cancelled"
 
@@ -255,7 +349,9 @@ class ModelItem:
         if amount == payment.amount and order.status not in ("paid", "refunded", "cancelled"):
             assert order.expires_at is not None
             if self.shown(order) in ("reserved", "settling") and captured < order.expires_at:
-                order.status, order.settle_until, payment.status = "paid", None, "succeeded"
+                self._become(order, "paid")
+                order.settle_until, payment.status = None, "succeeded"
+                order.paid_at = max(captured, order.reserved_at or captured)
                 if len(order.payments) > 1:
                     self.jobs.append(("void", order))
                 return "paid"
@@ -267,28 +363,42 @@ class ModelItem:
         return "refund_due"
 
     def _buy_late(self, order: ModelOrder, payment: ModelPayment) -> bool:
-        if self.state != "open" or self.issued >= self.now_serving or self.count("waiting"):
+        units = order.units or 1
+        free = self.now_serving - self.issued
+        if self.state != "open" or free < units or self.count("waiting"):
             return False
-        self._expire(order)
+        self.expire_hold(order)
         self._end_settling(order, payment)
         if order.ended_at is None:
             return False  # another session may have been paid in time
-        self.issued += 1
         assert order.customer is not None
-        if self.live(order.customer):
+        had = sum(it.units or 1 for _, it in self.of(order.customer, "paid"))
+        is_refused = self.of(order.customer, *OPEN) or had + units > self.limit
+        if is_refused and (self.limit > 1 or self.variants):
+            return False
+        first = self.issued + 1
+        self.issued += units
+        if is_refused:
             return False  # and the ticket is a hole
-        new = ModelOrder(self.issued, order.customer, "paid", self.now, self.now + self.hold)
+        new = ModelOrder(first, order.customer, "paid", units, units, units, paid_at=self.now)
+        new.parts = [
+            ModelOrder(ticket, None, "paid", reserved_at=self.now, head=new)
+            for ticket in range(first + 1, self.issued + 1)
+        ]
+        new.reserved_at, new.expires_at = self.now, self.now + self.hold
         new.payments = [payment]
         order.payments.remove(payment)
-        self.orders[new.ticket] = new
+        self.orders |= {row.ticket: row for row in new.rows}
         payment.status = "succeeded"
         return True
 
     def pay_offline(self, order: ModelOrder) -> str:
         if self.shown(order) != "reserved":
             raise RefusedError("RV203")
-        order.status = "paid"
-        order.payments.append(ModelPayment(self.price, self.now, "succeeded", offline=True))
+        self._become(order, "paid")
+        order.paid_at = self.now
+        amount = self.price * (order.units or 1)
+        order.payments.append(ModelPayment(amount, self.now, "succeeded", offline=True))
         self.jobs.append(("void", order))
         return "paid"
 
@@ -298,9 +408,11 @@ class ModelItem:
         if order.status != "paid":
             raise RefusedError("RV207")
         if not return_units:
-            self.withdrawing = min(self.stock, self.withdrawing + 1)
+            self.withdrawing = min(self.stock, self.withdrawing + (order.units or 1))
         (payment,) = [p for p in order.payments if p.status == "succeeded"]
-        order.status, order.ended_at = "refunded", self.now
+        for row in order.rows:
+            if row.ended_at is None:
+                row.status, row.ended_at = "refunded", self.now
         payment.status = "refunded" if payment.offline else "refund_due"
         if not payment.offline:
             self.jobs.append(("refund", payment))
@@ -343,7 +455,7 @@ class ModelItem:
     # Moving the line
 
     def expire(self) -> int:
-        return sum([self._expire(order) for order in self.orders.values()])
+        return sum([self.expire_hold(o) for o in list(self.orders.values()) if o.head is None])
 
     def promote(self) -> tuple[int, int, int]:
         """Returns how many were recycled, promoted and unserved."""
@@ -351,8 +463,24 @@ class ModelItem:
         if self.state == "closed":
             for order in self._line("waiting"):
                 self._end(order, "unserved")
-                self.gaps += 1
+                self.gaps += order.quantity
                 unserved += 1
+        recycled += self._recycle()
+        if self.state == "open":
+            for order in self._line("waiting"):
+                if self._has_enough(order):
+                    self.gaps += self._grant(order)
+                    promoted += 1
+                elif order.ticket <= self.now_serving:
+                    order.served_at = order.served_at or self.now
+                    if order.served_at + self.hold <= self.now:
+                        self._end(order, "unserved")
+                        self.gaps += order.quantity
+                        unserved += 1
+        return recycled, promoted, unserved
+
+    def _recycle(self) -> int:
+        recycled = 0
         while passed := [
             o
             for o in self.orders.values()
@@ -366,16 +494,12 @@ class ModelItem:
                 if self.withdrawing:
                     self.withdrawing -= 1
                     self.stock -= 1
-        if self.state == "open":
-            for order in self._line("waiting"):
-                if order.ticket <= self.now_serving:
-                    self._grant(order)
-                    promoted += 1
-        return recycled, promoted, unserved
+        return recycled
 
     def _line(self, status: str) -> list[ModelOrder]:
         return sorted(
-            (o for o in self.orders.values() if o.status == status), key=lambda o: o.ticket
+            (o for o in self.orders.values() if o.status == status and o.head is None),
+            key=lambda o: o.ticket,
         )
 
     def settle(self) -> None:

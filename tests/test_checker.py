@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prove.judge.checker import INVARIANTS, exercised, judge
 from prove.judge.history import History
-from prove.judge.records import Act, FinalTables, ItemRow, OrderRow, PaymentRow, Run
+from prove.judge.records import Act, FinalTables, ItemRow, OrderRow, PaymentRow, Run, joined
 from prove.report import Row, table
 
 ROOT = Path(__file__).parent.parent
@@ -522,6 +522,215 @@ def test_money_that_went_wrong_is_reported_by_its_name(
     story = MoneyStory()
     broken(story)
     assert {found.partition(":")[0] for found in judge(story.run())} == {invariant}
+
+
+def group(
+    tickets: range, least: int, units: int | None, status: str, created: float, **times: Any
+) -> list[OrderRow]:
+    """An order for as many units as there are tickets, and its parts, as the database has them."""
+    head = order(tickets[0], status, created, **times)
+    head = head._replace(quantity=len(tickets), min_quantity=least, units=units)
+    parts = []
+    for n, ticket in enumerate(tickets[1:], start=1):
+        gone, held = head.ended_at, times.get("reserved")
+        if units is not None and n >= units:  # given up at the grant
+            gone, held = head.reserved_at, None
+        parts.append(
+            order(ticket, status, created, reserved=held, ended=gone)._replace(
+                customer=None, head=head.ticket, recycled=gone is not None
+            )
+        )
+    return [head._replace(recycled=head.ended_at is not None), *parts]
+
+
+class GroupStory(MoneyStory):
+    """Four units. An order for one unit beside orders for several.
+
+    c1 gets two units and gives them back. c3 lets the hold expire. c4 wants three, is content with
+    one, and so gives up tickets 5 and 6 at once. c7 waits for three units, gets one of them in
+    time, and ends unserved. c10 waits behind it, for one. c4 asks again, for three or at least one
+    (ticket 11), and gets the two that c1 has given back.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stock = 4
+        self.orders = [
+            *group(range(1, 3), 2, 2, "refunded", 100, reserved=100, paid=105, ended=130),
+            order(3, "expired", 100.1, reserved=100.1, ended=110.3)._replace(may_settle=True),
+            *group(range(4, 7), 1, 1, "paid", 100.2, reserved=100.2, paid=106),
+            *group(range(7, 10), 3, None, "unserved", 100.3, ended=120.4),
+            order(10, "paid", 100.4, reserved=120.5, paid=121)._replace(units=1),
+            *group(range(11, 14), 1, 2, "paid", 107, reserved=130.1, paid=131),
+        ]
+        self.change(4, may_buy_again=True)
+        self.change(7, part_served_at=110.3)
+        self.change(11, customer="c4", part_served_at=130.1)
+        self.change(13, recycled=False)  # the line has not reached it
+        self.orders = joined(self.orders)
+        self.payments = [
+            self.pays(1, "refunded", refund_reason="customer", opened_at=101)._replace(amount=2000),
+            self.pays(3, "voided", opened_at=101),
+            self.pays(4, "succeeded", opened_at=101),
+            self.pays(10, "succeeded", opened_at=120.6),
+            self.pays(11, "succeeded", opened_at=130.2)._replace(amount=2000),
+        ]
+        opened = ((1, 101.0), (3, 101.0), (4, 101.0), (10, 120.6), (11, 130.2))
+        self.ledger = [self.opened(f"s{n}", n, n, at) for n, at in opened]
+        for ticket, at, amount in ((1, 105, 2000), (4, 106, 1000), (10, 121, 1000)):
+            self.ledger.append(self.moved(f"s{ticket}", "captured", at, amount=amount))
+        self.ledger.append(self.moved("s11", "captured", 131, amount=2000))
+        self.ledger.append(self.moved("s1", "refunded", 131, amount=2000))
+        self.ledger.append(self.moved("s3", "voided", 110.2))
+        self.acts = []
+        terms = {"price": PRICE, "max_per_order": 3, "max_per_customer": 4}
+        self.item = ItemRow(SHOE, 4, 10, 12, 0, None, refund_seconds=60, **terms)
+        self.history = History()
+        self.history.epoch = 0.0
+        self.keys = {}
+        for ticket in (1, 3, 4, 7, 10, 11):
+            row = self.orders[ticket - 1]
+            self.asks(ticket, row.created_at - 0.01, row.created_at + 0.01)
+            self.history.ops[-1].quantity = row.quantity
+            self.history.ops[-1].min_quantity = row.min_quantity
+            self.history.ops[-1].body["quantity"] = row.quantity
+
+    def run(self) -> Run:
+        run = Story.run(self)
+        run.stock[SHOE] = self.stock
+        return run
+
+    def refused(self, ticket: int, code: str, **body: Any) -> None:
+        """The customer of a ticket asks again, and is refused."""
+        op = self.history.ask("reserve", SHOE, customer=f"c{ticket}", key=f"k{ticket}")
+        op.asked, op.answered, op.status, op.body = 150, 150.1, 409, {"code": code} | body
+
+
+def test_a_correct_run_with_groups_has_no_violation() -> None:
+    story = GroupStory()
+    assert judge(story.run()) == []
+    count = exercised(story.run())
+    kinds = ("groups", "groups granted whole", "groups granted in part", "groups in vain")
+    assert [count[kind] for kind in kinds] == [4, 1, 2, 1]
+
+
+def group_that_had_enough(story: GroupStory) -> None:
+    for ticket in (7, 8, 9):
+        story.change(ticket, min_quantity=1)
+    story.history.ops[3].min_quantity = 1
+
+
+def single_behind_a_group(story: GroupStory) -> None:
+    story.change(10, reserved_at=135, expires_at=145, paid_at=136)
+    story.move("s10", "captured", at=text(136))
+
+
+def kept_for_too_long(story: GroupStory) -> None:
+    for ticket in (7, 8, 9):
+        story.change(ticket, ended_at=125)
+    story.change(10, reserved_at=125.1, expires_at=135.1, paid_at=126)
+    story.move("s10", "captured", at=text(126))
+
+
+def given_up_too_early(story: GroupStory) -> None:
+    story.change(7, part_served_at=115)
+
+
+def fewer_than_wanted(story: GroupStory) -> None:
+    story.change(4, min_quantity=2)
+
+
+def part_that_goes_on(story: GroupStory) -> None:
+    story.change(2, ended_at=129.5)
+
+
+def part_that_never_ends(story: GroupStory) -> None:
+    story.change(13, ended_at=None)
+
+
+def unit_that_no_ticket_has(story: GroupStory) -> None:
+    story.change(11, units=3)
+
+
+def part_without_order(story: GroupStory) -> None:
+    story.change(13, head=9)
+
+
+def unit_left_at_the_grant(story: GroupStory) -> None:
+    story.stock = 5
+
+
+def sold_beyond_the_limit(story: GroupStory) -> None:
+    story.item = story.item._replace(max_per_customer=3)
+
+
+def sold_beyond_an_order_s_limit(story: GroupStory) -> None:
+    story.item = story.item._replace(max_per_order=2, max_per_customer=4)
+
+
+def two_orders_of_a_product(story: GroupStory) -> None:
+    story.change(4, may_buy_again=False)
+
+
+def amount_of_one_unit(story: GroupStory) -> None:
+    story.pay(11, amount=PRICE)
+
+
+def another_quantity(story: GroupStory) -> None:
+    story.history.ops[0].body["quantity"] = 1
+
+
+def other_units(story: GroupStory) -> None:
+    story.history.ops[2].body["units"] = 3
+
+
+def one_key_for_two_requests(story: GroupStory) -> None:
+    story.asks(7, 101, 101.1)
+
+
+def key_reused_without_need(story: GroupStory) -> None:
+    story.refused(3, "key_reused")
+
+
+def too_many_without_need(story: GroupStory) -> None:
+    story.refused(3, "too_many")
+
+
+def other_order_that_is_none(story: GroupStory) -> None:
+    story.refused(3, "has_other_order", order_id=str(SHOE << 32 | 3))
+
+
+@pytest.mark.parametrize(
+    ("broken", "invariants"),
+    [
+        (group_that_had_enough, "freed_units_are_offered_again"),
+        (single_behind_a_group, "served_in_order freed_units_are_offered_again"),
+        (kept_for_too_long, "set_aside_units_move_on"),
+        (given_up_too_early, "set_aside_units_move_on served_in_order"),
+        (fewer_than_wanted, "groups_get_what_is_there"),
+        (part_that_goes_on, "groups_get_what_is_there"),
+        (part_that_never_ends, "groups_get_what_is_there"),
+        (unit_that_no_ticket_has, "groups_get_what_is_there the_amount_follows_the_units"),
+        (part_without_order, "groups_get_what_is_there"),
+        (unit_left_at_the_grant, "nobody_waits_without_need freed_units_are_offered_again"),
+        (sold_beyond_the_limit, "limits_hold"),
+        (sold_beyond_an_order_s_limit, "limits_hold"),
+        (two_orders_of_a_product, "one_live_order_a_customer"),
+        (amount_of_one_unit, "the_amount_follows_the_units"),
+        (another_quantity, "what_was_acknowledged_exists"),
+        (other_units, "what_was_acknowledged_exists"),
+        (one_key_for_two_requests, "equal_keys_get_equal_answers"),
+        (key_reused_without_need, "refusals_are_justified"),
+        (too_many_without_need, "refusals_are_justified"),
+        (other_order_that_is_none, "refusals_are_justified"),
+    ],
+)
+def test_groups_that_went_wrong_are_reported_by_name(
+    broken: Callable[[GroupStory], None], invariants: str
+) -> None:
+    story = GroupStory()
+    broken(story)
+    assert {found.partition(":")[0] for found in judge(story.run())} == set(invariants.split())
 
 
 def extended(story: Story) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import os
@@ -12,18 +13,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from dev_support import Dev
-from flashsale import signature
+from dev_support import Dev, running
+from flashsale import signature, standard_webhooks
 from flashsale.dev.binaries import wheel_binaries
 from flashsale.processes import free_port
 from flashsale.testing.processes import environment, stop
-from support import eventually
+from support import eventually, put_cluster, server_folder
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LONGEST_LINES = 60
@@ -207,6 +209,71 @@ def test_the_webhook_receiver_refuses_what_the_provider_did_not_sign(
     assert output.read_text() == ""
     assert [status_of(url, body, signed) for _ in range(2)] == [200, 200]
     assert output.read_text() == "payment.succeeded 7 4900\n"  # once
+
+
+@contextmanager
+def event_receiver(folder: Path, secret: str) -> Iterator[tuple[str, Path]]:
+    """The URL of a running event_receiver.py, and the file with what it prints."""
+    port, output = free_port(), folder / "events"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(EXAMPLES / "event_receiver.py"), str(port)],
+            env=environment(events_secret=secret),
+            stdout=file,
+            stderr=subprocess.DEVNULL,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}/"
+        eventually(lambda: delivered(url, b"{}", {}) == 401)
+        yield url, output
+    finally:
+        stop(process)
+
+
+def delivered(url: str, body: bytes, headers: dict[str, str]) -> int:
+    try:
+        return httpx.post(url, content=body, headers=headers).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def new_secret() -> str:
+    return "whsec_" + base64.b64encode(os.urandom(32)).decode()
+
+
+def test_the_event_receiver_takes_each_event_once_and_nothing_that_is_not_signed(
+    tmp_path: Path,
+) -> None:
+    ours, old = new_secret(), new_secret()
+    now = int(time.time())
+    event = {"event_id": "evt_7", "type": "order.paid", "item_id": 1, "order_id": "8", "data": {}}
+    body = json.dumps(event).encode()
+
+    def signed(secrets: str, at: int = now) -> dict[str, str]:
+        return standard_webhooks.headers(standard_webhooks.keys_of(secrets), "evt_7", at, body)
+
+    with event_receiver(tmp_path, ours) as (url, output):
+        for text, headers in (
+            (body, signed(old)),
+            (body, signed(ours, now - 3600)),
+            (body, signed(ours) | {"webhook-id": "evt_8"}),
+            (body + b" ", signed(ours)),
+            (body, {}),
+        ):
+            assert delivered(url, text, headers) == 401
+        assert output.read_text() == ""
+        for secrets in (ours, f"{old} {ours}", f"{ours} {old}"):
+            assert delivered(url, body, signed(secrets)) == 204
+        assert output.read_text() == "order.paid 1 8\n"  # once
+
+
+def test_the_event_receiver_takes_the_feed_of_flashsale_dev(tmp_path: Path) -> None:
+    secret = new_secret()
+    with event_receiver(tmp_path, secret) as (url, output), server_folder() as folder:
+        put_cluster(folder / "data")
+        with running(folder, events_url=url, events_secret=secret) as dev:
+            order = dev.reserve(dev.put_on_sale(), "ann")
+            eventually(lambda: order["order_id"] in output.read_text(), 60)
 
 
 @pytest.mark.skipif(

@@ -18,6 +18,7 @@ ORDER_FIELDS = {
     "status",
     "ticket",
     "position",
+    "forecast",
     "created_at",
     "reserved_at",
     "expires_at",
@@ -25,6 +26,8 @@ ORDER_FIELDS = {
     "ended_at",
     "payment",
     "late_order_id",
+    "quantity",
+    "units",
 }
 
 
@@ -140,6 +143,44 @@ async def test_later_customers_wait_with_a_position(api: Api) -> None:
     order = response.json()
     assert (order["status"], order["position"], order["payment"]) == ("waiting", 2, None)
     assert order["expires_at"] is None
+
+
+async def test_a_waiting_order_has_a_forecast(api: Api, db: Connection) -> None:
+    item = await api.item(stock=2)
+    ann, bob, cat, dan = [
+        (await api.order(item, name)).json() for name in ("ann", "bob", "cat", "dan")
+    ]
+    assert [o["forecast"] for o in (ann, bob, cat, dan)] == [None] * 4
+    await api("DELETE", f"/orders/{cat['order_id']}", "cat")
+    sweep(db)
+
+    seen = (await api("GET", f"/orders/{dan['order_id']}", "dan")).json()
+
+    assert seen["position"] == 1  # the cat has left the line
+    assert set(seen["forecast"]) == {"chance", "as_of"}
+    assert seen["forecast"]["chance"] == 0.52
+    assert moment(seen["forecast"]["as_of"])
+    assert (await api("GET", "/orders", "dan")).json() == [seen]
+    for order, name in ((ann, "ann"), (cat, "cat")):
+        other = (await api("GET", f"/orders/{order['order_id']}", name)).json()
+        assert (other["position"], other["forecast"]) == (None, None)
+    await api("DELETE", f"/orders/{ann['order_id']}", "ann")
+    sweep(db)
+    seen = (await api("GET", f"/orders/{dan['order_id']}", "dan")).json()
+    assert (seen["status"], seen["forecast"]) == ("reserved", None)
+
+
+async def test_a_position_is_never_more_than_the_number_who_wait(api: Api, db: Connection) -> None:
+    item = await api.item()
+    await api.order(item, "holder")
+    orders = [(await api.order(item, f"c{n}")).json()["order_id"] for n in range(12)]
+    for n, order_id in enumerate(orders[:9]):
+        await api("DELETE", f"/orders/{order_id}", f"c{n}")
+
+    assert (await api("GET", f"/orders/{orders[9]}", "c9")).json()["position"] == 1
+    assert (await api("GET", f"/orders/{orders[11]}", "c11")).json()["position"] == 3
+    sweep(db)
+    assert (await api.order(item, "next")).json()["position"] == 4
 
 
 async def test_a_key_leads_to_its_order_even_after_it_ended(api: Api) -> None:

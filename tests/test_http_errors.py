@@ -327,6 +327,7 @@ def test_every_error_of_the_sql_has_its_line_in_the_table() -> None:
         "bad_batch",
         "bad_request",
         "not_revivable",
+        "still_open",
         "bad_payment",
     }
     for source in SQL.glob("*.sql"):

@@ -166,6 +166,23 @@ async def test_metrics_count_requests_and_outcomes(api: Api, db: Connection) -> 
     assert seen["flashsale_event_streams", ()] == 0
 
 
+async def test_metrics_show_how_far_the_feed_was_delivered(api: Api, db: Connection) -> None:
+    seen = samples((await api("GET", "/metrics")).text)
+    assert not [name for name, _ in seen if "event_delivery" in name]
+    db.execute(
+        "insert into flashsale_data.events (event_id, type, at, item_id, data) "
+        "select n, 'item.opened', flashsale.clock() - interval '1 minute', 1, '{}' "
+        "from generate_series(1, 3) n"
+    )
+    lease_id = call(db, "take_events", "w", 30, 1).lease_id
+    db.execute("select flashsale.events_delivered(%s, 1, 30)", [lease_id])
+    db.execute("select flashsale.event_failed(%s, 'status 500', 60)", [lease_id])
+    seen = samples((await api("GET", "/metrics")).text)
+    assert seen["flashsale_event_delivery_behind", ()] == 2
+    assert 60 <= seen["flashsale_event_delivery_oldest_seconds", ()] < 120
+    assert seen["flashsale_event_delivery_failures", ()] == 1
+
+
 async def test_each_kind_of_sweeper_has_its_own_lag(api: Api, db: Connection) -> None:
     """pg_cron that has stopped shows, although the worker goes on."""
     for runner in ("pg_cron", "worker:here:1", "worker:here:2"):

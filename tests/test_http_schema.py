@@ -18,6 +18,8 @@ CONTRACT = {
     ("post", "/items"): "201 408 409 413 415 422 503",
     ("get", "/items"): "200 304 422 503",
     ("get", "/items/{item_id}"): "200 304 404 503",
+    ("get", "/items/{item_id}/draw"): "200 304 404 503",
+    ("get", "/items/{item_id}/draw/entries"): "200 404 422 503",
     ("patch", "/items/{item_id}"): "200 404 408 409 413 415 422 503",
     ("post", "/items/{item_id}/extension"): "200 404 408 413 415 422 503",
     ("get", "/items/{item_id}/orders"): "200 404 422 503",
@@ -140,7 +142,10 @@ def columns(db: Connection, relation: str) -> list[str]:
 
 def test_structs_are_the_rows_that_sql_returns(db: Connection) -> None:
     assert [f.name for f in msgspec.structs.fields(Item)] == columns(db, "flashsale.item_status")
-    order = [f.name for f in msgspec.structs.fields(Order)]
+    order = [f.name for f in msgspec.structs.fields(Order) if f.name != "forecast"]
+    forecast = ["chance", "forecast_as_of"]
     payment = [f.name.replace("status", "payment_status") for f in msgspec.structs.fields(Payment)]
-    row = ["outcome", *order[:-2], *payment[:-1], "retry_at", order[-1], payment[-1]]
+    n = order.index("payment")
+    late, *units = order[n + 1 :]
+    row = ["outcome", *order[:n], *payment[:-1], "retry_at", late, payment[-1], *units, *forecast]
     assert row == columns(db, "flashsale.order_row")

@@ -118,7 +118,7 @@ def test_an_index_that_a_kill_left_behind_is_made_again(
 def test_requests_that_meet_in_the_other_index_are_tried_again() -> None:
     for name in (OLD, NEW):
         error = asyncpg.UniqueViolationError()
-        error.constraint_name = name  # type: ignore[attr-defined]
+        error.constraint_name = name
         assert is_held(error)
         told = meaning(error)
         assert told is not None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import msgspec
 import pytest
 
 from flashsale.settings import Settings
+from flashsale.testing import Clock
 from flashsale.worker.mail import LogSender, Notification, compose
 from support import Connection, call, item, reserve, rows, sweep, value
+from test_draw import draw, draw_item
 
 MESSAGE = {
     "kind": "reserved",
@@ -21,6 +24,7 @@ MESSAGE = {
     "checkout_url": "http://pay/s1",
 }
 KINDS = ["reserved", "your_turn", "paid", "expired", "cancelled", "refunded", "unserved"]
+OF_DRAWS = ["entered", "placed"]
 
 
 def notification(**changes: object) -> Notification:
@@ -36,10 +40,10 @@ def test_a_reservation_says_until_when_and_where_to_pay() -> None:
     assert "It is your turn" in compose(notification(kind="your_turn"), 17).text
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *OF_DRAWS])
 def test_every_kind_of_mail_has_its_own_text(kind: str) -> None:
     mail = compose(notification(kind=kind), 17)
-    others = [compose(notification(kind=k), 17) for k in KINDS if k != kind]
+    others = [compose(notification(kind=k), 17) for k in [*KINDS, *OF_DRAWS] if k != kind]
     assert mail.subject not in [o.subject for o in others]
     assert mail.text not in [o.text for o in others]
     assert "4294967297" in mail.text
@@ -89,3 +93,30 @@ def test_every_kind_of_mail_that_the_database_enqueues_is_known(db: Connection) 
         assert msgspec.to_builtins(known)["kind"] == kind
         assert known.order_id == str(order.order_id)
     sweep(db)
+
+
+def mails(db: Connection) -> list[Any]:
+    return [r.message for r in rows(db, "select * from flashsale.take_notifications(10, 1)")]
+
+
+def test_who_enters_a_draw_is_told_so_and_later_their_place(db: Connection, clock: Clock) -> None:
+    shoe = draw_item(db, clock, stock=1)
+    ids = {name: str(reserve(db, shoe, name).order_id) for name in ("ann", "bob")}
+    told = mails(db)
+    assert [(m["kind"], m["order_id"]) for m in told] == [
+        ("entered", ids["ann"]),
+        ("entered", ids["bob"]),
+    ]
+    assert "you are in" in compose(msgspec.convert(told[0], Notification), 1).subject
+    draw(db, clock)
+    (place,) = (m for m in mails(db) if m["kind"] == "placed")  # the other one has a unit
+    assert place["order_id"] in ids.values() and place["position"] == 1
+    mail = compose(msgspec.convert(place, Notification), 1)
+    assert "your place" in mail.subject and "Yours in the line is 1" in mail.text
+
+
+def test_nobody_is_told_that_they_are_in_once_they_have_left(db: Connection, clock: Clock) -> None:
+    shoe = draw_item(db, clock)
+    entry = reserve(db, shoe, "ann")
+    call(db, "cancel", entry.order_id)
+    assert [m["kind"] for m in mails(db)] == ["cancelled"]

@@ -39,17 +39,28 @@ EXAMPLES = os.environ.get("FLASHSALE_TEST_MODEL_EXAMPLES")
 CUSTOMERS = st.sampled_from(["ann", "bob", "cid", "dan", "eve", "fay"])
 KEYS = st.sampled_from([None, None, "k1", "k2"])
 WAITS = st.sampled_from([True, True, True, False])
-REQUESTS = st.builds(model.Request, CUSTOMERS, KEYS, WAITS)
+QUANTITIES = st.sampled_from([(1, None), (1, None), (1, 1), (3, None), (3, 1), (3, 2)])
+REQUESTS = st.builds(
+    lambda customer, key, wait, quantity: model.Request(customer, key, wait, *quantity),
+    CUSTOMERS,
+    KEYS,
+    WAITS,
+    QUANTITIES,
+)
 ANY = st.integers(0, 999)  # which order, payment: the n-th, counted round
 TABLES = ["orders", "order_keys", "payments", "payment_events", "tallies", "sweepers", "items"]
-TABLES += ["withdrawn_tickets", "history", "offline_references"]
+TABLES += ["withdrawn_tickets", "history", "offline_references", "products"]
 
 
 class Said(NamedTuple):
-    """An answer: the outcome, if there is one, and the order that it is about."""
+    """An answer: the outcome, if there is one, and the order that it is about.
+
+    other: the id of the order that a refusal names.
+    """
 
     outcome: str | None
     order: Any = None
+    other: int | None = None
 
 
 def attempt(step: Callable[[], Any]) -> Any:
@@ -61,7 +72,7 @@ def attempt(step: Callable[[], Any]) -> Any:
 
 
 class LineMachine(RuleBasedStateMachine):
-    """One item, in the database and as a model.
+    """One item, in the database and as a model; and perhaps another variant of it (other).
 
     A subclass says how customers, operators and the provider reach the database. Its calls raise
     model.RefusedError. The clock, the sweep and the worker do their work by SQL.
@@ -72,14 +83,18 @@ class LineMachine(RuleBasedStateMachine):
     counts: ClassVar[Counter[str]]
     shop: model.ModelItem
     item_id: int
+    other: model.ModelItem | None
+    other_id: int
     events: int
 
     @initialize(
-        stock=st.integers(0, 3),
+        stock=st.integers(0, 5),
         max_waiting=st.sampled_from([None, None, 0, 1, 3]),
         keep_if_free=st.booleans(),
         opens_in=st.sampled_from([None, None, None, 5]),
         closes_in=st.sampled_from([None, None, None, 40]),
+        limits=st.sampled_from([(1, None), (3, None), (3, 4), (3, 7)]),
+        has_variant=st.booleans(),
     )
     def put_on_sale(
         self,
@@ -88,6 +103,8 @@ class LineMachine(RuleBasedStateMachine):
         keep_if_free: bool,
         opens_in: int | None,
         closes_in: int | None,
+        limits: tuple[int, int | None],
+        has_variant: bool,
     ) -> None:
         now = self.clock.at()
         opens_at = None if opens_in is None else self.clock.at(opens_in)
@@ -102,7 +119,12 @@ class LineMachine(RuleBasedStateMachine):
             keep_if_free=keep_if_free,
             opens_at=opens_at,
             closes_at=closes_at,
+            max_per_order=limits[0],
+            max_per_customer=limits[1],
         )
+        allowed: dict[str, Any] = {"max_per_order": limits[0], "max_per_customer": limits[1]}
+        if has_variant:
+            allowed["product"] = "shoe"
         self.item_id = self.create(
             stock=stock,
             hold_seconds=10,
@@ -110,7 +132,15 @@ class LineMachine(RuleBasedStateMachine):
             late_payment="keep_if_free" if keep_if_free else "refund",
             opens_at=opens_at,
             closes_at=closes_at,
+            **allowed,
         )
+        self.other = None
+        if has_variant:
+            self.other = model.ModelItem(now, 2, 1000, timedelta(seconds=10), None)
+            self.other.max_per_order, self.other.max_per_customer = limits
+            self.shop.variants = self.other.variants = [self.shop, self.other]
+            times = {"opens_at": None, "closes_at": None}
+            self.other_id = self.create(sku="other", stock=2, hold_seconds=10, **allowed, **times)
         self.compare()
 
     # The way in
@@ -118,7 +148,7 @@ class LineMachine(RuleBasedStateMachine):
     def create(self, **terms: Any) -> int:
         raise NotImplementedError
 
-    def ask(self, ask: model.Request) -> Said:
+    def ask(self, ask: model.Request, item_id: int) -> Said:
         raise NotImplementedError
 
     def cancel(self, order: model.ModelOrder) -> Said:
@@ -143,10 +173,35 @@ class LineMachine(RuleBasedStateMachine):
     @rule(ask=REQUESTS)
     def reserves(self, ask: model.Request) -> None:
         ((outcome, order),) = self.shop.reserve_many([ask])
-        said = self.ask(ask)
-        assert said.outcome == outcome
-        self.same_order(said.order, order)
+        self.same_answer(self.ask(ask, self.item_id), outcome, order)
         self.compare()
+
+    @precondition(lambda self: self.other)
+    @rule(ask=REQUESTS)
+    def asks_for_another_variant(self, ask: model.Request) -> None:
+        assert self.other
+        ((outcome, order),) = self.other.reserve_many([ask])
+        self.same_answer(self.ask(ask, self.other_id), outcome, order)
+        self.compare()
+
+    @precondition(lambda self: self.other and self.claims(self.other))
+    @rule(which=ANY)
+    def cancels_another_variant(self, which: int) -> None:
+        assert self.other
+        order, other = self.pick(self.claims(self.other), which), self.other
+        self.same_result(lambda: self.cancel(order), lambda: other.cancel(order), order)
+
+    @precondition(lambda self: self.other and self.claims(self.other))
+    @rule(which=ANY)
+    def pays_for_another_variant_at_a_till(self, which: int) -> None:
+        assert self.other
+        order, other = self.pick(self.claims(self.other), which), self.other
+        self.events += 1
+        self.same_result(
+            lambda: self.by_sql("pay_offline", self.order_id(order), f"r{self.events}"),
+            lambda: other.pay_offline(order),
+            order,
+        )
 
     @precondition(lambda self: self.claims())
     @rule(which=ANY)
@@ -159,7 +214,7 @@ class LineMachine(RuleBasedStateMachine):
     def pays(self, which: int, wrong: int, ago: int) -> None:
         order, n = self.pick(self.payments(), which)
         payment_id, payment = self.payment_id(order, n), order.payments[n]
-        amount, at = self.shop.price + wrong, self.clock.at(-ago)
+        amount, at = self.shop.price * (order.units or 1) + wrong, self.clock.at(-ago)
         self.same_result(
             lambda: self.event("payment.succeeded", payment_id, amount, at),
             lambda: self.shop.pay(order, payment, amount, at),
@@ -188,8 +243,12 @@ class LineMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, 2, 4, 9.999, 10, 30]))
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        self.shop.now = self.clock.at()
+        self.now_is(self.clock.at())
         self.compare()
+
+    def now_is(self, moment: datetime) -> None:
+        for shop, _ in self.shops():
+            shop.now = moment
 
     @precondition(lambda self: self.shop.count("reserved"))
     @rule(which=ANY, seconds=st.sampled_from([-0.000001, 0]))
@@ -199,35 +258,38 @@ class LineMachine(RuleBasedStateMachine):
         moment = order.expires_at + timedelta(seconds=seconds)
         if moment > self.shop.now:
             self.clock.set(moment)
-            self.shop.now = moment
+            self.now_is(moment)
             self.compare()
 
     @rule()
     def expire(self) -> None:
-        assert call(self.db, "expire")[0] == self.shop.expire()
+        assert call(self.db, "expire")[0] == sum(shop.expire() for shop, _ in self.shops())
         self.compare()
 
     @rule()
     def promote(self) -> None:
         done = call(self.db, "promote", self.item_id)
         assert (done.recycled, done.promoted, done.unserved) == self.shop.promote()
-        assert not done.more
+        # Units of groups that had their time in vain move on.
+        assert done.more == (self.shop.state == "open" and done.unserved > 0)
         self.compare()
 
     @rule()
     def settle(self) -> None:
         settle(self.db)
-        self.shop.settle()
+        for shop, _ in self.shops():
+            shop.settle()
         self.compare()
         shop = self.shop
         shown = call(self.db, "item_status", self.item_id)
         free = max(0, shop.now_serving - shop.issued)
-        granted = [o for o in self.claims() if o.ticket <= shop.now_serving]
+        tickets = [row for o in self.claims() for row in o.rows]
+        granted = [o for o in tickets if o.ticket <= shop.now_serving]
         assert (shown.paid, shown.available, shown.reserved, shown.waiting) == (
             shop.count("paid"),
             free,
             sum(o.status in ("reserved", "settling", "waiting") for o in granted),
-            sum(o.status == "waiting" for o in self.claims())
+            sum(o.status == "waiting" for o in tickets)
             - sum(o.status == "waiting" for o in granted),
         )
         assert shop.count("reserved", "settling", "paid") <= shown.stock
@@ -246,7 +308,8 @@ class LineMachine(RuleBasedStateMachine):
                         assert call(self.db, "payment_voided", *lease)[0] in ("voided", "ignored")
                     case "refund":
                         assert call(self.db, "payment_refunded", *lease)[0] == "refunded"
-        self.shop.work()
+        for shop, _ in self.shops():
+            shop.work()
         self.compare()
 
     # Staff and operators
@@ -300,12 +363,17 @@ class LineMachine(RuleBasedStateMachine):
             self.db.execute(f"delete from flashsale_data.{table}")
         self.db.execute("delete from pgmq.q_payments")
         self.db.execute("delete from pgmq.q_notifications")
-        self.db.execute(f"drop sequence flashsale_data.line_{self.item_id}")
+        for _, item_id in self.shops():
+            self.db.execute(f"drop sequence flashsale_data.line_{item_id}")
 
     # Both of them
 
-    def claims(self) -> list[model.ModelOrder]:
-        return [o for o in self.shop.orders.values() if o.customer]
+    def shops(self) -> list[tuple[model.ModelItem, int]]:
+        """The variants, with their ids."""
+        return [(self.shop, self.item_id), *([(self.other, self.other_id)] if self.other else [])]
+
+    def claims(self, shop: model.ModelItem | None = None) -> list[model.ModelOrder]:
+        return [o for o in (shop or self.shop).orders.values() if o.customer]
 
     def payments(self) -> list[tuple[model.ModelOrder, int]]:
         return [(o, n) for o in self.claims() for n, p in enumerate(o.payments) if not p.offline]
@@ -314,7 +382,18 @@ class LineMachine(RuleBasedStateMachine):
         return things[which % len(things)]
 
     def order_id(self, order: model.ModelOrder) -> int:
-        return self.item_id << 32 | order.ticket
+        (item_id,) = [n for shop, n in self.shops() if shop is self.shop.shop_of(order)]
+        return item_id << 32 | order.ticket
+
+    def same_answer(self, said: Said, outcome: str, order: model.ModelOrder | None) -> None:
+        """Of a request for units."""
+        assert said.outcome == outcome
+        if outcome == "has_other_order":
+            assert order
+            assert (said.order, said.other) == (None, self.order_id(order))
+            self.counts["has_other_order"] += 1
+        else:
+            self.same_order(said.order, order)
 
     def payment_id(self, order: model.ModelOrder, n: int) -> int:
         return int(
@@ -335,12 +414,24 @@ class LineMachine(RuleBasedStateMachine):
             assert shown is order is None
             self.counts["refused"] += 1
             return
+        shop = self.shop.shop_of(order)
+        position = shop.position(order)
+        if shown.outcome == "waiting":  # a new request's position is as of the last sweep
+            left = value(
+                self.db,
+                "select gaps_in_line from flashsale_data.items "
+                "where item_id = flashsale.item_of(%s)",
+                shown.order_id,
+            )
+            assert shown.position in (position, max(1, order.ticket - shop.now_serving - left))
+            position = shown.position
         assert (shown.ticket, shown.customer_id, shown.status, shown.position) == (
             order.ticket,
             order.customer,
-            self.shop.shown(order),
-            self.shop.position(order),
+            shop.shown(order),
+            position,
         )
+        assert (shown.quantity, shown.units) == (order.quantity, order.units)
         assert (shown.reserved_at, shown.expires_at) == (order.reserved_at, order.expires_at)
 
     def same_result(
@@ -358,13 +449,24 @@ class LineMachine(RuleBasedStateMachine):
         self.compare()
 
     def compare(self) -> None:
-        """Every order, the item's counts and the jobs agree with the model."""
+        """Every order, the items' counts and the jobs agree with the model."""
         self.counts["calls"] += 1
-        shop = self.shop
+        for shop, item_id in self.shops():
+            self.compare_item(shop, item_id)
+        kinds = rows(
+            self.db, "select message ->> 'kind' as kind from pgmq.q_payments order by kind"
+        )
+        assert [k.kind for k in kinds] == sorted(
+            kind for shop, _ in self.shops() for kind, _ in shop.jobs
+        )
+
+    def compare_item(self, shop: model.ModelItem, item_id: int) -> None:
         found = rows(
             self.db,
             "select ticket, customer_id, status, reserved_at, expires_at, ended_at, "
-            "payment_status, position from flashsale.order_status order by ticket",
+            "payment_status, position, amount, units "
+            "from flashsale.order_status where item_id = %s order by ticket",
+            item_id,
         )
         assert [tuple(row) for row in found] == [
             (
@@ -376,10 +478,25 @@ class LineMachine(RuleBasedStateMachine):
                 o.expires_at if shop.overdue(o) and shop.shown(o) == "expired" else o.ended_at,
                 o.payments[-1].status if o.payments else None,
                 shop.position(o),
+                o.payments[-1].amount if o.payments else None,
+                o.units,
             )
             for o in sorted(shop.orders.values(), key=lambda o: o.ticket)
+            if o.head is None
         ]
-        shown = call(self.db, "item_status", self.item_id)
+        parts = rows(
+            self.db,
+            "select ticket, status, ended_at from flashsale_data.orders "
+            "where item_id = %s and head_id is not null order by ticket",
+            item_id,
+        )
+        assert [tuple(row) for row in parts] == [
+            (o.ticket, o.status, o.ended_at)
+            for o in sorted(shop.orders.values(), key=lambda o: o.ticket)
+            if o.head is not None
+        ]
+        self.counts["parts"] += len(parts)
+        shown = call(self.db, "item_status", item_id)
         assert (
             shown.state,
             shown.stock,
@@ -387,10 +504,6 @@ class LineMachine(RuleBasedStateMachine):
             shown.issued,
             shown.withdrawing,
         ) == (shop.state, shop.stock, shop.now_serving, shop.issued, shop.withdrawing)
-        kinds = rows(
-            self.db, "select message ->> 'kind' as kind from pgmq.q_payments order by kind"
-        )
-        assert [k.kind for k in kinds] == sorted(kind for kind, _ in shop.jobs)
 
     def by_sql(self, function: str, *args: Any) -> Said:
         try:
@@ -402,6 +515,8 @@ class LineMachine(RuleBasedStateMachine):
     def said(self, row: Any) -> Said:
         """Of a row whose columns may be an order's."""
         told = row._asdict()
+        if told.get("outcome") == "has_other_order":
+            return Said(row.outcome, None, row.order_id)
         return Said(told.get("outcome"), row if told.get("order_id") else None)
 
 
@@ -411,8 +526,9 @@ class SqlLine(LineMachine):
     def create(self, **terms: Any) -> int:
         return item(self.db, **terms)
 
-    def ask(self, ask: model.Request) -> Said:
-        return self.by_sql("reserve", self.item_id, ask.customer, ask.key, ask.wait)
+    def ask(self, ask: model.Request, item_id: int) -> Said:
+        wanted = (ask.wait, ask.quantity, ask.least)
+        return self.by_sql("reserve", item_id, ask.customer, ask.key, *wanted)
 
     def cancel(self, order: model.ModelOrder) -> Said:
         return self.by_sql("cancel", self.order_id(order), order.customer)
@@ -439,23 +555,26 @@ class SqlLine(LineMachine):
     def reserve_in_a_batch(self, asks: list[model.Request]) -> None:
         answers = rows(
             self.db,
-            "select * from flashsale.reserve_many(array_fill(%s::int, array[%s::int]), %s, %s, %s)",
+            "select * from flashsale.reserve_many("
+            "array_fill(%s::int, array[%s::int]), %s, %s, %s, %s, %s)",
             self.item_id,
             len(asks),
             [a.customer for a in asks],
             [a.key for a in asks],
             [a.wait for a in asks],
+            [a.quantity for a in asks],
+            [a.least for a in asks],
         )
         expected = self.shop.reserve_many(asks)
         assert [a.outcome for a in answers] == [outcome for outcome, _ in expected]
         for row, (_, order) in zip(answers, expected, strict=True):
-            self.same_order(self.said(row).order, order)
+            self.same_answer(self.said(row), row.outcome, order)
         self.compare()
 
     @rule(ask=REQUESTS)
     def roll_back(self, ask: model.Request) -> None:
         with self.db.transaction(force_rollback=True):
-            self.ask(ask)
+            self.ask(ask, self.item_id)
         self.shop.roll_back(ask)
         self.compare()
 
@@ -487,13 +606,17 @@ class HttpLine(LineMachine):
         shown = self.runner.run(self.api.item(**terms | times))
         return int(shown["item_id"])
 
-    def ask(self, ask: model.Request) -> Said:
+    def ask(self, ask: model.Request, item_id: int) -> Said:
         headers = {"Idempotency-Key": ask.key} if ask.key else {}
-        body = {} if ask.wait else {"json": {"wait": False}}
-        path = f"/items/{self.item_id}/orders"
+        wanted: dict[str, Any] = {} if ask.wait else {"wait": False}
+        if ask.bound[1:] != (1, 1):
+            wanted |= {"quantity": ask.quantity, "min_quantity": ask.least}
+        body = {"json": wanted} if wanted else {}
+        path = f"/items/{item_id}/orders"
         answer = self.send("POST", path, ask.customer, headers=headers, **body)
-        if answer.status_code == 409:
-            return Said(answer.json()["code"])
+        if answer.status_code in (409, 422):
+            told = answer.json()
+            return Said(told["code"], None, int(told["order_id"]) if "order_id" in told else None)
         return Said(self.GRANTS[answer.status_code], self.order(answer, answer.status_code))
 
     def cancel(self, order: model.ModelOrder) -> Said:
@@ -537,9 +660,11 @@ class HttpLine(LineMachine):
     @rule(customer=CUSTOMERS)
     def looks_at_their_orders(self, customer: str) -> None:
         answer = self.send("GET", "/orders", customer)
-        mine = [o for o in self.claims() if o.customer == customer]
+        mine = [o for shop, _ in self.shops() for o in self.claims(shop) if o.customer == customer]
         shown = msgspec.json.decode(answer.content, type=list[Order])
-        for found, expected in zip(shown, reversed(mine), strict=True):
+        mine.sort(key=self.order_id)
+        shown.sort(key=lambda order: int(order.order_id))
+        for found, expected in zip(shown, mine, strict=True):
             self.same_order(found, expected)
         for order in self.claims():
             one = self.send("GET", f"/orders/{self.order_id(order)}", customer)

@@ -144,7 +144,8 @@ def test_what_the_provider_refuses_is_given_up_as_ever(db: Connection, clock: Cl
     down(db)  # too late to be the reason
     clock.advance(60)
     down(db)
-    assert sweep(db).expired == 1
+    assert status(db, order.order_id).status == "expired"
+    assert sweep(db).recycled == 1
 
 
 @pytest.mark.parametrize("last", [refused, unavailable])
@@ -234,6 +235,40 @@ def test_an_outage_before_the_hold_began_is_no_excuse(db: Connection, clock: Clo
     down(db, False)  # said again so much later, it changes nothing
     sweep(db)
     assert status(db, order.order_id).status == "expired"
+
+
+@pytest.mark.parametrize("later", ["an outage", "another outage", "a try", "the backlog"])
+@pytest.mark.parametrize("before", [False, True])
+def test_what_is_known_later_changes_nothing_for_a_hold_that_is_over(
+    db: Connection, clock: Clock, later: str, before: bool
+) -> None:
+    """What a customer has read stays true, also if no sweep has marked it by then."""
+    shoe = item(db, hold_seconds=2)
+    if before:  # an outage has cost this hold its session
+        order = reserve(db, shoe, "ann")
+        down(db)
+        if later == "the backlog":
+            down(db, False)
+    elif later == "the backlog":
+        down(db)
+        down(db, False)
+        clock.advance(1)
+        order = reserve(db, shoe, "ann")
+    else:
+        order = reserve(db, shoe, "ann")
+    (job,) = take(db)
+    clock.advance(5)
+    if later == "another outage":
+        clock.advance(60)
+    expected = "waiting" if before else "expired"
+    assert status(db, order.order_id).status == expected
+    if later == "a try":
+        unavailable(db, job)
+    else:
+        down(db, later != "the backlog")
+    assert status(db, order.order_id).status == expected
+    sweep(db)
+    assert (status(db, order.order_id).status == "expired") == (expected == "expired")
 
 
 def test_a_hold_that_comes_due_just_after_the_outage_is_not_lost(

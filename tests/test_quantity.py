@@ -307,6 +307,7 @@ def test_late_money_for_a_group_buys_as_many_units_or_none(
     clock.advance(10)
     late = pay(db, ann)
     assert late.outcome == outcome
+    assert item_status(db, shoe).issued == (6 if outcome == "paid" else 3)
     if outcome == "paid":
         assert (late.quantity, late.units, late.ticket) == (3, 3, 4)
         assert tickets(db, late) == [(n, "paid") for n in (4, 5, 6)]

@@ -9,6 +9,7 @@ import pytest
 
 from flashsale.database import sequences
 from flashsale.database.migrate import migrate
+from flashsale.testing import Clock
 from migrate_support import is_waited_for
 from support import (
     Call,
@@ -21,6 +22,7 @@ from support import (
     rows,
     value,
 )
+from test_draw import draw_item, drawn, finish
 
 
 def test_sequences_that_are_behind_are_advanced(database_url: str) -> None:
@@ -94,3 +96,28 @@ def test_a_line_goes_on_behind_the_tickets_that_were_withdrawn(db: Connection) -
     db.execute(f"alter sequence {line} restart")
     assert sequences.advance(db) == [line]
     assert reserve(db, shoe, "ann").outcome == "waiting"
+
+
+def test_entries_of_a_draw_go_on_behind_those_that_are_there(db: Connection, clock: Clock) -> None:
+    shoe = draw_item(db, clock)
+    entry = reserve(db, shoe, "ann")
+    db.execute("select setval('flashsale_data.entry_numbers', 2000000001, false)")
+    assert sequences.advance(db) == ["flashsale_data.entry_numbers"]
+    assert reserve(db, shoe, "bob").order_id == entry.order_id + 1
+    assert sequences.advance(db) == []
+
+
+def test_a_line_goes_on_behind_the_tickets_that_are_still_to_be_drawn(
+    db: Connection, clock: Clock
+) -> None:
+    shoe = draw_item(db, clock)
+    for name in ("ann", "bob", "cat"):
+        reserve(db, shoe, name)
+    clock.advance(61)
+    while drawn(db, shoe).state != "drawing":
+        call(db, "sweep")
+    line = value(db, "select line::text from flashsale_data.items")
+    db.execute(f"alter sequence {line} restart")
+    assert sequences.advance(db) == [line]
+    assert reserve(db, shoe, "dan").ticket == 4
+    finish(db)

@@ -33,12 +33,26 @@ def test_the_environment_sets_and_flags_win() -> None:
         ("FLASHSALE_STATEMENT_CACHE_SIZE", "-1", "must be 0 or more"),
         ("FLASHSALE_DATABASE_URL", "db.example/shop", "must be a URL like postgresql://"),
         ("FLASHSALE_POOLSIZE", "3", "no such setting"),
+        ("FLASHSALE_EVENTS_URL", "shop.example/events", "must be a URL like https://shop.example/"),
+        ("FLASHSALE_EVENTS_URL", "ftp://shop.example/", "must be a URL like https://"),
+        ("FLASHSALE_EVENTS_URL", "https:///events", "must be a URL like https://"),
+        ("FLASHSALE_EVENTS_URL", "https://shop.example:port/", "must be a URL like https://"),
+        ("FLASHSALE_EVENTS_URL", "https://[::1/", "must be a URL like https://"),
+        ("FLASHSALE_EVENTS_URL", "https://shop.example/a b", "must be a URL like https://"),
+        ("FLASHSALE_EVENTS_URL", "https://shop.example/\r\nX: y", "must be a URL like https://"),
+        ("FLASHSALE_EVENTS_URL", "https://me:geheim@shop.example/", "without a user"),
+        ("FLASHSALE_EVENTS_URL", "https://shop.example/#here", "without a user"),
+        ("FLASHSALE_EVENTS_SECRET", "whsec_geheim", "secret 1 must be whsec_ and the base64 of 24"),
+        ("FLASHSALE_DELIVERY_TIMEOUT_SECONDS", "3601", "must be at most 3600"),
+        ("FLASHSALE_DELIVERY_BACKOFF_MAX_SECONDS", "3601", "must be at most 3600"),
+        ("FLASHSALE_DELIVERY_BACKOFF_SECONDS", "61", "at most FLASHSALE_DELIVERY_BACKOFF_MAX_S"),
         ("FLASHSALE_PROVIDER_TIMEOUT_SECONDS", "29", "at most half of FLASHSALE_JOB_LEASE_SECONDS"),
     ],
 )
 def test_a_bad_setting_is_named(name: str, given: str, says: str) -> None:
-    with pytest.raises(SettingsError, match=says):
+    with pytest.raises(SettingsError, match=says) as refused:
         Settings.from_env({name: given})
+    assert "geheim" not in str(refused.value)
 
 
 def test_variables_that_are_for_tests_are_skipped_and_not_known_one_by_one() -> None:
@@ -99,7 +113,12 @@ def test_what_only_resembles_a_variable_of_kubernetes_is_told(name: str, given: 
 
 
 def test_secrets_are_not_shown() -> None:
-    settings = Settings(database_url="postgresql://me:geheim@db/x", webhook_secret="geheim")
+    settings = Settings(
+        database_url="postgresql://me:geheim@db/x",
+        webhook_secret="geheim",
+        events_url="https://shop.example/events?token=geheim",
+        events_secret="whsec_" + "geheim00" * 4,
+    )
     assert "geheim" not in repr(settings)
     assert "geheim" not in str(settings.__rich_repr__())  # rich would go around our repr
     assert "geheim" not in without_password("host=db password=geheim user=me")
@@ -110,6 +129,8 @@ def test_a_missing_required_setting_is_reported() -> None:
         Settings().need_database_url()
     with pytest.raises(SettingsError, match="FLASHSALE_WEBHOOK_SECRET is not set"):
         Settings().need_webhook_secret()
+    with pytest.raises(SettingsError, match="FLASHSALE_EVENTS_SECRET is not set"):
+        Settings().need_events_secret()
 
 
 @pytest.mark.parametrize("name", Settings.__struct_fields__)

@@ -42,7 +42,15 @@ MAY_IMPORT = {
         "processes",
         "cursors",
     },
-    "worker": {"database", "providers", "plugins", "settings"},
+    "worker": {
+        "cursors",
+        "database",
+        "http_client",
+        "plugins",
+        "providers",
+        "settings",
+        "standard_webhooks",
+    },
 }
 LAZY = {
     ("cli", "worker"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -82,6 +83,26 @@ async def test_one_poll_serves_every_stream(told: tuple[ScriptedDatabase, Watche
     polls = database.polls
     await asyncio.sleep(0.05)
     assert database.polls == polls  # without a stream there are no polls
+
+
+async def test_a_later_time_of_the_same_chance_is_no_news(
+    told: tuple[ScriptedDatabase, Watcher],
+) -> None:
+    database, watcher = told
+    stream = await begun(database, watcher, WAITING)
+    assert await event_of(stream) == WAITING
+    assert WAITING.forecast is not None
+    later = msgspec.structs.replace(
+        WAITING.forecast, as_of=WAITING.forecast.as_of + timedelta(seconds=1)
+    )
+    database.orders = [msgspec.structs.replace(WAITING, forecast=later)]
+    for _ in range(3):
+        database.began.clear()
+        await database.began.wait()
+    better = msgspec.structs.replace(later, chance=0.7)
+    database.orders = [msgspec.structs.replace(WAITING, forecast=better)]
+    assert await event_of(stream) == database.orders[0]
+    await stream.aclose()  # type: ignore[attr-defined]
 
 
 async def test_a_poll_for_thousands_of_orders_is_no_long_call(

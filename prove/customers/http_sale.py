@@ -57,6 +57,8 @@ EXTEND_EACH = 20
 AGAIN = 0.2
 """The share of refunds that staff order twice."""
 REFUND_SECONDS = 600
+SINGLE = 0.7
+"""The share of customers who ask for one unit, where others may ask for several."""
 ATTEMPTS = 12  # to reserve with the same key while there is no answer
 PRICE = 1000
 
@@ -69,11 +71,17 @@ class Plan:
     customer: str
     item_id: int
     habit: str
+    quantity: int = 1
+    min_quantity: int = 1
 
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a sale. hot sells out in the end, scarce at once, the ordinary items never."""
+    """The size of a sale. hot sells out in the end, scarce at once, the ordinary items never.
+
+    max_per_order: what the limit of the items is, and the most that anybody asks for. If it is more
+    than 1, the ordinary items are variants of one product.
+    """
 
     customers: int
     per_second: float
@@ -84,6 +92,7 @@ class Size:
     hold_seconds: int = 2
     max_waiting: int = 1500
     patient: float = 0.7  # share of waiting customers that stay until their turn
+    max_per_order: int = 6
     habits: Mapping[str, int] = field(default_factory=lambda: HABITS)
 
 
@@ -119,24 +128,25 @@ class HttpSale:
         stocks = {"hot": size.hot_stock, "scarce": size.scarce_stock}
         stocks |= {f"ordinary-{n}": size.ordinary_stock for n in range(size.ordinary)}
         for sku, stock in stocks.items():
-            status, _, item = await self._api.request(
-                "POST",
-                "/items",
-                body={
-                    "sku": sku,
-                    "name": sku,
-                    "price": PRICE,
-                    "currency": "EUR",
-                    "stock": stock,
-                    "hold_seconds": size.hold_seconds,
-                    "max_waiting": size.max_waiting,
-                },
-            )
+            terms: dict[str, Any] = {
+                "sku": sku,
+                "name": sku,
+                "price": PRICE,
+                "currency": "EUR",
+                "stock": stock,
+                "hold_seconds": size.hold_seconds,
+                "max_waiting": size.max_waiting,
+            }
+            if size.max_per_order > 1:  # which releases before these limits do not know
+                terms["max_per_order"] = size.max_per_order
+                if sku.startswith("ordinary"):
+                    terms["product"] = "ordinary"
+            status, _, item = await self._api.request("POST", "/items", body=terms)
             assert status == 201, item
             self.stock[item["item_id"]] = stock
             if self._staff:
-                terms = f'{{"refund_seconds": {REFUND_SECONDS}}}'
-                await self._staff.set_terms(item["item_id"], terms)
+                refunds = f'{{"refund_seconds": {REFUND_SECONDS}}}'
+                await self._staff.set_terms(item["item_id"], refunds)
 
     async def run(self) -> None:
         """Lets the customers arrive. Returns after the last arrival; some are still active then."""
@@ -190,10 +200,18 @@ class HttpSale:
                 hot if wanted < 0.6 else scarce if wanted < 0.7 else self._dice.choice(ordinary)
             )
             (habit,) = self._dice.choices(habits, weights)
-            plans.append(Plan(at, f"customer-{n}", item_id, habit))
+            plans.append(Plan(at, f"customer-{n}", item_id, habit, *self._quantity()))
             if n and self._dice.random() < 0.05:  # a customer of before comes again
-                plans.append(Plan(at, f"customer-{self._dice.randrange(n)}", item_id, "pays"))
+                again = f"customer-{self._dice.randrange(n)}"
+                plans.append(Plan(at, again, item_id, "pays", *self._quantity()))
         return plans
+
+    def _quantity(self) -> tuple[int, int]:
+        """How many units somebody asks for, and how many of them are enough."""
+        if self._size.max_per_order == 1 or self._dice.random() < SINGLE:
+            return 1, 1
+        quantity = self._dice.randint(2, self._size.max_per_order)
+        return quantity, quantity if self._dice.random() < 0.5 else self._dice.randint(1, quantity)
 
     def _go(self, shopping: Any) -> None:
         task = asyncio.create_task(shopping)
@@ -226,9 +244,9 @@ class HttpSale:
 
     async def _reserve(self, plan: Plan) -> dict[str, Any] | None:
         key = f"key-{self._dice.getrandbits(64):x}"
-        op = self._reserving(plan.customer, plan.item_id, key)
+        op = self._reserving(plan, key)
         if plan.habit == "presses twice":
-            duplicate = self._reserving(plan.customer, plan.item_id, key)
+            duplicate = self._reserving(plan, key)
             await asyncio.gather(self._send_reserve(op), self._send_reserve(duplicate))
             op = op if op.outcome == "ok" else duplicate
         else:
@@ -237,24 +255,37 @@ class HttpSale:
             if op.outcome != "unknown":
                 break
             await self._pause(min(0.2 * 2**attempt, 2.0))
-            op = self._reserving(plan.customer, plan.item_id, key)
+            op = self._reserving(plan, key)
             await self._send_reserve(op)
         return op.body if op.outcome == "ok" else None
 
-    def _reserving(self, customer: str, item_id: int, key: str) -> Op:
-        return self.history.ask("reserve", item_id, customer=customer, key=key)
+    def _reserving(self, what: Plan | Op, key: str) -> Op:
+        """A request like that of a plan, or like an earlier one."""
+        return self.history.ask(
+            "reserve",
+            what.item_id,
+            customer=what.customer,
+            key=key,
+            quantity=what.quantity,
+            min_quantity=what.min_quantity,
+        )
 
     async def _send_reserve(self, op: Op, *, hang_up: bool = False) -> None:
         headers = {"X-Customer-Id": op.customer, "Idempotency-Key": op.key}
+        wanted = {"quantity": op.quantity, "min_quantity": op.min_quantity}
         with contextlib.suppress(Unanswered):
             status, _, body = await self._api.request(
-                "POST", f"/items/{op.item_id}/orders", headers, hang_up=hang_up
+                "POST",
+                f"/items/{op.item_id}/orders",
+                headers,
+                wanted if op.quantity > 1 else None,
+                hang_up=hang_up,
             )
             self.history.answer(op, status, body)
 
     async def _resolve(self, doubt: Op) -> None:
         while True:
-            op = self._reserving(doubt.customer, doubt.item_id, doubt.key)
+            op = self._reserving(doubt, doubt.key)
             await self._send_reserve(op)
             if op.outcome != "unknown":
                 return

@@ -15,6 +15,9 @@ from flashsale.testing.calls import Connection, call_all, connect, pay, value
 
 CLIENTS = 6
 
+MAX_PER_ORDER = 6
+"""The items have to be made with this limit, and with MAX_PER_CUSTOMER."""
+MAX_PER_CUSTOMER = 8
 ITEMS = [("hot", 60, 1), ("scarce", 3, 1), ("plain", 150, 2), ("calm", 400, 60)]
 """Sku, stock, hold_seconds."""
 
@@ -87,12 +90,15 @@ class SqlSale:
 
     def _reserve(self, conn: Connection, dice: random.Random, name: str, _mine: list[int]) -> Any:
         key = f"key {name}" if dice.random() < 0.5 else None
-        return call_all(conn, "reserve", _item(dice), f"customer {name}", key)
+        asked = (_item(dice), f"customer {name}", key, True, *_quantity(dice))
+        return call_all(conn, "reserve", *asked)
 
     def _many(self, conn: Connection, dice: random.Random, name: str, _mine: list[int]) -> Any:
         size = dice.randint(2, 12)
         customers = [f"customer {name} {n % 9}" for n in range(size)]
-        return call_all(conn, "reserve_many", [_item(dice) for _ in customers], customers)
+        items = [_item(dice) for _ in customers]
+        wanted = [list(column) for column in zip(*(_quantity(dice) for _ in items), strict=True)]
+        return call_all(conn, "reserve_many", items, customers, None, None, *wanted)
 
     def _regular(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
         """Reserves for one of a few customers who come again and again."""
@@ -117,7 +123,7 @@ class SqlSale:
         self, conn: Connection, dice: random.Random, name: str, _mine: list[int]
     ) -> Any:
         with conn.transaction(force_rollback=True):
-            call_all(conn, "reserve", _item(dice), f"gone {name}")
+            call_all(conn, "reserve", _item(dice), f"gone {name}", None, True, *_quantity(dice))
         return ()
 
     def _stock(self, conn: Connection, dice: random.Random, _name: str, _mine: list[int]) -> Any:
@@ -151,6 +157,12 @@ class SqlSale:
         for job in call_all(conn, "take_notifications", dice.randint(1, 20), 30):
             call_all(conn, "finish_notifications", [job.job_id], [job.tries])
         return ()
+
+
+def _quantity(dice: random.Random) -> tuple[int, int]:
+    """How many units are asked for, and how many of them are enough."""
+    quantity = 1 if dice.random() < 0.6 else dice.randint(2, MAX_PER_ORDER)
+    return quantity, quantity if dice.random() < 0.5 else dice.randint(1, quantity)
 
 
 def _item(dice: random.Random) -> int:

@@ -44,7 +44,7 @@ class Staff:
             order,
             "select * from flashsale.refund_order(%s, 'it was broken', %s, %s)",
             *(int(order["order_id"]), return_units, NAME),
-            units=0 if return_units else 1,
+            units=0 if return_units else order["units"],
         )
 
     async def extend(self, item_id: int, seconds: int) -> None:

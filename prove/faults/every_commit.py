@@ -29,7 +29,7 @@ from flashsale.database.migrate import migrate
 from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing.calls import Connection, item, value
 from flashsale.testing.servers import server_folder
-from prove.customers.sql_sale import ITEMS, SqlSale, Told
+from prove.customers.sql_sale import ITEMS, MAX_PER_CUSTOMER, MAX_PER_ORDER, SqlSale, Told
 from prove.judge.aftermath import honours, sell_out
 from prove.judge.records import NEXT
 from prove.report import Row
@@ -272,7 +272,8 @@ def _base(server: EmbeddedPostgres, room: Path) -> tuple[EmbeddedPostgres, int]:
     migrate(server.url())
     with admin(server) as conn:
         for sku, stock, hold_seconds in ITEMS:
-            item(conn, sku, stock=stock, hold_seconds=hold_seconds)
+            limits = {"max_per_order": MAX_PER_ORDER, "max_per_customer": MAX_PER_CUSTOMER}
+            item(conn, sku, stock=stock, hold_seconds=hold_seconds, **limits)
         conn.execute("checkpoint")
         start = int(value(conn, "select redo_lsn - '0/0' from pg_control_checkpoint()"))
     kill(server)

@@ -18,9 +18,9 @@ from prove.stage.service import Service
 SIZE = Size(
     20_000,
     per_second=250,
-    hot_stock=450,
-    scarce_stock=20,
-    ordinary_stock=200,
+    hot_stock=900,
+    scarce_stock=40,
+    ordinary_stock=400,
     hold_seconds=5,
     patient=0.1,
     habits=MONEY_HABITS,
@@ -32,6 +32,7 @@ MONEY_EXERCISE = EXERCISE | {"settling -> paid": 200, "paid -> refunded": 200}
 MONEY_EXERCISE |= {"offline payments": 50, "seconds of outage": int(OUTAGE_SECONDS)}
 MONEY_EXERCISE |= {"refunded by staff": 20, "refunded by customer": 20, "refunded by provider": 20}
 MONEY_EXERCISE |= {"keep_out ok": 5, "extend ok": 1}
+MONEY_EXERCISE |= {"groups granted whole": 100, "groups granted in part": 10, "groups": 500}
 
 
 def proof(full: bool) -> list[Row]:

@@ -35,7 +35,8 @@ it needs of SQL. Its replicas stay ready because the version that they look for 
 REPLICAS = ("one", "two")
 PAUSE_SECONDS, FULL_PAUSE_SECONDS = 0.7, 15.0
 """Between two steps."""
-LOAD = Size(customers=100_000, per_second=60, ordinary_stock=400)
+LOAD = Size(customers=100_000, per_second=60, ordinary_stock=400, max_per_order=1)
+"""Orders for one unit, which the releases before know."""
 """More customers than ever come: the sale lasts as long as the steps do."""
 
 Step = tuple[str, Callable[[], Any]]

@@ -12,7 +12,14 @@ from collections.abc import Iterable, Iterator
 
 from prove.judge.deadlines import nobody_loses_a_place_to_an_outage, settling_is_short
 from prove.judge.end import nothing_is_left_over, the_database_agrees
-from prove.judge.line import one_live_order_a_customer, served_in_order, tickets_respect_time
+from prove.judge.line import (
+    groups_get_what_is_there,
+    limits_hold,
+    one_live_order_a_customer,
+    served_in_order,
+    set_aside_units_move_on,
+    tickets_respect_time,
+)
 from prove.judge.money import (
     every_capture_is_settled_once,
     every_grant_has_its_payment_job,
@@ -21,11 +28,13 @@ from prove.judge.money import (
     no_session_stays_open,
     offline_payments_count_once,
     refunds_go_back_once,
+    the_amount_follows_the_units,
 )
 from prove.judge.orders import (
     equal_keys_get_equal_answers,
     every_hold_gets_its_window,
     only_legal_transitions,
+    refusals_are_justified,
     times_make_sense,
     what_was_acknowledged_exists,
     what_was_refused_left_nothing,
@@ -45,16 +54,21 @@ INVARIANTS: tuple[Invariant, ...] = (
     nobody_waits_without_need,
     served_in_order,
     tickets_respect_time,
+    set_aside_units_move_on,
+    groups_get_what_is_there,
     one_live_order_a_customer,
+    limits_hold,
     times_make_sense,
     every_hold_gets_its_window,
     only_legal_transitions,
     what_was_acknowledged_exists,
     what_was_refused_left_nothing,
     equal_keys_get_equal_answers,
+    refusals_are_justified,
     settling_is_short,
     nobody_loses_a_place_to_an_outage,
     every_capture_is_settled_once,
+    the_amount_follows_the_units,
     money_in_time_buys,
     late_money_is_told,
     refunds_go_back_once,
@@ -71,8 +85,8 @@ def exercised(run: Run) -> Counter[str]:
     count: Counter[str] = Counter()
     money = {p.place: p for p in run.database.payments if p.bought}
     for o in run.database.orders:
-        if o.status == "void":
-            count["void"] += 1
+        count["void"] += o.is_void
+        if not o.is_order:
             continue
         began = (o.holds or [(FOREVER, FOREVER)])[0][0]
         first = "reserved" if began - o.created_at <= SAME else "waiting"
@@ -82,6 +96,7 @@ def exercised(run: Run) -> Counter[str]:
         count["reserved -> waiting"] += len(o.lost_holds)
         count["late money buys"] += o.late is not None
         count.update(_ends(o, money.get(o.place)))
+        count.update(_of_group(o))
     for line in run.ledger:
         count["payment failed"] += line["kind"] == "moved" and line["to"] == "failed"
     for p in run.database.payments:
@@ -97,6 +112,16 @@ def exercised(run: Run) -> Counter[str]:
             keys[op.customer, op.item_id, op.key] += 1
     count["same key again"] = sum(n - 1 for n in keys.values())
     return count
+
+
+def _of_group(order: OrderRow) -> Iterator[str]:
+    """What became of an order for several units."""
+    if order.quantity > 1:
+        yield "groups"
+        if order.units is not None:
+            yield f"groups granted {'whole' if order.units == order.quantity else 'in part'}"
+        elif order.status == "unserved" and order.part_served_at is not None:
+            yield "groups in vain"
 
 
 def _ends(order: OrderRow, money: PaymentRow | None) -> Iterator[str]:

@@ -30,7 +30,8 @@ def _overdue(run: Run, item: ItemRow, orders: list[OrderRow]) -> Iterator[str]:
         over = (order.expires_at or 0) + longest < run.database.now - run.bound
         if order.status in ("reserved", "settling") and over:
             yield f"{order.place} is past its deadline and still holds a unit"
-        if order.status == "waiting" and order.ticket <= item.now_serving:
+        group = run.groups.get(order.place)
+        if group and order.status == "waiting" and group.need <= item.now_serving:
             yield f"{order.place} is entitled to a unit and still waits"
 
 

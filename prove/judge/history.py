@@ -19,7 +19,10 @@ Outcome = Literal["ok", "refused", "unknown"]
 
 @dataclass
 class Op:
-    """One operation. order: (item_id, ticket) if it was about an existing order."""
+    """One operation. order: (item_id, ticket) if it was about an existing order.
+
+    units: of a change of the stock. quantity, min_quantity: of a request for units.
+    """
 
     number: int
     kind: str  # reserve, cancel, read, pay, retry_payment, restock, withdraw
@@ -29,6 +32,8 @@ class Op:
     key: str = ""
     order: tuple[int, int] | None = None
     units: int = 0
+    quantity: int = 1
+    min_quantity: int | None = None
     answered: float | None = None
     status: int | None = None
     body: dict[str, Any] = field(default_factory=dict)

@@ -78,7 +78,7 @@ def _not_paid_once(
     run: Run, sessions: dict[str, Moves], payments: dict[str, PaymentRow]
 ) -> Iterator[str]:
     """Captures kept for unpaid orders, and paid orders without exactly one piece of money."""
-    paid = {o.place for o in run.database.orders if o.status == "paid"}
+    paid = {o.place for o in run.database.orders if o.status == "paid" and o.is_order}
     tills = [p for p in run.database.payments if p.reference and p.status == "succeeded"]
     bought = Counter(payment.place for payment in tills)
     for session, moves in sessions.items():
@@ -90,6 +90,17 @@ def _not_paid_once(
     for place in paid:
         if bought[place] != 1:
             yield f"{place} is paid by {bought[place]} captures or payments at a till"
+
+
+def the_amount_follows_the_units(run: Run) -> Iterator[str]:
+    rows = {order.place: order for order in run.database.orders}
+    for payment in run.database.payments:
+        order = rows.get(payment.place)
+        if order is None or not (payment.bought or payment.status in ("requested", "open")):
+            continue  # otherwise it may be what came
+        price, units = run.database.items[order.item_id].price, order.units or 1
+        if price is not None and payment.amount != price * units:
+            yield f"payment {payment.payment_id} of {units} units is {payment.amount}"
 
 
 def money_in_time_buys(run: Run) -> Iterator[str]:
@@ -169,6 +180,8 @@ def refunds_go_back_once(run: Run) -> Iterator[str]:
         if act.action == "refund_order" and act.order_id
     }
     for order in run.database.orders:
+        if not order.is_order:
+            continue
         payments = given_back.pop(order.place, [])
         if order.status != "refunded":
             if payments:
@@ -245,7 +258,7 @@ def every_grant_has_its_payment_job(run: Run) -> Iterator[str]:
 
 
 def _wrong_attempts(order: OrderRow, tries: list[PaymentRow]) -> Iterator[str]:
-    if order.reserved_at is None:
+    if order.reserved_at is None or order.head is not None:  # a part is paid with its order
         if tries:
             yield f"{order.place} was never granted and has {len(tries)} payments"
         return

@@ -6,11 +6,25 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from prove.judge.history import Op
-from prove.judge.records import FOREVER, LIVE, NEXT, SAME, SOLD, OrderRow, Place, Run, time_of
+from prove.judge.records import (
+    FOREVER,
+    LIVE,
+    NEXT,
+    SAME,
+    SOLD,
+    ItemRow,
+    OrderRow,
+    Place,
+    Run,
+    place_of,
+    time_of,
+)
 
 
 def times_make_sense(run: Run) -> Iterator[str]:
     for o in run.database.orders:
+        if o.head is not None:
+            continue  # a part has the times of its order
         if problem := _wrong_times(o) or _wrong_unit(o):
             yield f"{o.place}, {o.status}: {problem}: {o}"
 
@@ -42,7 +56,7 @@ def _wrong_unit(o: OrderRow) -> str | None:
 def every_hold_gets_its_window(run: Run) -> Iterator[str]:
     for o in run.database.orders:
         wanted = run.database.items[o.item_id].hold_seconds
-        for begin, end in _windows(o):
+        for begin, end in _windows(o) if o.is_order else ():
             more = _extensions(run, o, begin, min(end, o.paid_at or o.ended_at or FOREVER))
             window = end - begin - wanted
             late = 0.0
@@ -114,6 +128,10 @@ def what_was_acknowledged_exists(run: Run) -> Iterator[str]:
         elif order.customer != op.body["customer_id"] or op.customer != order.customer:
             yield f"op {op.number}: {place} is {order.customer}'s, not {op.customer}'s"
         else:
+            for name in ("quantity", "units"):
+                told = op.body.get(name)
+                if told is not None and told != getattr(order, name):
+                    yield f"op {op.number}: {place} {name} was {told}, is {getattr(order, name)}"
             for name in ("created_at", "reserved_at", "expires_at", "paid_at"):
                 told, kept = op.body[name], getattr(order, name)
                 if told is not None and not _still_holds(run, op, order, name, time_of(told)):
@@ -159,11 +177,55 @@ def what_was_refused_left_nothing(run: Run) -> Iterator[str]:
             yield f"key {who} is kept, though its request was refused"
 
 
+def refusals_are_justified(run: Run) -> Iterator[str]:
+    requests: dict[tuple[str, int, str], set[tuple[int, int]]] = defaultdict(set)
+    mine: dict[tuple[str, int], list[OrderRow]] = defaultdict(list)
+    for op in run.history.ops:
+        if op.kind == "reserve":
+            requests[op.customer, op.item_id, op.key].add(_request(op))
+    for order in run.database.orders:
+        if order.customer is not None:
+            mine[order.customer, order.product].append(order)
+    for op in run.history.ops:
+        if op.kind != "reserve" or op.outcome != "refused":
+            continue
+        item = run.database.items[op.item_id]
+        orders = mine[op.customer, item.product_id or item.item_id]
+        used = len(requests[op.customer, op.item_id, op.key])
+        wrong = {
+            "too_many": not _is_too_many(run, op, item, orders),
+            "has_other_order": not _has_other(op, orders),
+            "key_reused": used < 2,
+        }
+        code = op.body.get("code", "")
+        if wrong.get(code):
+            yield f"op {op.number} of {op.customer} was refused, {code}: {op.quantity} of {item}"
+
+
+def _is_too_many(run: Run, op: Op, item: ItemRow, orders: list[OrderRow]) -> bool:
+    """Whether the customer may have had so many units that the limit left no room."""
+    had = sum(order.units or 0 for order in orders if order.created_at <= run.wall(op.answered))
+    return op.quantity > item.max_per_order or had + op.quantity > item.limit
+
+
+def _has_other(op: Op, orders: list[OrderRow]) -> bool:
+    """Whether the order that the refusal names is the customer's, and for another variant."""
+    named = place_of(op.body.get("order_id") or 0)
+    return named[0] != op.item_id and any(order.place == named for order in orders)
+
+
+def _request(op: Op) -> tuple[int, int]:
+    """What is bound to a key."""
+    return op.quantity, op.min_quantity or op.quantity
+
+
 def equal_keys_get_equal_answers(run: Run) -> Iterator[str]:
     first: dict[tuple[str, int, str], Op] = {}
     for op in run.history.ops:
         if op.kind == "reserve" and op.key and op.told:
             known = first.setdefault((op.customer, op.item_id, op.key), op)
+            if _request(known) != _request(op):
+                yield f"ops {known.number} and {op.number}, one key: two requests were answered"
             if known.told != op.told:
                 yield f"ops {known.number} and {op.number}, one key: {known.told} and {op.told}"
             kept = run.database.keys.get((op.customer, op.item_id, op.key))

@@ -22,11 +22,12 @@ from prove.judge.history import History
 Place = tuple[int, int]
 """An order's identity: item_id and ticket."""
 
-LIVE = ("waiting", "reserved", "settling", "paid")
+LIVE = ("entered", "waiting", "reserved", "settling", "paid")
 SOLD = ("paid", "refunded")
 """Orders that were bought, whether or not the money went back since."""
 FINAL = ("paid", "refunded", "expired", "cancelled", "unserved", "void")
 NEXT = {
+    "entered": {"waiting", "reserved", "settling", *SOLD, "expired", "cancelled", "unserved"},
     "waiting": {"reserved", "settling", *SOLD, "expired", "cancelled", "unserved"},
     # Back to waiting: nobody could pay, because the provider was down.
     "reserved": {"waiting", "settling", *SOLD, "expired", "cancelled", "unserved"},
@@ -62,10 +63,36 @@ class OrderRow(NamedTuple):
     """A session was open before the deadline, so the unit may be kept until it has settled."""
     lost_holds: tuple[tuple[float, float], ...] = ()
     """Earlier holds, from and to, which an outage of the provider has ended."""
+    quantity: int = 1
+    min_quantity: int = 1
+    units: int | None = None
+    """Units granted, once it held any."""
+    head: int | None = None
+    """Of a part: the ticket that names its order."""
+    product_id: int | None = None
+    may_buy_again: bool = False
+    """Paid, and the limit has let a later request of its customer past it."""
+    part_served_at: float | None = None
+    """Of a group that waited: when the line reached its first ticket."""
 
     @property
     def place(self) -> Place:
         return self.item_id, self.ticket
+
+    @property
+    def is_void(self) -> bool:
+        """Whether nobody ever had this ticket."""
+        return self.customer is None and self.head is None
+
+    @property
+    def product(self) -> int:
+        """What the limit of the customer is counted over."""
+        return self.product_id or self.item_id
+
+    @property
+    def is_order(self) -> bool:
+        """Whether it is neither void nor a part of another order."""
+        return self.customer is not None
 
     @property
     def released_at(self) -> float:
@@ -97,7 +124,8 @@ class OrderRow(NamedTuple):
             begin = end
         if self.expires_at is None:
             waits.append((begin, self.ended_at or FOREVER))
-        return waits if self.customer is not None else []
+        # A part that was given up as soon as it was taken has never waited.
+        return [] if self.is_void else [(since, gone) for since, gone in waits if gone > since]
 
 
 class ItemRow(NamedTuple):
@@ -111,6 +139,38 @@ class ItemRow(NamedTuple):
     closes_at: float | None
     settle_seconds: int = 2
     refund_seconds: int | None = None
+    price: int | None = None
+    max_per_order: int = 1
+    max_per_customer: int | None = None
+    product_id: int | None = None
+
+    @property
+    def limit(self) -> int:
+        """Units that a customer may have of the item and its variants."""
+        return self.max_per_customer or self.max_per_order
+
+
+class Group(NamedTuple):
+    """An order and its parts: all of its tickets, in their order."""
+
+    order: OrderRow
+    parts: list[OrderRow]
+
+    @property
+    def granted(self) -> list[OrderRow]:
+        """The tickets that hold a unit, or have held one."""
+        return [row for row in (self.order, *self.parts) if row.reserved_at is not None]
+
+    @property
+    def given_up(self) -> list[OrderRow]:
+        """The parts that it was granted without."""
+        return [part for part in self.parts if part.reserved_at is None and self.granted]
+
+    @property
+    def need(self) -> int:
+        """The ticket with which it has enough: it is to be granted when the line reaches that."""
+        tickets = [row.ticket for row in (self.order, *self.parts)]
+        return tickets[min(self.order.min_quantity, len(tickets)) - 1]
 
 
 class PaymentRow(NamedTuple):
@@ -178,12 +238,13 @@ class FinalTables:
                 ]
 
             return cls(
-                orders=[_order(**row) for row in tables(_ORDERS)],
+                orders=joined([_order(**row) for row in tables(_ORDERS)]),
                 items={
                     row["item_id"]: ItemRow(**row)
                     for row in tables(
                         "select item_id, stock, hold_seconds, now_serving, withdrawing, closes_at,"
-                        " settle_seconds, refund_seconds from flashsale_data.items"
+                        " settle_seconds, refund_seconds, price, max_per_order, max_per_customer,"
+                        " product_id from flashsale_data.items"
                     )
                 },
                 payments=[PaymentRow(**row) for row in tables(_PAYMENTS)],
@@ -238,12 +299,15 @@ select
     where p.order_id = o.order_id and p.reference is null and p.requested_at >= o.created_at
       and (p.requested_at < o.reserved_at or o.expires_at is null)
       and (p.expires_at is not null or p.status = 'voided' and p.session_id is null)
-    order by p.requested_at) as lost_holds
+    order by p.requested_at) as lost_holds,
+  coalesce(o.quantity, 1) as quantity, coalesce(o.min_quantity, o.quantity, 1) as min_quantity,
+  coalesce(o.units, case when o.reserved_at is not null then 1 end) as units, o.head_id as head,
+  o.product_id, coalesce(o.may_buy_again, false) as may_buy_again, o.part_served_at
 from flashsale_data.orders o
 union all
 select
   w.item_id, t.ticket, null, 'void', w.withdrawn_at, null, null, null, w.withdrawn_at, true, null,
-  false, '{}'
+  false, '{}', 1, 1, null, null, null, false, null
 from flashsale_data.withdrawn_tickets w, generate_series(w.first_ticket, w.last_ticket) t (ticket)
 order by item_id, ticket
 """
@@ -263,8 +327,28 @@ def _plain(value: Any) -> Any:
     return value.timestamp() if isinstance(value, datetime) else value
 
 
-def _order(late: int | None, **row: Any) -> OrderRow:
-    return OrderRow(**row, late=None if late is None else place_of(late))
+def _order(late: int | None, head: int | None, **row: Any) -> OrderRow:
+    return OrderRow(
+        **row,
+        late=None if late is None else place_of(late),
+        head=None if head is None else place_of(head)[1],
+    )
+
+
+def joined(orders: list[OrderRow]) -> list[OrderRow]:
+    """Gives the parts that were granted with their order its times, which only the order has."""
+    heads = {order.place: order for order in orders if order.is_order}
+    for n, part in enumerate(orders):
+        head = heads.get((part.item_id, part.head or 0))
+        if head is not None and part.reserved_at is not None:
+            orders[n] = part._replace(
+                reserved_at=head.reserved_at,
+                expires_at=head.expires_at,
+                paid_at=head.paid_at,
+                may_settle=head.may_settle,
+                lost_holds=head.lost_holds,
+            )
+    return orders
 
 
 def place_of(order_id: int | str) -> Place:
@@ -308,6 +392,15 @@ class Run:
     def by_item(self) -> Iterator[tuple[ItemRow, list[OrderRow]]]:
         for item_id, orders in groupby(self.database.orders, lambda order: order.item_id):
             yield self.database.items[item_id], list(orders)
+
+    @cached_property
+    def groups(self) -> dict[Place, Group]:
+        """All orders with their parts, in the order of their tickets."""
+        groups = {o.place: Group(o, []) for o in self.database.orders if o.is_order}
+        for part in self.database.orders:
+            if part.head is not None and (group := groups.get((part.item_id, part.head))):
+                group.parts.append(part)
+        return groups
 
     @cached_property
     def _away_or_behind(self) -> list[tuple[float, float]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import defaultdict, deque
+from bisect import bisect_right, insort
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 from prove.judge.records import FOREVER, ItemRow, OrderRow, Run
 
@@ -27,7 +27,10 @@ def never_oversold(run: Run) -> Iterator[str]:
             if free < 0:
                 yield f"item {item.item_id}: {-free} units too many at {when:.6f}"
                 break
-        held = sum(order.status in ("reserved", "settling", "paid") for order in orders)
+        held = sum(
+            order.status in ("reserved", "settling", "paid") and order.reserved_at is not None
+            for order in orders
+        )
         if held > item.stock:
             yield f"item {item.item_id}: {held} units held or paid in the end, stock {item.stock}"
 
@@ -35,30 +38,74 @@ def never_oversold(run: Run) -> Iterator[str]:
 def freed_units_are_offered_again(run: Run) -> Iterator[str]:
     for item, orders in run.by_item():
         end = min(run.database.now, item.closes_at or FOREVER)
-        free = deque([-FOREVER] * run.stock[item.item_id])  # since when each unit is free
-        owed, waiting, line_since = 0, 0, FOREVER
-        for when, units, joined in [*_steps(run, item, orders), (end, 0, 0)]:
-            if free and waiting:
-                idle = run.fair_seconds(max(free[0], line_since), min(when, end))
-                if idle > run.bound:
-                    yield (
-                        f"item {item.item_id}: a unit was free for {idle:.3f} s until {when:.6f}, "
-                        f"with {waiting} customers waiting"
-                    )
-                    break
-            for _ in range(-units):
-                if free:
-                    free.popleft()
-                else:
-                    owed += 1
-            for _ in range(units):
-                if owed:
-                    owed -= 1
-                else:
-                    free.append(when)
-            if joined and not waiting:
-                line_since = when
-            waiting += joined
+        has_groups = any(order.quantity > 1 for order in orders)
+        yield from (_idle_with_groups if has_groups else _idle)(run, item, orders, end)
+
+
+def _idle(run: Run, item: ItemRow, orders: list[OrderRow], end: float) -> Iterator[str]:
+    """Of an item whose orders are for one unit: units that were free while anybody waited."""
+    free = deque([-FOREVER] * run.stock[item.item_id])  # since when each unit is free
+    owed, waiting, line_since = 0, 0, FOREVER
+    for when, units, joined in [*_steps(run, item, orders), (end, 0, 0)]:
+        if free and waiting:
+            idle = run.fair_seconds(max(free[0], line_since), min(when, end))
+            if idle > run.bound:
+                yield (
+                    f"item {item.item_id}: a unit was free for {idle:.3f} s until {when:.6f}, "
+                    f"with {waiting} customers waiting"
+                )
+                break
+        for _ in range(-units):
+            if free:
+                free.popleft()
+            else:
+                owed += 1
+        for _ in range(units):
+            if owed:
+                owed -= 1
+            else:
+                free.append(when)
+        if joined and not waiting:
+            line_since = when
+        waiting += joined
+
+
+def _idle_with_groups(run: Run, item: ItemRow, orders: list[OrderRow], end: float) -> Iterator[str]:
+    """Of an item with groups: orders for which enough units were free, and which went on waiting.
+
+    The units that are free at a moment belong to the first tickets that wait then. So a group may
+    keep units from the orders behind it, as long as these are too few for it.
+    """
+    heads = {o.ticket: o for o in orders if o.is_order}
+    moves = [(when, units, 0, 0) for when, units, _ in _steps(run, item, orders)]
+    for order in orders:
+        for begin, gone in order.waits:
+            moves += [(begin, 0, 1, order.ticket), (gone, 0, -1, order.ticket)]
+    head_of = {o.ticket: o.head or o.ticket for o in orders}
+    free, line = run.stock[item.item_id], list[int]()
+    since: dict[int, float] = {}  # when orders that wait had enough units in front of them
+    moves = [*sorted(move for move in moves if move[0] < FOREVER), (end, 0, 0, 0)]
+    for when, at_once in groupby(moves, lambda move: move[0]):
+        for head, begin in since.items():
+            until = min(when, end)
+            if until - begin > run.bound and run.fair_seconds(begin, until) > run.bound:
+                yield (
+                    f"item {item.item_id}: {heads[head].min_quantity} units were free for "
+                    f"{heads[head].place} for {until - begin:.3f} s until {until:.6f}"
+                )
+                return
+        for _, units, joined, ticket in at_once:
+            free += units
+            if joined > 0:
+                insort(line, ticket)
+            elif joined:
+                line.remove(ticket)
+        served = Counter(head_of[ticket] for ticket in line[: max(0, free)])
+        since = {
+            head: since.get(head, when)
+            for head, count in served.items()
+            if head in heads and count >= heads[head].min_quantity
+        }
 
 
 def _steps(run: Run, item: ItemRow, orders: list[OrderRow]) -> list[tuple[float, int, int]]:
@@ -82,7 +129,7 @@ def _burned(item: ItemRow, orders: list[OrderRow]) -> Iterator[tuple[float, Orde
     """
     known = orders[0].created_at
     for order in orders:
-        if order.customer is not None:
+        if not order.is_void:
             known = max(known, order.created_at)
         elif order.ticket <= item.now_serving:
             yield known, order
@@ -92,7 +139,7 @@ def burned_tickets_are_found(run: Run) -> Iterator[str]:
     for item, orders in run.by_item():
         following = FOREVER
         for order in reversed(orders):  # the next ticket was given out later than this one
-            if order.customer is not None:
+            if not order.is_void:
                 following = min(following, order.created_at)
             elif following < FOREVER and order.ticket <= item.now_serving:
                 blind = run.fair_seconds(following, order.ended_at or run.database.now)
@@ -103,7 +150,7 @@ def burned_tickets_are_found(run: Run) -> Iterator[str]:
 def nobody_waits_without_need(run: Run) -> Iterator[str]:
     answers = defaultdict(list)
     for op in run.history.ops:
-        if op.kind == "reserve" and op.status == 202 and op.told:
+        if op.kind == "reserve" and op.status in (201, 202) and op.told:
             answers[op.item_id].append(op)
     for item, orders in run.by_item():
         steps = _steps(run, item, orders)
@@ -114,10 +161,16 @@ def nobody_waits_without_need(run: Run) -> Iterator[str]:
         for op in answers[item.item_id]:
             begin, end = run.wall(op.asked) - run.bound, run.wall(op.answered)
             first, last = bisect_right(times, begin), bisect_right(times, end)
-            # Only units that were free during all of that time count.
-            if free[first] - (taken[last] - taken[first]) <= 0:
-                continue
             assert op.told
+            group = run.groups.get(op.told)
+            enough = group.order.min_quantity if group else 1
+            if op.status == 201:
+                if not group or not group.given_up:
+                    continue
+                enough = 1  # for one of the parts that it was granted without
+            # Only units that were free during all of that time count.
+            if free[first] - (taken[last] - taken[first]) < enough:
+                continue
             ahead = any(
                 ticket < op.told[1] and came < end and left > begin for ticket, came, left in waits
             )

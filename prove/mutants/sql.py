@@ -46,13 +46,62 @@ CANCEL_LOCK = """\
 """
 
 CLAIMED_KEYS = """\
-      t.customer_id, t.item_id, t.idempotency_key, t.order_id, t.quantity, t.min_quantity,
-      t.wait is not false
+      t.customer_id, t.item_id, t.idempotency_key, t.order_id, p_quantities[t.ord],
+      p_min_quantities[t.ord], p_waits[t.ord] is not false
     from ticketed t
     where t.outcome is null and t.idempotency_key is not null and t.order_id is not null
 """
 
 SQL_MUTANTS = [
+    Mutant(
+        "events_delivered: a lease that has gone counts",
+        "events_delivered",
+        "where d.one_row and d.lease_id = p_lease_id;",
+        "where d.one_row;",
+        "event_delivery::test_a_worker_that_was_away_for_too_long_does_not_undo_what_another_did",
+    ),
+    Mutant(
+        "event_delivery: the lease outlives a move of the cursor",
+        "event_delivery",
+        "    lease_id = d.lease_id + 1,",
+        "    lease_id = d.lease_id,",
+        "event_delivery::test_staff_can_deliver_events_again_or_leave_out_all_of_them",
+    ),
+    Mutant(
+        "event_delivery: a lease from before the clock went back lasts",
+        "event_delivery",
+        "p_from <= flashsale.clock() and ",
+        "",
+        "event_delivery::test_a_clock_that_goes_back_keeps_nobody_from_delivering",
+    ),
+    Mutant(
+        "event_delivery: events that were deleted are passed over",
+        "event_delivery",
+        "select p_delivered_id > 0 and exists (",
+        "select p_delivered_id < 0 and exists (",
+        "event_delivery::test_events_that_were_deleted_before_their_delivery_are_not_passed_over",
+    ),
+    Mutant(
+        "event_delivery: nobody hears of it",
+        "event_delivery",
+        "    coalesce(p_staff, session_user), p_action, null,",
+        "    null, p_action, null,",
+        "event_delivery::test_the_lag_is_shown_and_staff_can_leave_out_an_event",
+    ),
+    Mutant(
+        "skip_event: any event can be left out",
+        "skip_event",
+        "  if v_next is distinct from p_event_id then",
+        "  if v_next is null then",
+        "event_delivery::test_the_lag_is_shown_and_staff_can_leave_out_an_event",
+    ),
+    Mutant(
+        "move_event_cursor: events that do not exist yet are left out",
+        "move_event_cursor",
+        "  if v_after not between 0 and v_last then",
+        "  if v_after < 0 then",
+        "event_delivery::test_staff_can_deliver_events_again_or_leave_out_all_of_them",
+    ),
     Mutant(
         "pay: the clock is the start of the transaction",
         "pay",
@@ -179,8 +228,8 @@ SQL_MUTANTS = [
     Mutant(
         "cancel: paid orders too",
         "cancel",
-        "(o.status = 'waiting' or",
-        "(o.status in ('waiting', 'paid') or",
+        "(o.status in ('entered', 'waiting') or",
+        "(o.status in ('entered', 'waiting', 'paid') or",
         "cancel::test_a_paid_order_can_not_be_cancelled",
     ),
     Mutant(
@@ -200,8 +249,8 @@ SQL_MUTANTS = [
     Mutant(
         "cancel: who leaves the line is not counted",
         "cancel",
-        "where c.reserved_at is null",
-        "where false",
+        "  where p_reserved_at is null\n",
+        "  where false\n",
         "cancel::test_customers_who_left_the_line_are_passed_over",
     ),
     Mutant(
@@ -338,7 +387,7 @@ SQL_MUTANTS = [
     Mutant(
         "reserve_many: inserts in order of arrival",
         "reserve_many",
-        "    order by t.item_id, t.customer_id\n    on conflict (coalesce",
+        "    order by coalesce(t.product_id, t.item_id), t.customer_id\n    on conflict (coalesce",
         "    order by t.new_id\n    on conflict (coalesce",
         "found::test_batches_with_the_same_customers_in_reverse_order_do_not_deadlock",
     ),
@@ -502,8 +551,8 @@ SQL_MUTANTS = [
     Mutant(
         "promote: the gaps stay",
         "promote",
-        "      gaps_in_line = i.gaps_in_line - c.gaps\n",
-        "      gaps_in_line = i.gaps_in_line\n",
+        "      gaps_in_line = i.gaps_in_line - c.gaps,\n",
+        "      gaps_in_line = i.gaps_in_line,\n",
         "promote::test_now_serving_passes_those_who_left_the_line",
     ),
     Mutant(
@@ -565,7 +614,7 @@ SQL_MUTANTS = [
     Mutant(
         "sweep: finds no holes",
         "sweep",
-        "    select f.item_id, f.last_ticket, 1 from flashsale.items_to_fill(p_runner) f\n"
+        "    select f.item_id, f.last_ticket, 1, null from flashsale.items_to_fill(p_runner) f\n"
         "    union all\n",
         "",
         "promote::test_units_are_granted_strictly_by_ticket",
@@ -710,8 +759,8 @@ SQL_MUTANTS = [
     Mutant(
         "reserve_many: overdue holds without their lock",
         "reserve_many",
-        "  order by o.item_id, o.customer_id\n  for update;",
-        "  order by o.item_id, o.customer_id;",
+        "  order by coalesce(o.product_id, o.item_id), o.customer_id, o.order_id\n  for update;",
+        "  order by coalesce(o.product_id, o.item_id), o.customer_id, o.order_id;",
         "sweep::test_an_overdue_hold_ends_at_the_time_when_it_could_be_locked",
     ),
     Mutant(
@@ -725,8 +774,9 @@ SQL_MUTANTS = [
         "sweep: counts a tally each time",
         "sweep",
         "    delete from flashsale_data.tallies t\n    using locked l\n"
-        "    where t.item_id = l.item_id\n    returning t.item_id, t.paid, t.gaps_in_line\n",
-        "    select t.item_id, t.paid, t.gaps_in_line from flashsale_data.tallies t\n"
+        "    where t.item_id = l.item_id\n"
+        "    returning t.item_id, t.paid, t.gaps_in_line, t.entered\n",
+        "    select t.item_id, t.paid, t.gaps_in_line, t.entered from flashsale_data.tallies t\n"
         "    join locked l on t.item_id = l.item_id\n",
         "pay::test_money_in_time_makes_the_order_final",
     ),
@@ -840,10 +890,8 @@ SQL_MUTANTS = [
     Mutant(
         "violation: blind for: a key leads to its order",
         "violation",
-        "where not exists (\n  select from flashsale_data.orders o\n  where o.order_id "
-        "= k.order_id and",
-        "where false and not exists (\n  select from flashsale_data.orders o\n  where "
-        "o.order_id = k.order_id and",
+        "from flashsale_data.order_keys k\nwhere not exists (",
+        "from flashsale_data.order_keys k\nwhere false and not exists (",
         "violation::test_a_broken_promise_is_a_row",
     ),
     Mutant(
@@ -1251,7 +1299,7 @@ SQL_MUTANTS = [
         "reserve_many: keys are claimed although the ticket burns",
         "reserve_many",
         CLAIMED_KEYS,
-        CLAIMED_KEYS.replace("t.order_id, t.quantity", "coalesce(t.order_id, 0), t.quantity")
+        CLAIMED_KEYS.replace("t.order_id, p_q", "coalesce(t.order_id, 0), p_q")
         .replace("t.outcome is null", "coalesce(t.outcome, 'sold_out') = 'sold_out'")
         .replace(" and t.order_id is not null", ""),
         "found::test_a_key_whose_request_got_no_ticket_is_free_for_the_next_try",
@@ -1302,8 +1350,9 @@ SQL_MUTANTS = [
     Mutant(
         "orders_of: pages from another customer's order",
         "orders_of",
-        "      where b.order_id = p_before and b.customer_id = p_customer_id))",
-        "      where b.order_id = p_before))",
+        "      where b.order_id = flashsale.current_id(p_before) "
+        "and b.customer_id = p_customer_id))",
+        "      where b.order_id = flashsale.current_id(p_before)))",
         "found::test_a_page_of_orders_begins_after_an_order_of_the_same_customer",
     ),
     Mutant(
@@ -1429,6 +1478,20 @@ SQL_MUTANTS = [
         "outage_sql",
     ),
     Mutant(
+        "note_provider: an outage is an excuse for holds that were over before it",
+        "note_provider",
+        "  perform flashsale.expire(); -- by what was known until now\n",
+        "",
+        "outage_sql::test_what_is_known_later_changes_nothing_for_a_hold_that_is_over",
+    ),
+    Mutant(
+        "hold_fates: a try after the deadline is an excuse",
+        "hold_fates",
+        " and p.unavailable_at < o.expires_at)",
+        ")",
+        "outage_sql::test_what_is_known_later_changes_nothing_for_a_hold_that_is_over",
+    ),
+    Mutant(
         "note_provider: the backlog of an outage is no excuse",
         "note_provider",
         " or s.noted_at > v_now - interval '10 seconds');",
@@ -1515,11 +1578,8 @@ SQL_MUTANTS = [
     Mutant(
         "expire: the provider is not asked",
         "expire",
-        "  where o.order_id = any (p_order_ids) and o.status = 'reserved';\n"
-        "  perform flashsale.enqueue_voids(p_order_ids);\nend\n$$;\n\n"
-        "comment on function flashsale.settle_orders",
-        "  where o.order_id = any (p_order_ids) and o.status = 'reserved';\nend\n$$;\n\n"
-        "comment on function flashsale.settle_orders",
+        "  from settling s;\n  perform flashsale.enqueue_voids(p_order_ids);\n",
+        "  from settling s;\n",
         "settle",
     ),
     Mutant(
@@ -1798,9 +1858,8 @@ SQL_MUTANTS = [
     Mutant(
         "take_notifications: says expired to who has bought after all",
         "take_notifications",
-        "            or r.message ->> 'kind' = 'expired' and o.late_order_id is not null "
-        "as is_obsolete",
-        "            as is_obsolete",
+        "when 'expired' then p_late_order_id is not null",
+        "when 'expired' then false",
         "settle",
     ),
     Mutant(
@@ -1879,6 +1938,13 @@ SQL_MUTANTS = [
         "      or s.noted_at not between v_now - interval '2 seconds' and v_now;\n",
         "      or true;\n",
         "outage_sql::test_a_worker_that_is_behind_does_not_contradict_the_one_that_noticed_the_return",
+    ),
+    Mutant(
+        "reserve_many: orders are placed by item, not by product",
+        "reserve_many",
+        "    order by coalesce(t.product_id, t.item_id), t.customer_id\n",
+        "    order by t.item_id, t.customer_id\n",
+        "variant_races::test_batches_that_meet_crosswise_at_a_product_do_not_deadlock",
     ),
 ]
 """Left out, because nothing can tell them from the original: the state named again in an update of

@@ -50,15 +50,15 @@ STAFF_MUTANTS = [
     Mutant(
         "history: a cancellation by staff is not noted",
         "cancel",
-        "    where p_customer_id is null;\n",
-        "    where false;\n",
+        "p_reason) where p_customer_id is null;\n",
+        "p_reason) where false;\n",
         "history::test_every_verb_of_staff_is_in_history",
     ),
     Mutant(
         "history: what a customer cancels is noted as staff's",
         "cancel",
-        "    where p_customer_id is null;\n",
-        "    where true;\n",
+        "p_reason) where p_customer_id is null;\n",
+        "p_reason) where true;\n",
         "history::test_what_customers_do_is_not_noted",
     ),
     Mutant(

@@ -27,7 +27,10 @@ from queue import SimpleQueue
 
 from flashsale.dev.postgres import EmbeddedPostgres
 from flashsale.testing.servers import FAST, postgres_server
+from prove.mutants.draw import DRAW_MUTANTS, DRAW_PYTHON_MUTANTS
+from prove.mutants.erasing import ERASING_MUTANTS
 from prove.mutants.feed import FEED_MUTANTS
+from prove.mutants.forecast import FORECAST_MUTANTS
 from prove.mutants.kinds import ROOT, Mutant, PythonMutant
 from prove.mutants.python import PYTHON_MUTANTS
 from prove.mutants.quantity import QUANTITY_MUTANTS
@@ -37,9 +40,13 @@ from prove.mutants.staff import STAFF_MUTANTS
 MUTANTS: Sequence[Mutant] = [
     *SQL_MUTANTS,
     *QUANTITY_MUTANTS,
+    *DRAW_MUTANTS,
     *STAFF_MUTANTS,
-    *PYTHON_MUTANTS,
     *FEED_MUTANTS,
+    *FORECAST_MUTANTS,
+    *ERASING_MUTANTS,
+    *PYTHON_MUTANTS,
+    *DRAW_PYTHON_MUTANTS,
 ]
 AT_ONCE = 2
 PYTEST_ITSELF = "pytest itself: "

@@ -101,6 +101,17 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (serve, worker, migrating):
         command.add_argument("--database-url", help="postgresql://… (FLASHSALE_DATABASE_URL)")
 
+    check = add(
+        "check-draw",
+        _check_draw,
+        "Compute a draw again from what is public, and compare",
+        "Exit status 1 if it is not as its secret says.",
+    )
+    check.add_argument("item", type=_item, help="the item_id")
+    check.add_argument("--url", default="http://127.0.0.1:8000", help="of the service")
+    check.add_argument("--commitment", metavar="HEX", help="as you have noted it before")
+    check.add_argument("--entry", metavar="ORDER_ID", help="that has to be on the list")
+
     psql = add(
         "psql",
         _psql,
@@ -225,6 +236,12 @@ def _migrate(force: bool, **flags: Any) -> int:
     for name in report.advanced:
         print(f"advanced {name}, which was behind the rows of its table")
     return 0
+
+
+def _check_draw(item: int, url: str, commitment: str | None, entry: str | None) -> int:
+    from flashsale import check_draw
+
+    return check_draw.run(item, url, commitment, entry)
 
 
 def _psql(audience: str, data_dir: Path, arguments: list[str]) -> int:

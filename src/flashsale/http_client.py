@@ -30,6 +30,8 @@ class HttpAnswer(NamedTuple):
 
     status: int
     body: bytes
+    retry_after: str | None = None
+    """The header Retry-After, as it came."""
 
 
 class HttpClient:
@@ -143,7 +145,7 @@ async def _read(reader: asyncio.StreamReader) -> tuple[HttpAnswer, bool]:
     else:
         body = await reader.read(MAX_ANSWER_BYTES)
         keeps = False
-    return HttpAnswer(status, body), keeps
+    return HttpAnswer(status, body, headers.get("retry-after")), keeps
 
 
 async def _read_chunks(reader: asyncio.StreamReader) -> bytes:

@@ -10,12 +10,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from flashsale.currencies import DECIMALS
+
 # No control characters, no line separators, and at least one visible character.
 _TEXT = r"^(?=.*\S)[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$(?!\n)"
 
 Sku = Annotated[str, Meta(min_length=1, max_length=64, pattern=_TEXT, examples=["sneaker-42"])]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=_TEXT, examples=["Sneaker, 42"])]
 Currency = Annotated[str, Meta(min_length=3, max_length=3, pattern="^[A-Z]{3}$", examples=["EUR"])]
+KnownCurrency = Annotated[Currency, Meta(extra_json_schema={"enum": sorted(DECIMALS)})]
 Price = Annotated[int, Meta(ge=1, le=10**12, description="Minor units of currency")]
 Stock = Annotated[int, Meta(ge=0, le=10_000_000, description="Units on sale, sold ones included")]
 Units = Annotated[int, Meta(ge=1, le=10_000_000)]
@@ -30,13 +33,41 @@ RefundSeconds = Annotated[
 ]
 ExtensionSeconds = Annotated[int, Meta(ge=1, le=604_800, description="So much later")]
 MaxWaiting = Annotated[int, Meta(ge=0, le=10_000_000, description="Length of the line at most")]
+MaxPerOrder = Annotated[int, Meta(ge=1, le=100, description="Units that one order may ask for")]
+MaxPerCustomer = Annotated[
+    int,
+    Meta(ge=1, le=10_000, description="Units that a customer may buy; null: max_per_order"),
+]
+Product = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        pattern=_TEXT,
+        description="Items of one product share the limit of a customer",
+        examples=["sneaker"],
+    ),
+]
+Quantity = Annotated[int, Meta(ge=1, le=100, description="Units asked for")]
+MinQuantity = Annotated[
+    int, Meta(ge=1, le=100, description="So many units are enough; null: all of quantity")
+]
 Time = Annotated[
     datetime, Meta(tz=True, description="RFC 3339, with an offset; years 2000 to 2999 in UTC")
 ]
 LatePayment = Literal["refund", "keep_if_free"]
 OrderStatus = Literal[
-    "waiting", "reserved", "settling", "paid", "refunded", "expired", "cancelled", "unserved"
+    "entered",
+    "waiting",
+    "reserved",
+    "settling",
+    "paid",
+    "refunded",
+    "expired",
+    "cancelled",
+    "unserved",
 ]
+DrawState = Literal["entering", "listing", "drawing", "drawn", "called_off"]
 ItemState = Literal["not_open", "open", "paused", "closed"]
 Short = Annotated[str, Meta(min_length=1, max_length=255, pattern=_TEXT)]
 Reason = Annotated[
@@ -54,12 +85,15 @@ def _check_years(*times: datetime | UnsetType | None) -> None:
 
 
 class NewItem(Struct, frozen=True, forbid_unknown_fields=True):
-    """An item to put on sale. Without opens_at it opens at once, without closes_at never closes."""
+    """An item to put on sale. Without opens_at it opens at once, without closes_at never closes.
+
+    draw: who comes before it opens enters a draw; opens_at must be in the future.
+    """
 
     sku: Sku
     name: Name
     price: Price
-    currency: Currency
+    currency: KnownCurrency
     stock: Stock
     hold_seconds: HoldSeconds
     opens_at: Time | None = None
@@ -68,9 +102,15 @@ class NewItem(Struct, frozen=True, forbid_unknown_fields=True):
     late_payment: LatePayment = "refund"
     settle_seconds: SettleSeconds = 2
     refund_seconds: RefundSeconds | None = None
+    max_per_order: MaxPerOrder = 1
+    max_per_customer: MaxPerCustomer | None = None
+    product: Product | None = None
+    draw: bool = False
 
     def __post_init__(self) -> None:
         _check_years(self.opens_at, self.closes_at)
+        if self.currency not in DECIMALS:
+            raise ValueError("Expected a currency of ISO 4217")
 
 
 class ItemChanges(Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,15 +131,26 @@ class ItemChanges(Struct, frozen=True, forbid_unknown_fields=True):
     paused: bool | UnsetType = UNSET
     settle_seconds: SettleSeconds | UnsetType = UNSET
     refund_seconds: RefundSeconds | UnsetType | None = UNSET
+    max_per_order: MaxPerOrder | UnsetType = UNSET
+    max_per_customer: MaxPerCustomer | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
         _check_years(self.opens_at, self.closes_at)
 
 
 class UnitRequestBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """How to request a unit. wait: join the line if no unit is free."""
+    """How to request units. wait: join the line if no unit is free, or too few are.
+
+    min_quantity: with so many of the quantity the customer is content.
+    """
 
     wait: bool = True
+    quantity: Quantity = 1
+    min_quantity: MinQuantity | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_quantity is not None and self.min_quantity > self.quantity:
+            raise ValueError("Expected a min_quantity that is at most quantity")
 
 
 class RefundRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,12 +180,14 @@ class Extended(Struct, frozen=True):
 
 
 class UnitRequest(NamedTuple):
-    """A request for a unit: the arguments of flashsale.reserve."""
+    """A request for units: the arguments of flashsale.reserve."""
 
     item_id: int
     customer_id: str
     idempotency_key: str | None = None
     wait: bool = True
+    quantity: int = 1
+    min_quantity: int | None = None
 
 
 class PaymentEvent(Struct, frozen=True):
@@ -164,6 +217,8 @@ class Item(Struct, frozen=True):
     paid, reserved and waiting are as of as_of, up to a second ago. withdrawing: units that leave
     the sale as they come back. settle_seconds: how long the provider is asked at a deadline whether
     the money came in time. refund_seconds: how long a paid order may be given back; null: never.
+    max_per_customer: over all items of the product.
+    draw: whether customers enter a draw before it opens.
     """
 
     item_id: int
@@ -190,6 +245,37 @@ class Item(Struct, frozen=True):
     as_of: datetime
     settle_seconds: int
     refund_seconds: int | None
+    max_per_order: int
+    max_per_customer: int
+    product: str | None
+    draw: bool
+
+
+class Draw(Struct, frozen=True):
+    """The draw of an item: the commitment, then the list's hash, and when it is drawn the secret.
+
+    entries: how many have entered, up to a second ago; once the item opens, how many are on the
+    list. commitment, list_hash and secret are hexadecimal.
+    """
+
+    item_id: int
+    state: DrawState
+    entries: int
+    units: int | None
+    commitment: str
+    list_hash: str | None
+    secret: str | None
+    opens_at: datetime | None
+    listed_at: datetime | None
+    drawn_at: datetime | None
+
+
+class DrawEntry(Struct, frozen=True):
+    """An entry of a draw, by its order_id, and the first ticket that it got; null: not yet."""
+
+    entry_id: str
+    quantity: int
+    ticket: int | None
 
 
 class Payment(Struct, frozen=True):
@@ -206,18 +292,29 @@ class Payment(Struct, frozen=True):
     reference: str | None
 
 
-class Order(Struct, frozen=True):
-    """A customer's claim on one unit. position 1 is next; a reserved one is held to expires_at.
+class Forecast(Struct, frozen=True):
+    """The chance that a waiting order is served, from 0 to 1, as the last sweep saw the sale."""
 
-    late_order_id: the order that the late money of an expired one has bought.
+    chance: Annotated[float, Meta(ge=0, le=1)]
+    as_of: datetime
+
+
+class Order(Struct, frozen=True):
+    """A customer's claim on units. position 1 is next; a reserved one is held to expires_at.
+
+    ticket: null while it is entered in a draw. Who has entered keeps the order_id of the entry.
+    quantity: the units asked for. units: those granted; null: none yet. late_order_id: the order
+    that the late money of an expired one has bought.
+    forecast: of a waiting order; the answer to the request itself has none.
     """
 
     order_id: str
     item_id: int
     customer_id: str
     status: OrderStatus
-    ticket: int
+    ticket: int | None
     position: int | None
+    forecast: Forecast | None
     created_at: datetime
     reserved_at: datetime | None
     expires_at: datetime | None
@@ -225,6 +322,8 @@ class Order(Struct, frozen=True):
     ended_at: datetime | None
     payment: Payment | None
     late_order_id: str | None
+    quantity: int
+    units: int | None
 
     @property
     def is_final(self) -> bool:
@@ -239,11 +338,13 @@ class UnitAnswer(NamedTuple):
     """What came of a request for a unit: an order, or a refusal.
 
     outcome: as flashsale.reserve returns it. retry_at: when a retry may have another outcome.
+    other_order_id: of has_other_order, the open order that the customer has.
     """
 
     outcome: str
     order: Order | None
     retry_at: datetime | None
+    other_order_id: str | None = None
 
 
 class Event(Struct, frozen=True):
@@ -288,7 +389,8 @@ class Health(Struct, frozen=True):
 class Problem(Struct, frozen=True, omit_defaults=True):
     """RFC 9457. Programs go by `code`; `detail` and `hint` are for people.
 
-    item_id: the item that has the sku, if the code is sku_taken.
+    order_id: of has_other_order, the order that the customer has. item_id: of sku_taken, the item
+    that has the sku.
     """
 
     type: str
@@ -297,5 +399,6 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     code: str
     detail: str
     hint: str | None = None
+    order_id: str | None = None
     item_id: int | None = None
     checks: list[Check] = []

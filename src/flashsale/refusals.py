@@ -38,10 +38,12 @@ CODES: dict[str, Code] = {
     "bad_value": Code(422, "A field, header or query parameter is unknown or out of range"),
     # the sale
     "unknown_item": Code(404, "There is no such item"),
+    "no_draw": Code(404, "This item has no draw"),
     "unknown_order": Code(404, "There is no such order, or it is another customer's"),
     "sku_taken": Code(409, "There is already an item with this sku; item_id names it"),
     "has_orders": Code(409, "Somebody has asked for the item: its price and currency stay"),
     "withdraw_too_much": Code(409, "More units than can still be withdrawn"),
+    "draw_has_begun": Code(409, "The opening can't be moved: the draw of this item has begun"),
     "too_many_items": Code(409, "There is no room for another item: all item_ids are used up"),
     "reference_taken": Code(409, "The reference belongs to the payment of another order"),
     "not_paid": Code(409, "Only a paid order can be refunded"),
@@ -49,7 +51,11 @@ CODES: dict[str, Code] = {
     "not_open": Code(409, "The sale has not begun; Retry-After says when it does"),
     "closed": Code(409, "The sale is over"),
     "paused": Code(409, "The sale is paused"),
-    "sold_out": Code(409, "No unit is free, and the line is full or not wanted"),
+    "sold_out": Code(409, "Too few units are free, and the line is full or not wanted"),
+    "has_other_order": Code(
+        409, "The customer has an open order for another item of the product; order_id names it"
+    ),
+    "too_many": Code(422, "More units than the item's limit leaves the customer"),
     "already_paid": Code(
         409, "A paid order can't be cancelled, unless its item has refund_seconds"
     ),
@@ -78,6 +84,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         *,
         hint: str | None = None,
         retry_seconds: int | None = None,
+        order_id: str | None = None,
         checks: list[Check] | None = None,
     ) -> None:
         """retry_seconds: for Retry-After; None: RETRY_SECONDS if the status is 503, else none."""
@@ -86,6 +93,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         self.detail = detail
         self.hint = hint
         self.retry_seconds = retry_seconds
+        self.order_id = order_id
         self.checks = checks or []
 
 

@@ -7,8 +7,11 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
+
+from flashsale import standard_webhooks
 
 
 class SettingsError(ValueError):
@@ -49,6 +52,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The mail server of flashsale.worker.smtp:create: smtp://, smtp+starttls:// or smtps://."""
     mail_from: str = ""
     """The sender's address of e-mails."""
+    events_url: str = ""
+    """Where the worker delivers the feed of events, http or https. Empty: nowhere."""
+    events_secret: str = ""
+    """whsec_<base64>, with which deliveries are signed; several, separated by a space, while the
+    receiver changes from one to another. No default."""
 
     # The service
     acquire_timeout_seconds: float = 2.0
@@ -121,6 +129,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a job is the worker's alone."""
     provider_timeout_seconds: float = 10.0
     """How long a call to the provider may take; well inside the lease."""
+    delivery_timeout_seconds: float = 15.0
+    """How long the delivery of an event to events_url may take."""
+    delivery_backoff_seconds: float = 1.0
+    """Wait after a first failed delivery; it doubles up to the maximum."""
+    delivery_backoff_max_seconds: float = 60.0
+    """The longest wait, also if the receiver asks for a longer one; at most an hour."""
     worker_stop_seconds: float = 10.0
     """How long a stopping worker finishes what is under way."""
 
@@ -147,6 +161,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{variable(name)}: must be 0 or more")
         self._check_plug_ins()
+        self._check_delivery()
         if self.database_url and not self.database_url.startswith(("postgresql://", "postgres://")):
             raise SettingsError(
                 f"{variable('database_url')}: must be a URL like "
@@ -166,6 +181,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                     f"is {getattr(self, name)!r}"
                 )
 
+    def _check_delivery(self) -> None:
+        if self.events_url and not _is_receiver(self.events_url):
+            raise SettingsError(
+                f"{variable('events_url')}: must be a URL like https://shop.example/events, "
+                "without a user, a password and a fragment: the signature tells who sends"
+            )
+        if self.events_secret:
+            try:
+                standard_webhooks.keys_of(self.events_secret)
+            except ValueError as error:
+                raise SettingsError(f"{variable('events_secret')}: {error}") from None
+        for name in ("delivery_timeout_seconds", "delivery_backoff_max_seconds"):
+            if getattr(self, name) > 3600:
+                raise SettingsError(f"{variable(name)}: must be at most 3600")
+        if self.delivery_backoff_seconds > self.delivery_backoff_max_seconds:
+            raise SettingsError(
+                f"{variable('delivery_backoff_seconds')}: must be at most "
+                f"{variable('delivery_backoff_max_seconds')}"
+            )
+
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{k}={v!r}' for k, v in self.__rich_repr__())})"
 
@@ -175,6 +210,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         shown["webhook_secret"] = "***" if self.webhook_secret else ""
         shown["database_url"] = without_password(self.database_url)
         shown["smtp_url"] = without_password(self.smtp_url)
+        shown["events_url"] = without_query(self.events_url)
+        shown["events_secret"] = "***" if self.events_secret else ""
         return list(shown.items())
 
     @classmethod
@@ -213,6 +250,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 "secret, for example from `openssl rand -hex 32`"
             )
         return self.webhook_secret
+
+    def need_events_secret(self) -> str:
+        """The secrets with which deliveries are signed. Errors: SettingsError if there is none."""
+        if not self.events_secret:
+            raise SettingsError(
+                "FLASHSALE_EVENTS_SECRET is not set, and FLASHSALE_EVENTS_URL is: give the worker "
+                'and the receiver the same secret, for example from `echo "whsec_$(openssl rand '
+                '-base64 32)"`'
+            )
+        return self.events_secret
 
 
 _OTHER_VARIABLES = frozenset({"FLASHSALE_DATA_DIR", "FLASHSALE_SQL_DIR"})
@@ -266,6 +313,22 @@ def variable(name: str) -> str:
 def without_password(url: str) -> str:
     """The database URL without its password, to be shown."""
     return re.sub(r"(?<=//)([^:/@]*):.*@", r"\1:***@", re.sub(r"(password=)[^&\s]*", r"\1***", url))
+
+
+def without_query(url: str) -> str:
+    """The URL of a receiver to be shown: its query may be a secret."""
+    return re.sub(r"\?.*", "?***", url, flags=re.DOTALL)
+
+
+def _is_receiver(url: str) -> bool:
+    if not all("!" <= c <= "~" for c in url):
+        return False
+    try:
+        parts = urlsplit(url)
+        given = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, an address in half a pair of brackets
+        return False
+    return given and "@" not in parts.netloc and "#" not in url
 
 
 def _parse(name: str, given: str, kind: type) -> Any:

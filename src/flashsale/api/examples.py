@@ -9,7 +9,19 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 
 from flashsale.cursors import cursor_of
-from flashsale.models import Check, Event, Events, Extended, Health, Item, Order, Payment
+from flashsale.models import (
+    Check,
+    Draw,
+    DrawEntry,
+    Event,
+    Events,
+    Extended,
+    Forecast,
+    Health,
+    Item,
+    Order,
+    Payment,
+)
 
 _NOON = datetime(2030, 11, 29, 12, tzinfo=UTC)
 
@@ -22,7 +34,11 @@ NEW_ITEM = {
     "opens_at": "2030-11-29T12:00:00Z",
     "hold_seconds": 300,
     "refund_seconds": 1209600,
+    "max_per_order": 2,
+    "product": "sneaker",
+    "draw": True,
 }
+UNIT_REQUEST = {"wait": True, "quantity": 2, "min_quantity": 1}
 CHANGES = {"add_stock": 50, "closes_at": "2030-11-29T18:00:00Z"}
 ITEM = Item(
     item_id=1,
@@ -49,7 +65,24 @@ ITEM = Item(
     as_of=_NOON + timedelta(seconds=2),
     settle_seconds=2,
     refund_seconds=1209600,
+    max_per_order=2,
+    max_per_customer=2,
+    product="sneaker",
+    draw=True,
 )
+DRAW = Draw(
+    item_id=1,
+    state="entering",
+    entries=48210,
+    units=None,
+    commitment="b9bb0fd1b9ec77f4a1bcf6a9d34e1a34f3fd3be6f5a0cda2b4cf6bd2d4fcb0e3",
+    list_hash=None,
+    secret=None,
+    opens_at=_NOON,
+    listed_at=None,
+    drawn_at=None,
+)
+DRAW_ENTRY = DrawEntry(entry_id="6294967297", quantity=1, ticket=17)
 EXTENSION = {"seconds": 600, "reason": "The payment provider was slow"}
 EXTENDED = Extended(14)
 RESERVED = Order(
@@ -59,6 +92,7 @@ RESERVED = Order(
     status="reserved",
     ticket=17,
     position=None,
+    forecast=None,
     created_at=_NOON,
     reserved_at=_NOON,
     expires_at=_NOON + timedelta(seconds=300),
@@ -68,8 +102,10 @@ RESERVED = Order(
         "4294967313", "open", 12900, "EUR", "http://127.0.0.1:8001/sessions/s_17", None
     ),
     late_order_id=None,
+    quantity=1,
+    units=1,
 )
-WAITING = msgspec.structs.replace(
+JOINED = msgspec.structs.replace(
     RESERVED,
     order_id="4294967813",
     status="waiting",
@@ -78,6 +114,11 @@ WAITING = msgspec.structs.replace(
     reserved_at=None,
     expires_at=None,
     payment=None,
+    quantity=2,
+    units=None,
+)
+WAITING = msgspec.structs.replace(
+    JOINED, position=12, forecast=Forecast(0.64, _NOON + timedelta(seconds=30))
 )
 CANCELLED = msgspec.structs.replace(
     RESERVED, status="cancelled", ended_at=_NOON + timedelta(seconds=60)

@@ -20,15 +20,15 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from flashsale.api.parts import ServiceParts
 from flashsale.api.problems import PROBLEM_JSON, answer, refused
-from flashsale.api.unit_answers import GRANTED, refusal
+from flashsale.api.unit_answers import GRANTED, asked_for, refusal
 from flashsale.api.wellformed import NO_STORE, raw_path, repeated
 from flashsale.models import UnitRequest, UnitRequestBody
 from flashsale.refusals import Overloaded, Refused
 
 ROUTE = "/items/{item_id}/orders"
 _PATH = re.compile(rb"/items/([1-9][0-9]{0,8})/orders").fullmatch
-_CUSTOMER = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,128}").fullmatch
-_KEY = re.compile(rb"(?=.*\S)[\x20-\x7e]{1,255}").fullmatch
+_CUSTOMER = re.compile(rb"[!-~](?:[ -~]{0,126}[!-~])?").fullmatch
+_KEY = re.compile(rb"[!-~](?:[ -~]{0,253}[!-~])?").fullmatch
 _SMALL = re.compile(rb"[0-9]{1,3}").fullmatch  # a Content-Length that is short enough
 _JSON = b"application/json"
 _encode = msgspec.json.Encoder().encode
@@ -59,8 +59,7 @@ def around(app: ASGIApp, service: ServiceParts) -> ASGIApp:
             return
         try:
             if has_body:
-                given = _decode(await _body(receive, body_seconds))
-                request = request._replace(wait=given is None or given.wait)
+                request = asked_for(request, _decode(await _body(receive, body_seconds)))
             unit = await intake.reserve(request)
             metrics.reserved(unit.outcome)
             if unit.order is None:
@@ -100,14 +99,16 @@ def _overloaded(retry_seconds: int) -> tuple[Message, Message]:
 
 def _refused(error: Refused) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, headers and body. They are cached: in a storm nearly all refusals are alike."""
-    return _problem(error.code, error.detail, error.hint, error.retry_seconds)
+    return _problem(error.code, error.detail, error.hint, error.retry_seconds, error.order_id)
 
 
 @lru_cache(maxsize=256)
 def _problem(
-    code: str, detail: str, hint: str | None, retry_seconds: int | None
+    code: str, detail: str, hint: str | None, retry_seconds: int | None, order_id: str | None
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    said, headers = refused(Refused(code, detail, hint=hint, retry_seconds=retry_seconds))
+    said, headers = refused(
+        Refused(code, detail, hint=hint, retry_seconds=retry_seconds, order_id=order_id)
+    )
     return said.status, _fields(headers), _encode(said)
 
 

@@ -138,6 +138,7 @@ class _ScrapedGauges(Collector):
             yield from _of_the_orders(self.latest)
             yield from _of_the_queues(self.latest)
             yield from _of_the_provider(self.latest)
+            yield from _of_the_event_delivery(self.latest)
 
     def _of_the_pools(self) -> Iterable[Metric]:
         use_by_pool = self._database.use
@@ -196,6 +197,26 @@ def _of_the_provider(latest: Gauges) -> Iterable[Metric]:
         "provider_down",
         "Whether the workers say that the payment provider is down",
         int(latest.provider_down),
+    )
+
+
+def _of_the_event_delivery(latest: Gauges) -> Iterable[Metric]:
+    if (delivery := latest.event_delivery) is None:
+        return
+    yield _gauge(
+        "event_delivery_behind",
+        "Events that the receiver at FLASHSALE_EVENTS_URL does not have yet; at most 10000",
+        delivery.behind,
+    )
+    yield _gauge(
+        "event_delivery_oldest_seconds",
+        "How long ago the oldest of them happened",
+        delivery.oldest_undelivered_seconds,
+    )
+    yield _gauge(
+        "event_delivery_failures",
+        "How often in a row the receiver has not taken the next event",
+        delivery.failures,
     )
 
 

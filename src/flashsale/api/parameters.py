@@ -9,8 +9,9 @@ from litestar.params import HeaderParameter, PathParameter, QueryParameter
 from flashsale.models import OrderStatus
 
 _MAX_INT = 2**31 - 1
-# Headers are ASCII only, because servers on the way may decode other bytes in different ways.
-_HEADER = r"^(?=.*\S)[\u0020-\u007e]+$(?!\n)"
+# Headers are ASCII only, because servers on the way may decode other bytes in different ways, and
+# without spaces at the ends, which they remove. SQL has the same rule (flashsale.is_id).
+_HEADER = r"^[!-~](?:[ -~]*[!-~])?$(?!\n)"
 
 ItemId = Annotated[int, PathParameter(ge=1, le=_MAX_INT, description="As in Item")]
 OrderId = Annotated[str, PathParameter(max_length=64, description="As in Order; opaque")]
@@ -65,6 +66,12 @@ LastEventId = Annotated[
 Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="So many at most")]
 After = Annotated[
     int, QueryParameter(name="after", ge=0, le=_MAX_INT, description="item_id, exclusive")
+]
+AfterEntry = Annotated[
+    str | None, QueryParameter(name="after", max_length=64, description="entry_id, exclusive")
+]
+EntryLimit = Annotated[
+    int, QueryParameter(name="limit", ge=1, le=10_000, description="So many at most")
 ]
 SkuFilter = Annotated[
     str | None,

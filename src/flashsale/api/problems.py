@@ -52,6 +52,7 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
             explained.detail,
             status=explained.status,
             hint=explained.hint,
+            order_id=explained.order_id,
             item_id=explained.item_id,
             checks=explained.checks,
         ),
@@ -63,7 +64,9 @@ def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
 
 def refused(error: Refused) -> tuple[Problem, dict[str, str]]:
     """A refusal as a problem, and the headers that go with it."""
-    said = problem(error.code, error.detail, hint=error.hint, checks=error.checks)
+    said = problem(
+        error.code, error.detail, hint=error.hint, order_id=error.order_id, checks=error.checks
+    )
     seconds = error.retry_seconds or (RETRY_SECONDS if said.status == 503 else None)
     return said, {"Retry-After": str(seconds)} if seconds else {}
 
@@ -74,6 +77,7 @@ def problem(
     *,
     status: int | None = None,
     hint: str | None = None,
+    order_id: str | None = None,
     item_id: int | None = None,
     checks: list[Check] | None = None,
 ) -> Problem:
@@ -87,6 +91,7 @@ def problem(
         code=code,
         detail=detail or (known.meaning + "." if known else HTTPStatus(status).phrase),
         hint=hint,
+        order_id=order_id,
         item_id=item_id,
         checks=checks or [],
     )
@@ -98,6 +103,7 @@ class _Explained(NamedTuple):
     detail: str = ""
     hint: str | None = None
     headers: Mapping[str, str] | None = None
+    order_id: str | None = None
     checks: list[Check] | None = None
     item_id: int | None = None
 
@@ -123,7 +129,9 @@ def _explain(request: Request[Any, Any, Any], error: Exception) -> _Explained:
 
 def _explain_refusal(error: Refused) -> _Explained:
     said, headers = refused(error)
-    return _Explained(said.status, said.code, said.detail, said.hint, headers or None, said.checks)
+    return _Explained(
+        said.status, said.code, said.detail, said.hint, headers or None, said.order_id, said.checks
+    )
 
 
 def _explain_sqlstate(error: asyncpg.PostgresError) -> _Explained:

@@ -16,9 +16,11 @@ from flashsale.api.metrics import CONTENT_TYPE
 from flashsale.api.openapi import answers
 from flashsale.api.parameters import (
     After,
+    AfterEntry,
     AfterOrder,
     Before,
     CustomerId,
+    EntryLimit,
     EventCursor,
     IdempotencyKey,
     IfNoneMatch,
@@ -34,8 +36,10 @@ from flashsale.api.parameters import (
 from flashsale.api.parts import Service
 from flashsale.api.queries import next_page
 from flashsale.api.requests import JsonRequest, as_text, from_provider
-from flashsale.api.unit_answers import granted
+from flashsale.api.unit_answers import asked_for, granted
 from flashsale.models import (
+    Draw,
+    DrawEntry,
     Events,
     Extended,
     Extension,
@@ -132,6 +136,42 @@ async def get_item(
     return public(await service.database.item_status(item_id), if_none_match)
 
 
+@get(
+    "/items/{item_id:int}/draw",
+    tags=["items"],
+    responses=answers(
+        {200: (Draw, examples.DRAW, "The draw"), 304: _UNCHANGED},
+        "unknown_item",
+        "no_draw",
+        *_BUSY,
+    ),
+)
+async def get_draw(
+    item_id: ItemId, service: Service, if_none_match: IfNoneMatch = None
+) -> Response[Draw]:
+    """Shows the draw of an item: its commitment, and from the opening on what else is public."""
+    return public(await service.database.draw_status(item_id), if_none_match)
+
+
+@get(
+    "/items/{item_id:int}/draw/entries",
+    tags=["items"],
+    responses=answers(
+        {200: (list[DrawEntry], [examples.DRAW_ENTRY], "Entries by entry_id")},
+        "bad_value",
+        "unknown_item",
+        "unknown_order",
+        "no_draw",
+        *_BUSY,
+    ),
+)
+async def list_draw_entries(
+    item_id: ItemId, service: Service, limit: EntryLimit = 1000, after: AfterEntry = None
+) -> list[DrawEntry]:
+    """Lists the entries of a draw, once the list is complete: what anybody needs to check it."""
+    return await service.database.draw_entries(item_id, limit, after)
+
+
 @patch(
     "/items/{item_id:int}",
     tags=["items"],
@@ -141,6 +181,7 @@ async def get_item(
         "key_reused",
         "unknown_item",
         "withdraw_too_much",
+        "draw_has_begun",
         "has_orders",
         *_BUSY,
     ),
@@ -217,8 +258,8 @@ async def list_orders_of_item(
     tags=["orders"],
     responses=answers(
         {
-            201: (Order, examples.RESERVED, "A unit is held until expires_at"),
-            202: (Order, examples.WAITING, "In the line; position 1 is next"),
+            201: (Order, examples.RESERVED, "Its units are held until expires_at"),
+            202: (Order, examples.JOINED, "In the line; position 1 is next. Or entered in a draw"),
             200: (Order, examples.RESERVED, "The order that the customer already has"),
         },
         *_BODY,
@@ -228,6 +269,9 @@ async def list_orders_of_item(
         "closed",
         "paused",
         "sold_out",
+        "has_other_order",
+        "too_many",
+        "key_reused",
         *_BUSY,
     ),
 )
@@ -236,11 +280,11 @@ async def reserve(
     customer: CustomerId,
     service: Service,
     idempotency_key: IdempotencyKey = None,
-    data: Annotated[UnitRequestBody | None, _body({"wait": True})] = None,
+    data: Annotated[UnitRequestBody | None, _body(examples.UNIT_REQUEST)] = None,
 ) -> Response[Order]:
-    """Requests a unit: the answer is a reservation, or a place in the line."""
-    wait = data is None or data.wait
-    answer = await service.intake.reserve(UnitRequest(item_id, customer, idempotency_key, wait))
+    """Requests units, by default one: the answer is a reservation, or a place in the line."""
+    request = asked_for(UnitRequest(item_id, customer, idempotency_key), data)
+    answer = await service.intake.reserve(request)
     service.metrics.reserved(answer.outcome)
     return granted(answer)
 
@@ -249,7 +293,7 @@ async def reserve(
     "/orders",
     tags=["orders"],
     responses=answers(
-        {200: (list[Order], [examples.RESERVED], "The customer's orders, newest first")},
+        {200: (list[Order], [examples.WAITING], "The customer's orders, newest first")},
         "customer_required",
         "bad_value",
         "unknown_order",
@@ -449,6 +493,8 @@ HANDLERS = [
     create_item,
     list_items,
     get_item,
+    get_draw,
+    list_draw_entries,
     change_item,
     extend_holds,
     list_orders_of_item,

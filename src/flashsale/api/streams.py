@@ -15,10 +15,12 @@ import logging
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from itertools import count, islice
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from flashsale.database.calls import Database
 from flashsale.models import Order
@@ -29,6 +31,7 @@ log = logging.getLogger("flashsale.api")
 
 HEARTBEAT = b":\n\n"
 RECONNECT = b"retry: 1000\n\n"
+_EVER = datetime.max
 _AT_ONCE = 500  # orders per query: more would occupy the connection and the event loop for too long
 
 
@@ -59,7 +62,7 @@ class _Watched:
         if seen.began < self.ended:
             return
         self.ended = seen.ended
-        if seen.order != self.order:
+        if _without_time(seen.order) != _without_time(self.order):
             self.order = seen.order
             self.event = _event(seen.order)
             self.wake()
@@ -161,6 +164,11 @@ class Watcher:
         orders = await self._database.orders_by_id(order_ids)
         ended = next(self._marks)
         return [Seen(order, began, ended) for order in orders]
+
+
+def _without_time(order: Order) -> Order:
+    """The order without forecast.as_of, which every sweep changes."""
+    return replace(order, forecast=order.forecast and replace(order.forecast, as_of=_EVER))
 
 
 def _event(order: Order) -> bytes:

@@ -19,8 +19,11 @@ from flashsale.cursors import cursor_of, event_of
 from flashsale.database.connections import Connections, Use
 from flashsale.database.version import VERSION_QUERY
 from flashsale.models import (
+    Draw,
+    DrawEntry,
     Event,
     Events,
+    Forecast,
     Item,
     ItemChanges,
     NewItem,
@@ -45,6 +48,15 @@ class QueueGauge(NamedTuple):
     dead: int
 
 
+class EventDeliveryGauge(NamedTuple):
+    """How far the feed was delivered to events_url."""
+
+    behind: int
+    oldest_undelivered_seconds: float
+    failures: int
+    """Of the next event, in a row."""
+
+
 class Gauges(NamedTuple):
     """The gauges of /metrics that come from the database."""
 
@@ -61,6 +73,8 @@ class Gauges(NamedTuple):
     """Holds past their deadline about whose money the provider is being asked."""
     provider_down: bool
     """Whether the workers say that the payment provider is down."""
+    event_delivery: EventDeliveryGauge | None
+    """None: nothing was ever to be delivered."""
 
 
 class Database:
@@ -126,8 +140,9 @@ class Database:
         """Puts an item on sale. staff: who, for the history. key: the Idempotency-Key."""
         row = await self._pay.one_about(
             ("sku", new.sku),
-            "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
-            "$12, p_staff => $13, p_idempotency_key => $14)",
+            "select * from flashsale.create_item($1, $2, $3, $4, $5, $6, $7::timestamptz, "
+            "$8::timestamptz, $9, $10, $11, $12, $13, $14, $15, p_staff => $16, "
+            "p_idempotency_key => $17, p_draw => $18)",
             new.sku,
             new.name,
             new.price,
@@ -140,8 +155,12 @@ class Database:
             new.late_payment,
             new.settle_seconds,
             new.refund_seconds,
+            new.max_per_order,
+            new.max_per_customer,
+            new.product,
             staff,
             key,
+            new.draw,
         )
         return _item(row)
 
@@ -174,6 +193,21 @@ class Database:
         rows = await self._read.all("select * from flashsale.items(p_sku => $1)", sku)
         return [_item(row) for row in rows]
 
+    async def draw_status(self, item_id: int) -> Draw:
+        """The draw of an item, and what is public of it by now."""
+        row = await self._read.one("select * from flashsale.draw_status($1::int)", item_id)
+        return Draw(*_draw_columns(row))
+
+    async def draw_entries(self, item_id: int, limit: int, after: str | None) -> list[DrawEntry]:
+        """A page of the list of a draw, once it is complete; after: an entry_id, exclusive."""
+        rows = await self._read.all(
+            "select * from flashsale.draw_entries($1, $2, $3)",
+            item_id,
+            0 if after is None else _number(after),
+            limit,
+        )
+        return [DrawEntry(str(row["entry_id"]), row["quantity"], row["ticket"]) for row in rows]
+
     # The feed
 
     async def events(self, after: str | None, limit: int) -> Events:
@@ -192,21 +226,34 @@ class Database:
     # Orders
 
     async def reserve(self, request: UnitRequest, deadline: float) -> asyncpg.Record:
-        """The row of one request for a unit; unit_answer() reads it.
+        """The row of one request for units; unit_answer() reads it.
 
         deadline: the event loop's time by which the answer has to be back.
         """
+        if request.quantity == 1:
+            return await self._reserve.one(
+                "select * from flashsale.reserve($1, $2, $3, $4)", *request[:4], deadline=deadline
+            )
         return await self._reserve.one(
-            "select * from flashsale.reserve($1, $2, $3, $4)", *request, deadline=deadline
+            "select * from flashsale.reserve($1, $2, $3, $4, $5, $6)", *request, deadline=deadline
         )
 
     async def reserve_many(
         self, requests: Sequence[UnitRequest], deadline: float
     ) -> list[asyncpg.Record]:
         """The rows of several requests, in their order. deadline: as of reserve()."""
-        columns = zip(*requests, strict=True)
+        columns = list(zip(*requests, strict=True))
+        quantities = columns[UnitRequest._fields.index("quantity")]
+        if quantities.count(1) == len(quantities):
+            return await self._reserve.all(
+                "select * from flashsale.reserve_many($1, $2, $3, $4)",
+                *columns[:4],
+                deadline=deadline,
+            )
         return await self._reserve.all(
-            "select * from flashsale.reserve_many($1, $2, $3, $4)", *columns, deadline=deadline
+            "select * from flashsale.reserve_many($1, $2, $3, $4, $5, $6)",
+            *columns,
+            deadline=deadline,
         )
 
     async def find_held(self, requests: Sequence[UnitRequest], deadline: float) -> list[bool]:
@@ -222,8 +269,10 @@ class Database:
 
     def unit_answer(self, row: asyncpg.Record) -> UnitAnswer:
         """The answer in a row of reserve() or reserve_many()."""
-        order = None if row["order_id"] is None else _order(row)
-        return UnitAnswer(row["outcome"], order, row["retry_at"])
+        outcome, order_id = row["outcome"], row["order_id"]
+        if outcome == "has_other_order":
+            return UnitAnswer(outcome, None, None, str(order_id))
+        return UnitAnswer(outcome, None if order_id is None else _order(row), row["retry_at"])
 
     async def cancel(self, order_id: str, customer_id: str, key: str | None) -> Order:
         """Ends a reservation, or a place in the line. key: the Idempotency-Key."""
@@ -391,6 +440,9 @@ class Database:
             )
             settling = await connection.fetchval("select count(*) from flashsale.settling_order")
             is_down = await connection.fetchval("select is_down from flashsale.provider_status")
+            delivery = await connection.fetchrow(
+                "select behind, oldest_undelivered_seconds, failures from flashsale.event_delivery"
+            )
         return Gauges(
             {row["runner"]: row["lag_seconds"] for row in sweeps},
             [
@@ -402,6 +454,7 @@ class Database:
             waiting or 0.0,
             settling,
             is_down,
+            delivery and EventDeliveryGauge(*delivery),
         )
 
 
@@ -439,6 +492,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 _item_columns = itemgetter(*Item.__struct_fields__)
+_draw_columns = itemgetter(*Draw.__struct_fields__)
 
 
 def _item(row: asyncpg.Record) -> Item:
@@ -456,6 +510,9 @@ def _order(row: asyncpg.Record) -> Order:
             checkout_url=row["checkout_url"],
             reference=row["reference"],
         )
+    forecast = None
+    if row["chance"] is not None:
+        forecast = Forecast(chance=row["chance"], as_of=row["forecast_as_of"])
     return Order(
         order_id=str(row["order_id"]),
         item_id=row["item_id"],
@@ -463,6 +520,7 @@ def _order(row: asyncpg.Record) -> Order:
         status=row["status"],
         ticket=row["ticket"],
         position=row["position"],
+        forecast=forecast,
         created_at=row["created_at"],
         reserved_at=row["reserved_at"],
         expires_at=row["expires_at"],
@@ -470,4 +528,6 @@ def _order(row: asyncpg.Record) -> Order:
         ended_at=row["ended_at"],
         payment=payment,
         late_order_id=None if row["late_order_id"] is None else str(row["late_order_id"]),
+        quantity=row["quantity"],
+        units=row["units"],
     )

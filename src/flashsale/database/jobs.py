@@ -49,6 +49,21 @@ class OpenedSession(NamedTuple):
     checkout_url: str
 
 
+class LeasedEvent(NamedTuple):
+    """An event to be delivered."""
+
+    lease_id: int
+    failures: int
+    """How many deliveries in a row have failed, of the first of these events."""
+    event_id: int
+    type: str
+    at: datetime
+    item_id: int
+    order_id: int | None
+    data: str
+    """As JSON."""
+
+
 class DueItem(NamedTuple):
     """An item that has something to do, and its holds that are past their deadlines."""
 
@@ -178,6 +193,41 @@ class Jobs:
             unavailable,
         )
         return fate
+
+    async def take_events(self, worker: str, lease_seconds: int, limit: int) -> list[LeasedEvent]:
+        """Leases the delivery of events. Returns the next ones; none if it is not ours, or later.
+
+        worker: this process, as event_delivery shows it.
+        """
+        rows = await self._pool.fetch(
+            "select lease_id, failures, event_id, type, at, item_id, order_id, data "
+            "from flashsale.take_events($1, $2, $3)",
+            worker,
+            lease_seconds,
+            limit,
+        )
+        return [LeasedEvent(*row) for row in rows]
+
+    async def events_delivered(
+        self, lease_id: int, event_id: int | None, lease_seconds: int
+    ) -> bool:
+        """Records that the events up to this one were delivered. Returns whether the lease is ours.
+
+        event_id: None: none was. lease_seconds: the lease lasts so long from now on; 0: it ends.
+        """
+        return bool(
+            await self._pool.fetchval(
+                "select flashsale.events_delivered($1, $2, $3)", lease_id, event_id, lease_seconds
+            )
+        )
+
+    async def event_failed(self, lease_id: int, error: str, retry_seconds: float) -> bool:
+        """Records that the next event was not taken, and ends the lease. Returns whether it was."""
+        return bool(
+            await self._pool.fetchval(
+                "select flashsale.event_failed($1, $2, $3)", lease_id, error, retry_seconds
+            )
+        )
 
     async def note_provider(self, is_down: bool) -> None:
         """Records that the payment provider is down, to be said each second, or that it is back."""

@@ -74,7 +74,7 @@ $$
 _EACH_TIME = {"roles.sql", "schedule.sql"}
 _RIGHTS = "grants.sql"
 
-ENUM_VALUES = {"order_status": ("settling", "refunded")}
+ENUM_VALUES = {"order_status": ("settling", "refunded", "entered")}
 """What migrations need that the types of earlier migrations don't have. Postgres lets nobody use a
 value of an enum in the transaction that adds it, so these are added before, each in a transaction
 of its own. A value that nothing uses does no harm, if all the rest is rolled back."""

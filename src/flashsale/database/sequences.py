@@ -13,10 +13,10 @@ from psycopg import sql
 
 _ITEMS_AT_ONCE = 1000  # a transaction keeps a lock on each sequence that it looks at
 
-# Tickets that were withdrawn have no orders.
+# Tickets that were withdrawn have no orders, and those of a draw get theirs one after the other.
 _LINES = """
 select
-  i.item_id, i.line::text, greatest(o.ticket, w.ticket) as ticket,
+  i.item_id, i.line::text, greatest(o.ticket, w.ticket, d.units) as ticket,
   coalesce(pg_sequence_last_value(i.line), 0) as last
 from (
   select item_id, line from flashsale_data.items where item_id > %s order by item_id limit %s
@@ -24,7 +24,7 @@ from (
 left join lateral (
   select o.ticket
   from flashsale_data.orders o
-  where o.order_id between i.item_id::bigint << 32 and (i.item_id::bigint << 32) + 2147483647
+  where o.order_id between i.item_id::bigint << 32 and (i.item_id::bigint << 32) + 2000000000
   order by o.order_id desc
   limit 1
 ) o on true
@@ -35,7 +35,26 @@ left join lateral (
   order by t.first_ticket desc
   limit 1
 ) w on true
+left join flashsale_data.draws d on d.item_id = i.item_id and d.listed_at is not null
 order by i.item_id
+"""
+
+# Entries of draws that still take some. Their numbers are above all tickets.
+_ENTRIES = """
+select s.name, max(o.number)
+from (values ('flashsale_data.entry_numbers')) s (name)
+cross join flashsale_data.draws d
+cross join lateral (
+  select (o.order_id & 4294967295)::integer as number
+  from flashsale_data.orders o
+  where o.order_id between (d.item_id::bigint << 32) + 2000000001
+    and (d.item_id::bigint << 32) + 2147483647
+  order by o.order_id desc
+  limit 1
+) o
+where d.done_at is null
+group by s.name
+having max(o.number) > coalesce(pg_sequence_last_value(s.name::regclass), 0)
 """
 
 _IDENTITIES = """
@@ -61,6 +80,7 @@ where s.seqrelid = {sequence}::regclass
 def advance(conn: psycopg.Connection[Any]) -> list[str]:
     """Sets sequences that are behind to the last number of their rows. Returns their names."""
     behind = _lines(conn)
+    behind += conn.execute(_ENTRIES).fetchall()
     for schema, table, column, sequence in conn.execute(_IDENTITIES).fetchall():
         query = sql.SQL(_IS_BEHIND).format(
             column=sql.Identifier(column),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 import shlex
@@ -223,6 +224,7 @@ class Stack:
                 f"http://{_reachable(self.settings.provider_host)}:{self.settings.provider_port}"
             ),
             webhook_url=f"{self.api_url}/webhooks/payments",
+            events_secret=self._events_secret(),
             provider_ledger=str(self.data_dir / "provider-ledger.jsonl"),
         )
         environ = {k: v for k, v in os.environ.items() if not k.startswith("FLASHSALE_")}
@@ -236,9 +238,19 @@ class Stack:
 
     def _webhook_secret(self) -> str:
         """The webhook's secret. It is kept: events from before a restart are signed with it."""
-        path = self.data_dir / "webhook.secret"
+        return self._kept_secret("webhook.secret", secrets.token_hex(32))
+
+    def _events_secret(self) -> str:
+        """The secret of deliveries to events_url; it is made and kept if none was given."""
+        if self.settings.events_secret or not self.settings.events_url:
+            return self.settings.events_secret
+        made = base64.b64encode(secrets.token_bytes(32)).decode()
+        return self._kept_secret("events.secret", f"whsec_{made}")
+
+    def _kept_secret(self, name: str, new: str) -> str:
+        path = self.data_dir / name
         if not path.exists():
-            _write_secret(path, secrets.token_hex(32))
+            _write_secret(path, new)
         return path.read_text().strip()
 
 

@@ -160,6 +160,8 @@ begin
   end loop;
   drop table if exists flashsale_data.test_clock;
   insert into flashsale_data.feed default values; -- the one row that migrate makes
+  insert into flashsale_data.retention (kind, days)
+  select k.kind, k.days from flashsale.kinds_kept() k; -- as migrate does
 end
 $$
 """

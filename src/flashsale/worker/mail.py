@@ -70,6 +70,16 @@ class Unserved(_About, frozen=True, tag="unserved"):
     """The sale closed before the line reached the customer."""
 
 
+class Entered(_About, frozen=True, tag="entered"):
+    """The customer has entered a draw."""
+
+
+class Placed(_About, frozen=True, tag="placed"):
+    """The customer was drawn, and waits in the line."""
+
+    position: int | None = None
+
+
 Notification = (
     Reserved
     | YourTurn
@@ -80,6 +90,8 @@ Notification = (
     | Refunded
     | OrderRefunded
     | Unserved
+    | Entered
+    | Placed
 )
 
 
@@ -177,11 +189,27 @@ def compose(notification: Notification, job_id: int) -> Mail:
         case Unserved():
             subject = f"{item}: the sale is over"
             text = f"No unit became free for {order} before the sale closed. Nothing is due."
+        case _:
+            subject, text = _of_draw(notification, item, order)
     return Mail(
         message_id=f"<notification-{job_id}@flashsale>",
         to=notification.customer_id,
         subject=subject,
         text=text,
+    )
+
+
+def _of_draw(notification: Entered | Placed, item: str, order: str) -> tuple[str, str]:
+    if isinstance(notification, Entered):
+        return (
+            f"{item}: you are in",
+            f"You have entered the draw for {item} ({order}). When the sale opens, all who have "
+            "entered are shuffled. You need not be quick: we will tell you your place.",
+        )
+    return (
+        f"{item}: your place",
+        f"All who had entered the draw for {item} have their places. Yours in the line is "
+        f"{notification.position} ({order}). We will write again when it is your turn.",
     )
 
 

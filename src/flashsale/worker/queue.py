@@ -108,7 +108,7 @@ class Queue(ABC):
                 return
             self._note(None)
             try:
-                is_done = await _insist(acknowledge, lease_ends)
+                is_done = await insist(acknowledge, lease_ends)
             except Exception as error:
                 if is_passing(error):
                     raise
@@ -134,7 +134,7 @@ class Queue(ABC):
         self, job: LeasedJob, error: Exception, lease_ends: float, *, unavailable: bool
     ) -> None:
         text = in_short(error)
-        fate = await _insist(lambda: self.jobs.retry(self.name, job, text, unavailable), lease_ends)
+        fate = await insist(lambda: self.jobs.retry(self.name, job, text, unavailable), lease_ends)
         log.log(
             logging.ERROR if fate == "dead" else logging.INFO,
             "%s",
@@ -163,7 +163,7 @@ def _is_answer(error: Exception) -> bool:
     return isinstance(error, ProviderRefused | MailRefused | msgspec.MsgspecError)
 
 
-async def _insist(tell: Callable[[], Awaitable[T]], lease_ends: float) -> T:
+async def insist(tell: Callable[[], Awaitable[T]], lease_ends: float) -> T:
     """Records a result; while the database is away, tries again until the lease is over."""
     loop = asyncio.get_running_loop()
     while True:

@@ -19,6 +19,7 @@ from flashsale.database.jobs import DueItem, Jobs, Sweeps, has_swept, worker_rol
 from flashsale.plugins import plugged
 from flashsale.providers.interface import PaymentProvider
 from flashsale.settings import Settings
+from flashsale.worker.events import EventDelivery
 from flashsale.worker.mail import Sender
 from flashsale.worker.notifications import NotificationQueue
 from flashsale.worker.payments import PaymentQueue
@@ -53,10 +54,12 @@ async def run(
         paying = provider or await _plug_in(stack, settings, "provider", PaymentProvider)
         mailing = sender or await _plug_in(stack, settings, "sender", Sender)
         jobs = await stack.enter_async_context(Jobs(settings))
-        queues: list[Queue] = [
+        queues: list[Queue | EventDelivery] = [
             PaymentQueue(settings, jobs, stop, paying),
             NotificationQueue(settings, jobs, stop, mailing),
         ]
+        if settings.events_url:
+            queues.append(EventDelivery(settings, jobs, stop, runner()))
         log.info("working: runner=%s database_role=%s", runner(), worker_role(settings))
         async with asyncio.TaskGroup() as group:
             works: dict[str, Callable[[], Awaitable[None]]] = {
@@ -185,7 +188,7 @@ class _ItemTroubles:
             log.info("sweeping item %d works again", item_id)
 
 
-async def _say_alive(stop: asyncio.Event, queues: Sequence[Queue]) -> None:
+async def _say_alive(stop: asyncio.Event, queues: Sequence[Queue | EventDelivery]) -> None:
     while True:
         await pause(stop, ALIVE_SECONDS)
         if stop.is_set():

@@ -18,6 +18,15 @@ RETRY_SECONDS, RETRY_MAX_SECONDS = 0.1, 1.0  # between attempts to reach the dat
 ERROR_LENGTH = 500
 
 
+class NotDelivered(Exception):  # noqa: N818 - what has become of an event, not a fault
+    """The receiver has not taken an event. The message says why, and is logged and stored."""
+
+    def __init__(self, why: str, retry_after: str | None = None) -> None:
+        """retry_after: the header of the receiver's answer, as it came."""
+        super().__init__(why)
+        self.retry_after = retry_after
+
+
 class Trouble:
     """Tracks something that may fail repeatedly, and logs each kind of failure only once."""
 
@@ -74,6 +83,6 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
 
 def _is_expected(error: Exception) -> bool:
     """Whether the error's message says enough, so that no traceback is needed."""
-    answers = ProviderUnavailable | ProviderRefused | MailRefused
+    answers = ProviderUnavailable | ProviderRefused | MailRefused | NotDelivered
     known = answers | asyncpg.PostgresError | OSError | TimeoutError
     return isinstance(error, known) or sqlstates.is_passing(error)
