@@ -62,11 +62,7 @@ begin
   perform
     flashsale.enqueue_voids(array[p_order_id]),
     flashsale.enqueue_mail('paid', array[p_order_id]),
-    flashsale.note_orders('order.paid', array[p_order_id], v_now, (
-      select flashsale.paid_data(null, p.amount, p.currency, v_order.units, v_now)
-        || jsonb_build_object('reference', p_reference)
-      from flashsale_data.payments p
-      where p.order_id = p_order_id and p.reference = p_reference)),
+    flashsale.note_paid_offline(p_order_id, p_reference),
     flashsale.note_history(
       coalesce(p_staff, session_user), 'pay_offline', p_order_id, '{"status": "reserved"}',
       jsonb_build_object('status', 'paid', 'reference', p_reference), p_reason);
@@ -84,6 +80,25 @@ Outcomes: paid; already_paid (by this reference); repeated (with this key: the o
 Errors: RV102 unknown order, RV203 it is not reserved, or its deadline has passed, RV206 the
 reference is another payment's, RV302 a reference, a name, a reason or a key that is too short or
 too long, RV304 the key was used for another request.$$;
+
+create or replace function flashsale.note_paid_offline(p_order_id bigint, p_reference text)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+begin
+  insert into flashsale_data.outbox (type, order_id, at, data)
+  select
+    'order.paid', p.order_id, p.captured_at,
+    flashsale.paid_data(null, p.amount, p.currency, o.units, p.captured_at)
+      || jsonb_build_object('reference', p_reference)
+  from flashsale_data.payments p
+  join flashsale_data.orders o on o.order_id = p.order_id
+  where p.order_id = p_order_id and p.reference = p_reference;
+end
+$$;
+
+comment on function flashsale.note_paid_offline(bigint, text) is
+$$Tells the feed of an order that a till has taken the money for$$;
 
 create or replace function flashsale.known_reference(p_order_id bigint, p_reference text)
 returns flashsale.order_row
