@@ -19,7 +19,7 @@ returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when p_draw not in ('entering', 'listing') then null
+    when (p_draw in ('entering', 'listing')) is not true then null
     when flashsale.shut_by(null, p_closes_at, p_paused, p_now) is not null then
       flashsale.shut_by(null, p_closes_at, p_paused, p_now)
     when p_draw = 'entering' and p_opens_at > p_now and p_wait is not false then 'entered'
