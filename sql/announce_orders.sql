@@ -163,9 +163,7 @@ begin
     ) o
     left join changed c on c.order_id = o.order_id
     left join lateral (
-      select e.entry_id from flashsale_data.drawn_entries e
-      where e.order_id = o.order_id
-      limit 1
+      select e.entry_id from flashsale_data.drawn_entries e where e.order_id = o.order_id limit 1
     ) d on true
     cross join lateral (
       select flashsale.first_status(c.type, o.created_at, o.reserved_at) as status) s

@@ -35,6 +35,9 @@ COVERED = {
     "withdrawn_tickets": "go at the end",
     "tallies": "go at the end",
     "sweep_failures": "go at the end",
+    "feed_lines": "go at the end",
+    "outbox": "is published all the same",
+    "events": "stay until purge deletes them by age",
     "history": "stays: it has the sums, and what staff have done",
 }
 """What delete_item does with each table that belongs to items or orders."""

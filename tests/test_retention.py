@@ -202,6 +202,7 @@ def test_nobody_waits_for_a_purge_and_it_waits_for_nobody(
         other.rollback()
     with connect(database_url, autocommit=False) as other:
         other.execute("select from flashsale_data.order_keys where customer_id = 'ann' for update")
+        call(db, "forget_events", "1 day")
         purged: Any = purge_all(db)
         assert (purged, keys(db)) == (1, ["ann", "new"]), "what is locked has its turn tomorrow"
         other.rollback()

@@ -97,6 +97,20 @@ FEED_MUTANTS = [
         "feed::test_more_items_than_a_visit_looks_at_have_their_turn",
     ),
     Mutant(
+        "feed: an entry of a draw waits for an announcement",
+        "publish_events",
+        "  select flashsale.is_entry(p_order_id)\n    or exists (",
+        "  select exists (",
+        "feed::test_an_entry_is_told_as_one_order_from_its_entering_on",
+    ),
+    Mutant(
+        "feed: orders of a deleted item wait for an announcement",
+        "publish_events",
+        "    or not exists (\n      select from flashsale_data.items i where",
+        "    and exists (\n      select from flashsale_data.items i where",
+        "feed::test_a_deleted_item_keeps_nothing_back",
+    ),
+    Mutant(
         "events: a cursor that retention has passed is believed",
         "events",
         "p_after < v_forgotten_through then",
