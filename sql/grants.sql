@@ -16,7 +16,8 @@ grant usage on schema flashsale
 -- Views call these functions with the rights of the view's reader.
 grant execute on function flashsale.clock(), flashsale.issued_tickets(integer),
     flashsale.hold_fate(bigint), flashsale.order_id_of(integer, integer),
-    flashsale.is_entry(bigint), flashsale.is_on(timestamptz, timestamptz), flashsale.place_of(bigint),
+    flashsale.is_entry(bigint), flashsale.is_on(timestamptz, timestamptz),
+    flashsale.place_of(bigint),
     flashsale.provider_down(), flashsale.running_transactions(),
     flashsale.shut_by(timestamptz, timestamptz, boolean, timestamptz)
   to flashsale_api, flashsale_worker, flashsale_tool, flashsale_operator;
