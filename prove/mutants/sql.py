@@ -387,7 +387,8 @@ SQL_MUTANTS = [
     Mutant(
         "reserve_many: inserts in order of arrival",
         "reserve_many",
-        "    order by coalesce(p_product_ids[t.ord], t.item_id), t.customer_id\n    on conflict (coalesce",
+        "    order by coalesce(p_product_ids[t.ord], t.item_id), t.customer_id\n"
+        "    on conflict (coalesce",
         "    order by t.new_id\n    on conflict (coalesce",
         "found::test_batches_with_the_same_customers_in_reverse_order_do_not_deadlock",
     ),
