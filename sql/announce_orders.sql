@@ -149,7 +149,9 @@ begin
     select
       (select r.last_event_id from flashsale_data.feed r)
         + row_number() over (order by o.order_id),
-      o.item_id, o.order_id, o.created_at, 'order.created',
+      o.item_id, o.order_id,
+      case when d.entry_id is null then o.created_at else flashsale.clock() end,
+      case when d.entry_id is null then 'order.created' else 'order.placed' end,
       jsonb_build_object(
         'status', s.status, 'ticket', o.ticket, 'quantity', coalesce(o.quantity, 1),
         'units', case when s.status = 'reserved' then coalesce(o.units, 1) end)
@@ -160,9 +162,15 @@ begin
       limit 1
     ) o
     left join changed c on c.order_id = o.order_id
+    left join lateral (
+      select e.entry_id from flashsale_data.drawn_entries e
+      where e.order_id = o.order_id
+      limit 1
+    ) d on true
     cross join lateral (
       select flashsale.first_status(c.type, o.created_at, o.reserved_at) as status) s
     where o.customer_id is not null -- else it is a void, or part of another order
+      and (d.entry_id is null or o.ended_at is null) -- else it has ended as an entry
     order by o.order_id
     returning 1
   )

@@ -248,6 +248,7 @@ as $$
 begin
   delete from flashsale_data.withdrawn_tickets w where w.item_id = p_item_id;
   delete from flashsale_data.tallies t where t.item_id = p_item_id;
+  delete from flashsale_data.feed_lines l where l.item_id = p_item_id;
   delete from flashsale_data.sweep_failures f where f.item_id = p_item_id;
   delete from flashsale_data.deleting_items d where d.item_id = p_item_id;
   -- With create_item's, the only dynamic statement: DDL takes no parameters.

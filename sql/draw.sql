@@ -219,7 +219,9 @@ begin
     returning o.order_id
   )
   select array_agg(l.order_id order by l.order_id) into v_unserved from left_out l;
-  perform flashsale.enqueue_mail('unserved', v_unserved);
+  perform
+    flashsale.enqueue_mail('unserved', v_unserved),
+    flashsale.note_orders('order.unserved', v_unserved, p_now);
   v_left := exists (
     select from flashsale_data.orders o
     where o.order_id between flashsale.order_id_of(p_item_id, 2000000001)

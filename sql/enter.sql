@@ -183,7 +183,9 @@ begin
   select flashsale.item_of(p.order_id), 0, 0, count(*)
   from unnest(p_order_ids) p (order_id)
   group by flashsale.item_of(p.order_id);
-  perform flashsale.enqueue_mail('entered', p_order_ids);
+  perform
+    flashsale.enqueue_mail('entered', p_order_ids),
+    flashsale.note_orders('order.entered', p_order_ids, flashsale.clock());
 end
 $$;
 

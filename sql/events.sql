@@ -19,11 +19,12 @@ begin
   end if;
   return query
   select
-    e.event_id, e.type, e.at, e.item_id, e.order_id,
+    e.event_id, e.type, e.at, e.item_id, flashsale.shown_id(e.order_id),
     coalesce(e.data, '{}') || case
       when e.order_id is null then '{}'
       else jsonb_build_object('customer_id', (
-        select o.customer_id from flashsale_data.orders o where o.order_id = e.order_id))
+        select o.customer_id from flashsale_data.orders o
+        where o.order_id = flashsale.current_id(e.order_id)))
     end
   from flashsale_data.events e
   where e.event_id > greatest(p_after, v_forgotten_through)

@@ -168,26 +168,27 @@ begin
   ), tallied as (
     insert into flashsale_data.tallies (item_id, paid, gaps_in_line)
     select p.item_id, coalesce(p.units, 1), 0 from paid p
+  ), bought as (
+    update flashsale_data.payments p
+    set
+      status = 'succeeded', session_id = p_session_id, ended_at = p_now, payable = false,
+      captured_at = p_captured_at
+    from paid
+    where p.payment_id = p_payment_id
+      and p.order_id = paid.order_id
+      and p.status in ('requested', 'open', 'failed', 'voided')
+    returning p.amount, p.currency, paid.quantity, paid.units, paid.paid_at,
+      exists (
+        select from flashsale_data.payments q
+        where q.order_id = p_order_id and q.payment_id <> p_payment_id) as has_others
   ), noted as (
     insert into flashsale_data.outbox (type, order_id, at, data)
     select
-      'order.paid', p.order_id, p_now,
-      flashsale.paid_data(p_payment_id, q.amount, q.currency, p.units, p.paid_at)
-    from paid p
-    join flashsale_data.payments q on q.payment_id = p_payment_id
+      'order.paid', p_order_id, p_now,
+      flashsale.paid_data(p_payment_id, b.amount, b.currency, b.units, b.paid_at)
+    from bought b
   )
-  update flashsale_data.payments p
-  set
-    status = 'succeeded', session_id = p_session_id, ended_at = p_now, payable = false,
-    captured_at = p_captured_at
-  from paid
-  where p.payment_id = p_payment_id
-    and p.order_id = paid.order_id
-    and p.status in ('requested', 'open', 'failed', 'voided')
-  returning exists (
-    select from flashsale_data.payments q
-    where q.order_id = p_order_id and q.payment_id <> p_payment_id), paid.quantity > 1
-  into v_has_others, v_is_group;
+  select b.has_others, b.quantity > 1 into v_has_others, v_is_group from bought b;
   if v_is_group then
     perform flashsale.parts_follow(array[p_order_id]);
   end if;

@@ -56,11 +56,7 @@ begin
   perform
     flashsale.enqueue_voids(array[p_order_id]),
     flashsale.enqueue_mail('paid', array[p_order_id]),
-    flashsale.note_orders('order.paid', array[p_order_id], v_now, (
-      select flashsale.paid_data(null, p.amount, p.currency, v_order.units, v_now)
-        || jsonb_build_object('reference', p_reference)
-      from flashsale_data.payments p
-      where p.order_id = p_order_id and p.reference = p_reference)),
+    flashsale.note_paid_offline(p_order_id, p_reference),
     flashsale.note_history(
       coalesce(p_staff, session_user), 'pay_offline', p_order_id, '{"status": "reserved"}',
       jsonb_build_object('status', 'paid', 'reference', p_reference), p_reason);
@@ -95,6 +91,25 @@ $$;
 
 comment on function flashsale.check_reference(text) is
 $$Raises RV302 if this can't be a till's name of a payment$$;
+
+create or replace function flashsale.note_paid_offline(p_order_id bigint, p_reference text)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+begin
+  insert into flashsale_data.outbox (type, order_id, at, data)
+  select
+    'order.paid', p.order_id, p.captured_at,
+    flashsale.paid_data(null, p.amount, p.currency, o.units, p.captured_at)
+      || jsonb_build_object('reference', p_reference)
+  from flashsale_data.payments p
+  join flashsale_data.orders o on o.order_id = p.order_id
+  where p.order_id = p_order_id and p.reference = p_reference;
+end
+$$;
+
+comment on function flashsale.note_paid_offline(bigint, text) is
+$$Tells the feed of an order that a till has taken the money for$$;
 
 create or replace function flashsale.known_reference(p_order_id bigint, p_reference text)
 returns flashsale.order_row

@@ -54,6 +54,9 @@ begin
   v_moved := flashsale.move_events(p_limit);
   published := v_moved.moved;
   more := v_moved.more;
+  if more and published > 0 then -- an order's own event must not pass its entry's
+    return;
+  end if;
   v_announced := flashsale.announce_orders(
     flashsale.items_to_announce(v_moved.held_item_ids), p_limit);
   if v_announced.announced > 0 then
@@ -126,15 +129,20 @@ In the order of outbox_id. Two rows of one order are in the order in which they 
 create or replace function flashsale.is_announced(p_order_id bigint) returns boolean
 language sql stable
 as $$
-  select exists (
-    select from flashsale_data.feed_lines l
-    where l.item_id = flashsale.item_of(p_order_id)
-      and flashsale.ticket_of(p_order_id) <= l.announced
-      and not l.gaps @> flashsale.ticket_of(p_order_id))
+  select flashsale.is_entry(p_order_id)
+    or exists (
+      select from flashsale_data.feed_lines l
+      where l.item_id = flashsale.item_of(p_order_id)
+        and flashsale.ticket_of(p_order_id) <= l.announced
+        and not l.gaps @> flashsale.ticket_of(p_order_id))
+    or not exists (
+      select from flashsale_data.items i where i.item_id = flashsale.item_of(p_order_id))
 $$;
 
 comment on function flashsale.is_announced(bigint) is
-$$Whether the feed has told of this order already$$;
+$$Whether the feed may tell what happened to this order
+It has told of the order itself. An entry of a draw tells of itself, and the order of an item that
+was deleted will never be told of.$$;
 
 create or replace function flashsale.move_events(
   p_limit integer, out moved integer, out held_item_ids integer[], out more boolean)

@@ -6,10 +6,11 @@
 -- The runners visit in each round (begin_sweep). A visit never waits: rows are locked with skip
 -- locked, and a row that is left out has its turn a day later.
 create or replace function flashsale.kinds_kept() returns table (kind text, days integer)
-language sql immutable parallel safe rows 5 set search_path = pg_catalog, pg_temp
+language sql immutable parallel safe rows 6 set search_path = pg_catalog, pg_temp
 as $$
   values
     ('keys', 90), ('request_keys', 90), ('payment_events', 180), ('dead_mail', 90),
+    ('events', 90),
     ('history', null::integer)
 $$;
 
@@ -49,6 +50,8 @@ begin
   elsif v_walk.kind = 'payment_events' then
     v_step := flashsale.purge_payment_events(
       v_walk.walked_to, v_now - v_walk.days * interval '1 day', v_limit);
+  elsif v_walk.kind = 'events' then
+    v_step := flashsale.purge_events(v_walk.days * interval '1 day', v_limit);
   elsif v_walk.kind = 'dead_mail' then
     v_step := flashsale.purge_dead_mail(
       v_walk.walked_to, v_now - v_walk.days * interval '1 day', v_limit);
@@ -70,6 +73,20 @@ $$Deletes some of what is older than the days of its kind in retention
 Runners call it in each round, so nobody has to. p_limit: it looks at so many rows at most, up to
 100,000. purged: how many it has deleted; more: call again to go on with today's walk. Never
 waits.$$;
+
+create or replace function flashsale.purge_events(
+  p_older_than interval, p_limit integer, out purged integer, out walked_to text[])
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+begin
+  purged := flashsale.forget_events(p_older_than, p_limit);
+  walked_to := case when purged >= p_limit then '{}'::text[] end;
+end
+$$;
+
+comment on function flashsale.purge_events(interval, integer) is
+$$A step through the feed: deletes its oldest events
+walked_to: null if that was the last step for today.$$;
 
 create or replace function flashsale.purge_keys(
   p_after text[], p_before timestamptz, p_limit integer, out purged integer, out walked_to text[])

@@ -6,8 +6,8 @@ comment on view flashsale.retention is
 $$For how many days what only grows is kept; set_retention changes it$$;
 
 comment on column flashsale.retention.kind is
-  'keys (of orders that have ended), request_keys (of other calls), payment_events, dead_mail or
-  history.';
+  'keys (of orders that have ended), request_keys (of other calls), payment_events, dead_mail,
+  events (of the feed) or history.';
 comment on column flashsale.retention.days is 'For so many days; null: for ever.';
 comment on column flashsale.retention.next_at is
   'When the next walk begins that deletes what is older; in the past: it is under way.';
@@ -43,7 +43,7 @@ $$;
 
 comment on function flashsale.set_retention(text, integer, text, text) is
 $$Sets for how many days a kind of rows is kept
-p_kind: keys, request_keys, payment_events, dead_mail or history. p_days: 1 to 36,500; null: for
+p_kind: a kind of the view retention. p_days: 1 to 36,500; null: for
 ever. p_reason: why, for history, 1 to 1,000 characters. p_staff: who, for history, 1 to 128
 characters; null: the login. The next walk begins at once.
 Errors: RV302 no such kind, or days, a reason or a name that is not possible.$$;

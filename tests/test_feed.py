@@ -375,6 +375,59 @@ def test_what_is_kept_back_is_told_later(db: Connection) -> None:
     assert [e.type for e in feed(db)][2:] == ["order.created", "order.cancelled"]
 
 
+# Draws, and items that are deleted
+
+
+def test_an_entry_is_told_as_one_order_from_its_entering_on(db: Connection, clock: Clock) -> None:
+    """By the id that its customer has, although its row gets another one when it is drawn."""
+    shoe = item(db, stock=1, draw=True, opens_at=clock.at(60))
+    ann, bob = reserve(db, shoe, "ann"), reserve(db, shoe, "bob")
+    call(db, "cancel", bob.order_id)
+    assert story(db, ann) == ["order.entered"]
+    clock.advance(61)
+    for _ in range(4):
+        settle(db)
+    assert story(db, ann) == ["order.entered", "order.placed", "order.reserved"]
+    assert story(db, bob) == ["order.entered", "order.cancelled"]
+    told = [e for e in feed(db) if e.order_id]
+    assert {e.data["customer_id"] for e in told if e.order_id == ann.order_id} == {"ann"}
+    pay(db, one(db, "select * from flashsale.order_status(%s)", ann.order_id))
+    assert story(db, ann)[-1] == "order.paid"
+
+
+def test_entries_of_a_sale_that_is_called_off_are_told(db: Connection, clock: Clock) -> None:
+    shoe = item(db, stock=1, draw=True, opens_at=clock.at(60))
+    ann = reserve(db, shoe, "ann")
+    call(db, "close_item", shoe)
+    for _ in range(3):
+        settle(db)
+    assert story(db, ann) == ["order.entered", "order.unserved"]
+
+
+def test_a_deleted_item_keeps_nothing_back(db: Connection) -> None:
+    """Its orders can't be announced any more, so nothing must wait for that."""
+    shoe = item(db, stock=0)
+    publish(db)
+    reserve(db, shoe, "ann")
+    call(db, "close_item", shoe)
+    call(db, "promote", shoe)
+    assert value(db, "select count(*) from flashsale_data.outbox where order_id is not null") == 1
+    while call(db, "delete_item", shoe, "a rehearsal").more:
+        pass
+    publish(db)
+    assert value(db, "select count(*) from flashsale_data.outbox") == 0
+    assert gaps(db) == []
+
+
+def test_the_purge_deletes_events_by_age(db: Connection, clock: Clock) -> None:
+    new_order(db)
+    assert len(feed(db)) == 2
+    clock.advance(91 * 86400)
+    while call(db, "purge").more:
+        pass
+    assert [e for e in call_all(db, "events") if e.type == "order.created"] == []
+
+
 # Numbers
 
 

@@ -34,6 +34,7 @@ def test_the_defaults_are_what_the_docs_say(db: Connection) -> None:
         "request_keys": 90,
         "payment_events": 180,
         "dead_mail": 90,
+        "events": 90,
         "history": None,
     }
 
