@@ -96,8 +96,7 @@ begin
       flashsale.whole_number_in(p_terms, 'max_per_customer')
         between coalesce(flashsale.whole_number_in(p_terms, 'max_per_order'), 1) and 10000,
       'max_per_customer must be max_per_order to 10000 units, or null'),
-    (18, (p_terms ->> 'product') is not null,
-      jsonb_typeof(p_terms -> 'product') = 'string'
+    (18, (p_terms ->> 'product') is not null, jsonb_typeof(p_terms -> 'product') = 'string'
         and flashsale.is_text(p_terms ->> 'product', 64),
       'product must have 1 to 64 characters and no control characters, or be null'),
     (19, p_terms ? 'draw', p_terms -> 'draw' = 'false'

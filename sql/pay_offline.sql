@@ -16,13 +16,7 @@ declare
   v_now timestamptz;
 begin
   perform flashsale.check_act(p_staff, coalesce(p_reason, 'none'));
-  if flashsale.is_text(p_reference, 255) is not true then
-    raise exception 'A payment at a till needs a reference.' using
-      errcode = 'RV302', constraint = 'bad_value',
-      detail = format('a reference of %s characters', coalesce(length(p_reference), 0)),
-      hint = 'Pass the till''s own name of this payment: 1 to 255 characters, and no control '
-        'characters.';
-  end if;
+  perform flashsale.check_reference(p_reference);
   if flashsale.is_repeated('', p_idempotency_key, 'pay_offline',
     jsonb_build_object('order_id', p_order_id, 'reference', p_reference))
   then
@@ -80,6 +74,23 @@ Outcomes: paid; already_paid (by this reference); repeated (with this key: the o
 Errors: RV102 unknown order, RV203 it is not reserved, or its deadline has passed, RV206 the
 reference is another payment's, RV302 a reference, a name, a reason or a key that is too short or
 too long, RV304 the key was used for another request.$$;
+
+create or replace function flashsale.check_reference(p_reference text) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if flashsale.is_text(p_reference, 255) is not true then
+    raise exception 'A payment at a till needs a reference.' using
+      errcode = 'RV302', constraint = 'bad_value',
+      detail = format('a reference of %s characters', coalesce(length(p_reference), 0)),
+      hint = 'Pass the till''s own name of this payment: 1 to 255 characters, and no control '
+        'characters.';
+  end if;
+end
+$$;
+
+comment on function flashsale.check_reference(text) is
+$$Raises RV302 if this can't be a till's name of a payment$$;
 
 create or replace function flashsale.note_paid_offline(p_order_id bigint, p_reference text)
 returns void

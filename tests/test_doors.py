@@ -86,7 +86,7 @@ def test_every_door_is_listed_here(db: Connection) -> None:
     assert found == set(DOORS)
 
 
-class Door(NamedTuple):
+class SqlDoor(NamedTuple):
     """A way in. enter: tries a value, for an item with a stock of 10 of which `ann` holds one."""
 
     name: str
@@ -117,17 +117,17 @@ def invalid(db: Connection, shoe: int, customer: str, key: str | None) -> str:
 
 CREATE = "select flashsale.create_item('new', 'New', 100, 'EUR', 1, 60, {})::text"
 IDS = [
-    Door("the customer of reserve", lambda db, i, v: call(db, "reserve", i, v), "RV301"),
-    Door("the customer of reserve_many", lambda db, i, v: invalid(db, i, v, None), "P0001"),
-    Door("the key of reserve", lambda db, i, v: call(db, "reserve", i, "bob", v), "RV301"),
-    Door("the key of reserve_many", lambda db, i, v: invalid(db, i, "bob", v), "P0001"),
-    Door(
+    SqlDoor("the customer of reserve", lambda db, i, v: call(db, "reserve", i, v), "RV301"),
+    SqlDoor("the customer of reserve_many", lambda db, i, v: invalid(db, i, v, None), "P0001"),
+    SqlDoor("the key of reserve", lambda db, i, v: call(db, "reserve", i, "bob", v), "RV301"),
+    SqlDoor("the key of reserve_many", lambda db, i, v: invalid(db, i, "bob", v), "P0001"),
+    SqlDoor(
         "the key of restock",
         lambda db, i, v: value(
             db, "select flashsale.restock(%s, 1, p_idempotency_key => %s)::text", i, v
         ),
     ),
-    Door(
+    SqlDoor(
         "the key of cancel",
         lambda db, i, v: value(
             db,
@@ -136,33 +136,33 @@ IDS = [
             v,
         ),
     ),
-    Door(
+    SqlDoor(
         "the staff of extend_holds",
         lambda db, i, v: call(db, "extend_holds", i, 60, "outage", v),
     ),
-    Door(
+    SqlDoor(
         "the staff of pay_offline",
         lambda db, i, v: call(db, "pay_offline", order_of_ann(db, i), "till 1", v),
     ),
-    Door(
+    SqlDoor(
         "the staff of refund_order",
         lambda db, i, v: call(db, "refund_order", order_of_ann(db, i), "sick", True, v),
     ),
 ]
 TEXTS = [
-    Door(
+    SqlDoor(
         "the sku of create_item",
         lambda db, _, v: value(
             db, "select flashsale.create_item(%s, 'New', 100, 'EUR', 1, 60)::text", v
         ),
     ),
-    Door(
+    SqlDoor(
         "the name of create_item",
         lambda db, _, v: value(
             db, "select flashsale.create_item('new', %s, 100, 'EUR', 1, 60)::text", v
         ),
     ),
-    Door(
+    SqlDoor(
         "the product of create_item",
         lambda db, _, v: value(
             db,
@@ -170,16 +170,16 @@ TEXTS = [
             v,
         ),
     ),
-    Door(
+    SqlDoor(
         "the name of change_item",
         lambda db, i, v: call(db, "change_item", i, json.dumps({"name": v})),
     ),
-    Door("the reason of extend_holds", lambda db, i, v: call(db, "extend_holds", i, 60, v)),
-    Door(
+    SqlDoor("the reason of extend_holds", lambda db, i, v: call(db, "extend_holds", i, 60, v)),
+    SqlDoor(
         "the reason of refund_order",
         lambda db, i, v: call(db, "refund_order", order_of_ann(db, i), v),
     ),
-    Door(
+    SqlDoor(
         "the reference of pay_offline",
         lambda db, i, v: call(db, "pay_offline", order_of_ann(db, i), v),
     ),
@@ -235,7 +235,7 @@ def stage(db: Connection) -> int:
     ("doors", "bad"), [(IDS, BAD_IDS), (TEXTS, BAD_TEXTS)], ids=["ids", "texts"]
 )
 def test_sql_refuses_it_and_nothing_changes(
-    db: Connection, doors: list[Door], bad: list[str]
+    db: Connection, doors: list[SqlDoor], bad: list[str]
 ) -> None:
     shoe = stage(db)
     before = everything(db)
@@ -250,7 +250,7 @@ def test_sql_refuses_it_and_nothing_changes(
 @pytest.mark.parametrize(
     ("doors", "good"), [(IDS, GOOD_IDS), (TEXTS, GOOD_TEXTS)], ids=["ids", "texts"]
 )
-def test_sql_takes_it(db: Connection, doors: list[Door], good: list[str]) -> None:
+def test_sql_takes_it(db: Connection, doors: list[SqlDoor], good: list[str]) -> None:
     shoe = stage(db)
     for door in doors:
         for text in good:

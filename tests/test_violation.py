@@ -49,6 +49,17 @@ BREAKS: dict[str, tuple[str, str]] = {
         "an order makes sense",
         ORDER + "may_buy_again = true where order_id = {reserved}",
     ),
+    "an entry after the draw": (
+        "a draw leaves nobody out",
+        ITEM + "draw = 'drawn' where item_id = {cap}",
+    ),
+    "a place that the secret does not give": (
+        "a draw is as its secret says",
+        "update flashsale_data.draws set list_hash = secret where item_id = {cap}; "
+        "insert into flashsale_data.drawn_entries (entry_id, order_id, quantity) "
+        "values ({entry}, {cap}::bigint << 32 | 2, 1); " + ITEM + "draw = 'drawn' "
+        "where item_id = {cap}",
+    ),
     "oversold": (
         "oversold",
         ITEM + "stock = 2, forfeited = forfeited + 1 where item_id = {shoe}",
@@ -247,6 +258,8 @@ def sale(db: Connection) -> Iterator[dict[str, int]]:
     call(db, "pay", None, "a stray", 5, "EUR")
     hat = item(db, "hat", stock=3, max_per_order=2)
     group, waiting_group = (call(db, "reserve", hat, c, None, True, 2) for c in ("gus", "hal"))
+    cap = item(db, "cap", opens_at="2900-01-01 00:00Z", draw=True)
+    entry = reserve(db, cap, "ida")
     settle(db)
     assert statuses(db, shoe) == {
         "ann": "paid",
@@ -267,6 +280,8 @@ def sale(db: Connection) -> Iterator[dict[str, int]]:
             "hat": hat,
             "group": group.order_id,
             "waiting_group": waiting_group.order_id,
+            "cap": cap,
+            "entry": entry.order_id,
         }
 
 

@@ -37,7 +37,7 @@ CALL_SECONDS = 3.0
 PATIENCE_SECONDS = 1800.0
 
 
-class Draw:
+class DrawUnderWay:
     """An item with a draw, another item, and the threads that are at work on them."""
 
     def __init__(self, postgres: EmbeddedPostgres) -> None:
@@ -199,7 +199,7 @@ def proof(full: bool) -> list[Row]:
     share = entries // CONNECTIONS
     with cluster_folder() as folder, EmbeddedPostgres(folder) as postgres:
         migrate(postgres.url())
-        draw = Draw(postgres)
+        draw = DrawUnderWay(postgres)
         with ThreadPoolExecutor(CONNECTIONS) as customers:
             list(customers.map(lambda n: draw.enter(n * share, share), range(CONNECTIONS)))
         with ThreadPoolExecutor(2) as others:

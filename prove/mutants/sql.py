@@ -387,7 +387,8 @@ SQL_MUTANTS = [
     Mutant(
         "reserve_many: inserts in order of arrival",
         "reserve_many",
-        "    order by coalesce(t.product_id, t.item_id), t.customer_id\n    on conflict (coalesce",
+        "    order by coalesce(p_product_ids[t.ord], t.item_id), t.customer_id\n"
+        "    on conflict (coalesce",
         "    order by t.new_id\n    on conflict (coalesce",
         "found::test_batches_with_the_same_customers_in_reverse_order_do_not_deadlock",
     ),
@@ -890,8 +891,10 @@ SQL_MUTANTS = [
     Mutant(
         "violation: blind for: a key leads to its order",
         "violation",
-        "from flashsale_data.order_keys k\nwhere not exists (",
-        "from flashsale_data.order_keys k\nwhere false and not exists (",
+        "left join flashsale_data.items i on i.item_id = k.item_id\nwhere not exists (\n"
+        "  select from flashsale_data.orders o\n  where o.order_id = coalesce((",
+        "left join flashsale_data.items i on i.item_id = k.item_id\nwhere false and not exists (\n"
+        "  select from flashsale_data.orders o\n  where o.order_id = coalesce((",
         "violation::test_a_broken_promise_is_a_row",
     ),
     Mutant(
@@ -1942,7 +1945,7 @@ SQL_MUTANTS = [
     Mutant(
         "reserve_many: orders are placed by item, not by product",
         "reserve_many",
-        "    order by coalesce(t.product_id, t.item_id), t.customer_id\n",
+        "    order by coalesce(p_product_ids[t.ord], t.item_id), t.customer_id\n",
         "    order by t.item_id, t.customer_id\n",
         "variant_races::test_batches_that_meet_crosswise_at_a_product_do_not_deadlock",
     ),

@@ -9,6 +9,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from flashsale.database.operators import as_operator, connected
+from flashsale.database.sqlstates import is_not_set_up, is_ours
 from flashsale.refusals import CommandError
 
 PAGE = 1000
@@ -30,7 +31,7 @@ def export(url: str, item_id: int, out: TextIO) -> int:
         writer: csv.DictWriter[str] | None = None
         after: int | None = None
         while True:
-            page = _Page(conn, item_id, after)
+            page = _PageOfOrders(conn, item_id, after)
             if writer is None:
                 writer = csv.DictWriter(out, page.columns, extrasaction="ignore")
                 writer.writeheader()
@@ -42,7 +43,7 @@ def export(url: str, item_id: int, out: TextIO) -> int:
             after = page.next
 
 
-class _Page:
+class _PageOfOrders:
     """A page of orders, and after which order the next one begins."""
 
     def __init__(self, conn: psycopg.Connection[Any], item_id: int, after: int | None):
@@ -72,9 +73,9 @@ def cell(value: Any) -> Any:
 
 def _explained(error: psycopg.Error) -> CommandError:
     said = error.diag.message_primary or str(error)
-    if (error.sqlstate or "").startswith("RV"):
+    if is_ours(error):
         return CommandError(f"{said} ({error.diag.message_detail})")
-    if error.sqlstate in ("3F000", "42883", "42501"):
+    if is_not_set_up(error):
         return CommandError(
             f"{said}. Is the database migrated (`flashsale migrate`), and is the login a member of "
             "flashsale_operator?"

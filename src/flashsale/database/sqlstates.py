@@ -7,7 +7,7 @@ needs no change in Python. All other codes are standard SQLSTATEs.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import asyncpg
 
@@ -151,3 +151,19 @@ def kind(error: Exception) -> str:
 
 def _sqlstate(error: asyncpg.PostgresError) -> str:
     return error.sqlstate or ""
+
+
+class Failed(Protocol):
+    """An error of any driver."""
+
+    sqlstate: str | None
+
+
+def is_ours(error: Failed) -> bool:
+    """Whether one of our functions raised it, with a message for people."""
+    return (error.sqlstate or "").startswith("RV")
+
+
+def is_not_set_up(error: Failed) -> bool:
+    """Whether a schema, a function or the right to call it is missing."""
+    return error.sqlstate in ("3F000", "42883", "42501")
