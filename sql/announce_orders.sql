@@ -25,7 +25,7 @@ begin
   select array_agg(l.item_id order by l.item_id) into v_item_ids
   from (
     select l.item_id from flashsale_data.feed_lines l
-    where l.item_id > (select f.last_examined_item_id from flashsale_data.feed f)
+    where l.item_id > (select f.last_examined_item_id from flashsale_data.feed f where f.one_row)
     order by l.item_id
     limit v_per_visit
   ) l;
@@ -34,7 +34,7 @@ begin
   from (
     select case when cardinality(v_item_ids) = v_per_visit then v_item_ids[v_per_visit] else 0 end
   ) n (item_id)
-  where f.last_examined_item_id <> n.item_id;
+  where f.one_row and f.last_examined_item_id <> n.item_id;
   return array(
     select l.item_id
     from unnest(v_item_ids || p_item_ids) i (item_id)
@@ -147,7 +147,7 @@ begin
   ), numbered as (
     insert into flashsale_data.events (event_id, item_id, order_id, at, type, data)
     select
-      (select r.last_event_id from flashsale_data.feed r)
+      (select r.last_event_id from flashsale_data.feed r where r.one_row)
         + row_number() over (order by o.order_id),
       o.item_id, o.order_id,
       case when d.entry_id is null then o.created_at else flashsale.clock() end,
@@ -176,7 +176,7 @@ begin
   into announced, more
   from walked w;
   update flashsale_data.feed f set last_event_id = f.last_event_id + announced
-  where announced > 0;
+  where f.one_row and announced > 0;
 end
 $$;
 

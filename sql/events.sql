@@ -4,7 +4,8 @@ language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $$
 declare
-  v_forgotten_through constant bigint := (select f.forgotten_through from flashsale_data.feed f);
+  v_forgotten_through constant bigint := (
+    select f.forgotten_through from flashsale_data.feed f where f.one_row);
 begin
   if coalesce(p_after < 0 or p_limit not between 1 and 1000, true) then
     raise exception 'Events are read after an event, 1 to 1000 at once.' using

@@ -11,7 +11,9 @@ as $$
   join flashsale_data.items i on i.item_id = o.item_id
   where o.order_id = any (p_order_ids)
     and o.reserved_at is not null and o.head_id is null
-    and not exists (select from flashsale_data.payments p where p.order_id = o.order_id)
+    and (
+      select true from flashsale_data.payments p where p.order_id = o.order_id limit 1
+    ) is null -- no join, which a session might keep reading all payments for
   order by o.order_id
   on conflict do nothing
 $$;

@@ -10,7 +10,7 @@ declare
   v_last bigint;
   v_forgotten integer;
 begin
-  perform from flashsale_data.feed f for no key update skip locked;
+  perform from flashsale_data.feed f where f.one_row for no key update skip locked;
   if not found then
     return 0;
   end if;
@@ -20,7 +20,7 @@ begin
     from (
       select n.event_id, n.at
       from flashsale_data.events n
-      where n.event_id > (select f.forgotten_through from flashsale_data.feed f)
+      where n.event_id > (select f.forgotten_through from flashsale_data.feed f where f.one_row)
       order by n.event_id
       limit p_limit
     ) e
@@ -28,9 +28,10 @@ begin
   where b.is_old;
   delete from flashsale_data.events e
   where e.event_id <= v_last
-    and e.event_id > (select f.forgotten_through from flashsale_data.feed f);
+    and e.event_id > (select f.forgotten_through from flashsale_data.feed f where f.one_row);
   get diagnostics v_forgotten = row_count;
-  update flashsale_data.feed f set forgotten_through = v_last where v_last is not null;
+  update flashsale_data.feed f set forgotten_through = v_last
+  where f.one_row and v_last is not null;
   return v_forgotten;
 end
 $$;

@@ -2,7 +2,9 @@
 --
 -- The place is the number of orders that wait before it, plus one, so whoever has left the line is
 -- before nobody. It is counted in the index of waiting orders, which holds only those. So it is
--- exact at every moment, whether or not a sweep has run. The count stops at a thousand.
+-- exact at every moment, whether or not a sweep has run. There is one exception: whoever comes back
+-- because of an outage (hold_fates) is counted once expire has marked them, within a sweep. The
+-- count stops at a thousand.
 --
 -- Beyond that the place is arithmetic. It is at most the number of tickets from the head of the
 -- line to the order, and it is kept below the number of orders that wait for certain: each ticket

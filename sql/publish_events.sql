@@ -46,7 +46,7 @@ declare
 begin
   published := 0;
   more := false;
-  perform from flashsale_data.feed f for no key update skip locked;
+  perform from flashsale_data.feed f where f.one_row for no key update skip locked;
   if not found then
     return;
   end if;
@@ -89,7 +89,7 @@ begin
       when f.last_event_id > 0 then ((f.last_event_id >> 32) + 1) << 32
       else 0
     end
-  where f.branch is distinct from v_branch;
+  where f.one_row and f.branch is distinct from v_branch;
 end
 $$;
 
@@ -105,7 +105,7 @@ as $$
   select n.* from (
     select o.ctid, o.xid, o.outbox_id, o.order_id, o.type
     from flashsale_data.outbox o
-    where o.xid >= (select f.seen_xmax from flashsale_data.feed f)
+    where o.xid >= (select f.seen_xmax from flashsale_data.feed f where f.one_row)
     union all
     select o.*
     from flashsale_data.feed f
@@ -116,7 +116,7 @@ as $$
       where r.xid = u.xid
       offset 0
     ) o
-    where u.xid < f.seen_xmax
+    where f.one_row and u.xid < f.seen_xmax
   ) n
   order by n.outbox_id
   limit p_limit
@@ -166,7 +166,7 @@ begin
       f.last_event_id + row_number() over (order by g.outbox_id),
       coalesce(g.item_id, flashsale.item_of(g.order_id)), g.order_id, g.at, g.type, g.data
     from gone g
-    cross join flashsale_data.feed f
+    join flashsale_data.feed f on f.one_row
     order by g.outbox_id
   ), begun as (
     insert into flashsale_data.feed_lines (item_id)
@@ -185,7 +185,8 @@ begin
       last_event_id = f.last_event_id + moved,
       seen_xmax = case when more then f.seen_xmax else pg_snapshot_xmax(v_snapshot) end,
       unseen = case when more then f.unseen
-        else array(select pg_snapshot_xip(v_snapshot)) || v_held || pg_current_xact_id() end;
+        else array(select pg_snapshot_xip(v_snapshot)) || v_held || pg_current_xact_id() end
+    where f.one_row;
   end if;
 end
 $$;

@@ -235,12 +235,13 @@ than the rest of the request. For the same reason there is no forecast.$$;
 -- one, which takes several times as long, because its plans have many nodes to start and to end.
 -- For the same reason there are few expressions here, and the variables are scalars: Postgres sets
 -- up each expression anew in each transaction, which costs as much as an index probe.
+--
+-- The transaction gets its id before it takes a ticket. fill relies on that.
 create or replace function flashsale.reserve(
   p_item_id integer, p_customer_id text, p_idempotency_key text default null,
   p_wait boolean default true, p_quantity integer default 1, p_min_quantity integer default null)
-returns flashsale.order_row
-language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
-as $$
+returns flashsale.order_row language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
   v_now constant timestamptz := flashsale.clock();
   v_outcome text;
@@ -260,12 +261,13 @@ begin
     select k.order_id into v_order_id
     from flashsale.key_of(p_item_id, p_customer_id, p_idempotency_key) k;
   end if;
-  select l.* into v_outcome, v_order_id, v_line, v_now_serving, v_ticket_limit, v_hold_seconds,
-    v_price, v_currency, v_opens_at, v_gaps
+  select l.outcome, l.order_id, l.line, l.now_serving, l.ticket_limit, l.hold_seconds, l.price,
+    l.currency, l.opens_at, l.gaps_in_line
+  into v_outcome, v_order_id, v_line, v_now_serving, v_ticket_limit, v_hold_seconds, v_price,
+    v_currency, v_opens_at, v_gaps
   from flashsale.look_up(p_item_id, p_customer_id, p_idempotency_key,
     p_quantity <> 1 or p_min_quantity <> 1 or v_order_id is not null, p_wait, v_now) l;
   if v_outcome is null and v_order_id is null then
-    -- The transaction gets its id before it takes a ticket. fill relies on that.
     v_ticket := case when pg_current_xact_id() is not null then nextval(v_line) end;
   elsif v_outcome = 'existing' then
     return (select r from flashsale.as_row(v_order_id, 'existing') r);

@@ -80,12 +80,15 @@ def test_expiry_does_not_wait_for_an_order_that_is_being_paid(
 
 
 def test_everything_due_is_done_in_steps_of_the_limit(db: Connection, clock: Clock) -> None:
-    shoe = item(db, stock=25, hold_seconds=10)
+    shoe = item(db, stock=24, hold_seconds=10)
     many(db, shoe, [f"c{n}" for n in range(60)])
     clock.advance(10)
-    swept = [call(db, "sweep", "test", 10) for _ in range(3)]
-    assert [(s.expired, s.more) for s in swept] == [(10, True), (10, True), (5, False)]
-    assert value(db, "select count(*) from flashsale.open_reservation") == 25
+    swept = []
+    for _ in range(3):
+        call(db, "publish_events")  # else there is more for the feed
+        swept.append(call(db, "sweep", "test", 10))
+    assert [(s.expired, s.more) for s in swept] == [(10, True), (10, True), (4, False)]
+    assert value(db, "select count(*) from flashsale.open_reservation") == 24
 
 
 def test_a_call_ends_no_more_holds_than_its_limit_the_oldest_first(

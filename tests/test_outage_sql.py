@@ -396,9 +396,11 @@ def test_who_went_back_is_shown_as_waiting_and_is_the_next(db: Connection, clock
     for job in take(db):
         unavailable(db, job)
     clock.advance(60)
-    for _marked in range(2):
+    for marked in range(2):
+        assert status(db, ann.order_id).position == 1
         shown = status(db, bob.order_id)
-        assert (shown.status, shown.position) == ("waiting", 1)
+        # Those who come back are counted once they are marked: here ann, who is before bob.
+        assert (shown.status, shown.position) == ("waiting", 1 + marked)
         assert (shown.reserved_at, shown.expires_at, shown.ended_at) == (None, None, None)
         assert reserve(db, shoe, "bob").order_id == bob.order_id
         with pytest.raises(psycopg.Error) as error:
@@ -409,6 +411,7 @@ def test_who_went_back_is_shown_as_waiting_and_is_the_next(db: Connection, clock
     assert rows(db, "select * from flashsale.open_reservation") == []
     assert "went back to the line" in " ".join(story(db, bob))
     call(db, "cancel", ann.order_id, "ann")
+    assert status(db, bob.order_id).position == 1
     settle(db)
     assert statuses(db, shoe) == {"ann": "cancelled", "bob": "reserved", "cid": "reserved"}
     shown = status(db, bob.order_id)

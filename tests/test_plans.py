@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flashsale.dev.postgres import EmbeddedPostgres
-from support import Connection, call, connect, item, many, pay, reserve, rows, sweep, value
+from support import Connection, call, connect, item, many, pay, reserve, rows, settle, sweep, value
 
 CROWD = 2_000
 STORMED = "orders order_keys payments payment_events q_payments q_notifications"
@@ -268,6 +268,7 @@ def test_a_mass_expiry_reads_only_what_is_due(db: Connection, clock: Any) -> Non
         many(db, others, [f"{batch} {n}" for n in range(1000)])
     for batch in range(2 * CROWD // 1000):
         many(db, shoe, [f"{batch} {n}" for n in range(1000)])
+    settle(db)  # tells the feed of them
     db.execute("vacuum analyze")
     clock.advance(10)
     before = sum(_read(db).values())

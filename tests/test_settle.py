@@ -246,7 +246,10 @@ def test_settling_orders_hide_no_other_hold_and_are_not_listed_again(
     clock.advance(1)
     many(db, shoe, [f"d{n}" for n in range(10)])
     clock.advance(60)
-    swept = [call(db, "sweep", "test", 10) for _ in range(4)]
+    swept = []
+    for _ in range(4):
+        call(db, "publish_events")  # else there is more for the feed
+        swept.append(call(db, "sweep", "test", 10))
     assert [s.more for s in swept] == [True, True, True, False]
     assert [s.expired for s in swept] == [0, 0, 10, 0]
     due = rows(db, "select * from flashsale.begin_sweep('runner')")
