@@ -173,8 +173,7 @@ begin
     returning 1
   )
   select (select count(*) from numbered), coalesce(bool_or(w.has_more), false)
-  into announced, more
-  from walked w;
+  into announced, more from walked w;
   update flashsale_data.feed f set last_event_id = f.last_event_id + announced
   where f.one_row and announced > 0;
 end
