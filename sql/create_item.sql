@@ -34,7 +34,10 @@ declare
   v_item_id integer;
 begin
   perform flashsale.check_act(p_staff, coalesce(p_reason, 'none'));
-  if flashsale.is_repeated('', p_idempotency_key, 'create_item', v_terms) then
+  -- In UTC, because in JSON a time has the time zone of the session.
+  if flashsale.is_repeated('', p_idempotency_key, 'create_item', v_terms || jsonb_build_object(
+    'opens_at', p_opens_at.at at time zone 'UTC', 'closes_at', p_closes_at.at at time zone 'UTC'))
+  then
     return flashsale.item_status(flashsale.noted_result('', p_idempotency_key)::integer);
   end if;
   perform flashsale.check_terms(v_terms);

@@ -9,6 +9,11 @@
 -- * The last step drops the sequence. By then no transaction knows of it but one that takes
 --   tickets, which the drop would have to wait for.
 --
+-- What is in the feed stays there, until forget_events deletes the oldest. A reader whose cursor is
+-- before it still gets all of it, in its order. An event has no customer of its own:
+-- events() looks in orders, and finds nobody any more. The first step publishes what the outbox
+-- has. What is about orders there later can't be published, and the last step deletes it.
+--
 -- A request may have read the item before it closed, and insert its order afterwards. While it
 -- holds a ticket it has a lock on the sequence, so the first step finds it and refuses. If it was
 -- stopped between reading the item and taking the ticket, its order appears later. If it waits, it
@@ -61,7 +66,8 @@ p_item_id: an item whose sale has closed, and for which nothing is open or owed.
 history, 1 to 1,000 characters. p_staff: who, for history, 1 to 128 characters; null: the login.
 p_limit: at most so many orders per call, up to 100,000. deleted: how many orders this call has
 erased; more: call again, until it is false. From the first call on the item is unknown to all
-other verbs. Its events of payments and its history stay; history has the sums of what was sold.
+other verbs. Its events of payments, its history and its events in the feed stay, without customers;
+history has the sums of what was sold.
 Errors: RV101 unknown item, RV212 something is open (detail lists it), RV302 not a reason or a
 name.$$;
 
@@ -109,6 +115,7 @@ begin
   if v_open <> '{}' then
     perform flashsale.raise_still_open(v_open);
   end if;
+  perform flashsale.publish_events(); -- later, nobody can announce its orders
   perform flashsale.note_history(
     p_staff, 'delete_item', null, flashsale.sums_of(p_item), '{"state": "deleted"}', p_reason,
     p_item.item_id);
@@ -181,15 +188,17 @@ begin
         array['a transaction has locked an order']));
   end if;
   delete from pgmq.q_notifications q
-  where flashsale.id_in(q.message, 'order_id') = any (v_order_ids);
+  where flashsale.current_id(flashsale.id_in(q.message, 'order_id')) = any (v_order_ids);
   perform flashsale.without_dead_mail(v_order_ids);
   delete from flashsale_data.order_keys k
   using flashsale_data.orders o
   where o.order_id = any (v_order_ids)
     and k.customer_id = o.customer_id and k.item_id = p_item_id -- by the key
-    and k.order_id = o.order_id;
+    and flashsale.current_id(k.order_id) = o.order_id;
   delete from flashsale_data.payments p where p.order_id = any (v_order_ids);
   delete from flashsale_data.offline_references r where r.order_id = any (v_order_ids);
+  delete from flashsale_data.drawn_entries e
+  where e.order_id = any (v_order_ids) or e.entry_id = any (v_order_ids); -- not drawn
   delete from flashsale_data.orders o where o.order_id = any (v_order_ids);
   return cardinality(v_order_ids);
 end
@@ -250,6 +259,10 @@ begin
   delete from flashsale_data.tallies t where t.item_id = p_item_id;
   delete from flashsale_data.feed_lines l where l.item_id = p_item_id;
   delete from flashsale_data.sweep_failures f where f.item_id = p_item_id;
+  delete from flashsale_data.draw_hashes h where h.item_id = p_item_id;
+  delete from flashsale_data.draws d where d.item_id = p_item_id;
+  delete from flashsale_data.feed_lines l where l.item_id = p_item_id;
+  delete from flashsale_data.outbox o where flashsale.item_of(o.order_id) = p_item_id;
   delete from flashsale_data.deleting_items d where d.item_id = p_item_id;
   -- With create_item's, the only dynamic statement: DDL takes no parameters.
   execute format('drop sequence %s', p_line);

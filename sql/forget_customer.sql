@@ -44,7 +44,7 @@ begin
   delete from flashsale_data.order_keys k -- see above
   where k.customer_id = p_customer_id and not exists (
     select from flashsale_data.orders o
-    where o.order_id = k.order_id and o.customer_id = p_customer_id);
+    where o.order_id = flashsale.current_id(k.order_id) and o.customer_id = p_customer_id);
   orders := cardinality(v_order_ids);
   if orders > 0 then
     pseudonym := 'forgotten-' || gen_random_uuid();
@@ -76,7 +76,8 @@ declare
   v_sessions text[];
 begin
   delete from flashsale_data.order_keys k
-  where k.customer_id = p_customer_id and k.order_id = any (p_order_ids);
+  where k.customer_id = p_customer_id
+    and flashsale.current_id(k.order_id) = any (p_order_ids);
   delete from flashsale_data.request_keys k where k.scope = p_customer_id;
   update flashsale_data.orders o
   set customer_id = p_pseudonym
@@ -99,7 +100,7 @@ begin
     before = flashsale.without_name_in(h.before, p_customer_id, p_pseudonym),
     after = flashsale.without_name_in(h.after, p_customer_id, p_pseudonym)
   where strpos(concat(h.reason, h.before, h.after), p_customer_id) > 0
-    or h.order_id = any (p_order_ids);
+    or flashsale.current_id(h.order_id) = any (p_order_ids);
 end
 $$;
 

@@ -107,7 +107,7 @@ begin
     from looked l
     cross join lateral (
       select 1 from flashsale_data.orders o
-      where o.order_id = l.order_id
+      where o.order_id = flashsale.current_id(l.order_id)
         and (coalesce(o.ended_at, o.paid_at) < p_before
           or flashsale.is_forgotten(o.customer_id)) -- see forget_customer
       offset 0) o -- a probe per key

@@ -31,7 +31,8 @@ as $$
   union all
   select u.id, 'e-mail', format('an e-mail (%s) about order %s', q.message ->> 'kind', u.id)
   from pgmq.q_notifications q
-  join unnest(p_order_ids) u (id) on u.id = flashsale.id_in(q.message, 'order_id')
+  join unnest(p_order_ids) u (id)
+    on u.id = flashsale.current_id(flashsale.id_in(q.message, 'order_id'))
   union all
   select n.order_id, 'dead letter',
     format('dead letter %s (%s) for order %s', d.dead_letter_id, d.message ->> 'kind', n.order_id)
@@ -65,7 +66,7 @@ language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   delete from flashsale_data.dead_letters d
   where d.queue = 'notifications'
-    and flashsale.id_in(d.message, 'order_id') = any (p_order_ids)
+    and flashsale.current_id(flashsale.id_in(d.message, 'order_id')) = any (p_order_ids)
 $$;
 
 comment on function flashsale.without_dead_mail(bigint[]) is

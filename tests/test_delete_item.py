@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -36,8 +37,11 @@ COVERED = {
     "tallies": "go at the end",
     "sweep_failures": "go at the end",
     "feed_lines": "go at the end",
-    "outbox": "is published all the same",
-    "events": "stay until purge deletes them by age",
+    "draws": "go at the end",
+    "draw_hashes": "go at the end",
+    "drawn_entries": "go with their orders",
+    "outbox": "is published first; what comes later about orders goes at the end",
+    "events": "stay until purge deletes them by age: they name no customer, and a reader loses none",
     "history": "stays: it has the sums, and what staff have done",
 }
 """What delete_item does with each table that belongs to items or orders."""
@@ -87,6 +91,31 @@ def rehearsal(db: Connection, clock: Clock, sku: str = "shoe") -> int:
     return shoe
 
 
+def drawn_sale(db: Connection, clock: Clock, sku: str = "shoe") -> int:
+    """A sale with a draw: closed, done, and with the draw's leftovers as if it had been stopped."""
+    shoe = item(db, sku, stock=2, draw=True, opens_at=clock.at() + timedelta(seconds=60))
+    for n in range(6):
+        reserve(db, shoe, f"d{n}", f"key {n} of {sku}")
+    given_up = reserve(db, shoe, "gone")
+    call(db, "cancel", given_up.order_id, "gone")
+    clock.advance(60)
+    settle(db)
+    call(db, "close_item", shoe)
+    clock.advance(200)
+    settle(db)
+    work(db)
+    db.execute(
+        "insert into flashsale_data.draw_hashes (item_id, hash, entry_id, quantity) "
+        "values (%s, 'x', 1, 1)",
+        (shoe,),
+    )
+    return shoe
+
+
+def events_of(db: Connection, item_id: int) -> list[Any]:
+    return rows(db, "select * from flashsale.events(0, 1000) where item_id = %s", item_id)
+
+
 def everything_of(db: Connection, item_id: int) -> dict[str, int]:
     """How many rows each table has of an item."""
     low, high = item_id << 32, (item_id << 32) + 2**31 - 1
@@ -107,8 +136,57 @@ def everything_of(db: Connection, item_id: int) -> dict[str, int]:
             "withdrawn_tickets": True,
             "tallies": True,
             "sweep_failures": True,
+            "feed_lines": True,
+            "draws": True,
+            "draw_hashes": True,
+            "drawn_entries": False,
+            "outbox": False,
         }.items()
     }
+
+
+DRAWN = {"draws", "draw_hashes", "drawn_entries"}
+
+
+def test_a_draw_is_deleted_with_its_item(db: Connection, clock: Clock) -> None:
+    hat = drawn_sale(db, clock, "hat")
+    shoe = drawn_sale(db, clock)
+    before = everything_of(db, hat)
+    assert all(before[table] > 0 for table in DRAWN), before
+    assert before["orders"] >= 7
+    assert delete_all(db, shoe, 3) == before["orders"]
+    assert set(everything_of(db, shoe).values()) == {0}
+    assert value(
+        db, "select count(*) from flashsale_data.drawn_entries where entry_id >> 32 = %s", shoe
+    ) == 0  # fmt: skip
+    assert everything_of(db, hat) == before
+    for verb in ("draw_status", "draw_entries"):
+        with pytest.raises(psycopg.Error) as error:
+            rows(db, f"select * from flashsale.{verb}(%s)", shoe)
+        assert error.value.sqlstate == "RV101"
+
+
+def test_the_feed_keeps_what_happened_and_forgets_who(db: Connection, clock: Clock) -> None:
+    """A reader who comes later misses nothing; what was not published yet is published first."""
+    shoe = drawn_sale(db, clock)
+    told = events_of(db, shoe)
+    assert any(e.data.get("customer_id") for e in told)
+    late = value(db, "select max(order_id) from flashsale_data.orders where item_id = %s", shoe)
+    note = "insert into flashsale_data.outbox (type, order_id, at) values (%s, %s, %s)"
+    db.execute(note, ("order.refunded", told[-1].order_id or late, clock.at()))
+    assert delete(db, shoe).more
+    published = events_of(db, shoe)
+    assert [e[:5] for e in published[: len(told)]] == [e[:5] for e in told]
+    assert [e.type for e in published[len(told) :]] == ["order.refunded"]
+    never = (shoe << 32) + 1_000_000  # an order that nobody can announce any more
+    db.execute(note, ("order.cancelled", never, clock.at()))
+    delete_all(db, shoe)
+    assert [e[:5] for e in events_of(db, shoe)] == [e[:5] for e in published]
+    assert not any(e.data.get("customer_id") for e in events_of(db, shoe))
+    assert value(db, "select count(*) from flashsale_data.outbox") == 0
+    boot = item(db, "boot")
+    settle(db)
+    assert [e.type for e in events_of(db, boot)] == ["item.created"], "and the feed goes on"
 
 
 def test_all_of_an_item_is_deleted_and_nothing_of_others(db: Connection, clock: Clock) -> None:
@@ -117,7 +195,7 @@ def test_all_of_an_item_is_deleted_and_nothing_of_others(db: Connection, clock: 
     before = everything_of(db, hat)
     assert before["orders"] > 20
     assert all(n > 0 for table, n in everything_of(db, shoe).items() if "ing" not in table
-               and table not in ("tallies", "sweep_failures"))  # fmt: skip
+               and table not in {"tallies", "sweep_failures", "outbox"} | DRAWN)  # fmt: skip
     assert delete_all(db, shoe, 7) == before["orders"]
     assert set(everything_of(db, shoe).values()) == {0}
     assert everything_of(db, hat) == before

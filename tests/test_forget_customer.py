@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import psycopg
 import pytest
 
 from erasing_support import buy, columns_named, places_of, still_open, work
+from flashsale.testing import Clock
 from interleave import interleave, threaded_sessions
-from support import Connection, call, connect, item, pay, reserve, rows, status, value
+from support import Connection, call, connect, item, pay, reserve, rows, settle, status, value
 
 FORGET = "select * from flashsale.forget_customer(%s, 'asked us to')"
 ANN = "ann@example.com"
@@ -24,6 +27,12 @@ COVERED = {
     "sweep_failures": "of nobody",
     "withdrawn_tickets": "of nobody",
     "deleting_items": "of nobody",
+    "outbox": "of nobody: events() takes the customer from orders, and so shows the pseudonym",
+    "events": "of nobody: events() takes the customer from orders, and so shows the pseudonym",
+    "feed_lines": "of nobody",
+    "draws": "of nobody",
+    "drawn_entries": "of nobody: it leads from one id of an order to the other",
+    "draw_hashes": "of nobody",
 }
 """What forget_customer does with each table that names customers, or what belongs to them."""
 
@@ -57,6 +66,18 @@ def test_nothing_names_a_forgotten_customer_any_more(db: Connection) -> None:
     assert (noted.staff, noted.before) == ("eve", None)
     assert noted.after == {"pseudonym": told.pseudonym, "orders": 3}
     assert noted.reason == f"{told.pseudonym} has asked us to, by post"
+
+
+def test_the_feed_shows_the_pseudonym_of_a_forgotten_customer(db: Connection) -> None:
+    order = buy(db, item(db), ANN)
+    call(db, "publish_events")
+    read = "select data ->> 'customer_id' as customer from flashsale.events() where order_id = %s"
+    told_before = [e.customer for e in rows(db, read, order.order_id)]
+    assert set(told_before) == {ANN}
+    told = call(db, "forget_customer", ANN, "asked us to")
+    assert [e.customer for e in rows(db, read, order.order_id)] == [
+        told.pseudonym for _ in told_before
+    ]
 
 
 def test_the_money_stays_in_the_books(db: Connection) -> None:
@@ -153,6 +174,29 @@ def test_an_e_mail_that_nobody_could_deliver_is_not_in_the_way(db: Connection) -
     assert len(rows(db, "select * from flashsale.dead_letter")) == 1
     call(db, "forget_customer", ANN, "asked us to")
     assert rows(db, "select * from flashsale.dead_letter") == []
+
+
+def test_what_names_an_entry_belongs_to_the_order_that_was_drawn_from_it(
+    db: Connection, clock: Clock
+) -> None:
+    shoe = item(db, stock=1, draw=True, opens_at=clock.at() + timedelta(seconds=60))
+    entry = reserve(db, shoe, ANN, "k")
+    clock.advance(61)
+    settle(db)
+    assert status(db, entry.order_id).status == "reserved"
+    drawn = value(db, "select order_id from flashsale_data.drawn_entries")
+    assert drawn != entry.order_id
+    db.execute("update pgmq.q_notifications set vt = 'infinity' where message ->> 'order_id' = %s",
+               (str(entry.order_id),))  # fmt: skip
+    call(db, "cancel", entry.order_id)
+    work(db)
+    assert still_open(db, FORGET, ANN) == f"an e-mail (entered) about order {drawn}"
+    db.execute("update pgmq.q_notifications set vt = '-infinity', read_ct = 1000")
+    work(db)
+    assert len(rows(db, "select * from flashsale.dead_letter")) == 1
+    call(db, "forget_customer", ANN, "asked us to")
+    assert rows(db, "select * from flashsale.dead_letter") == []
+    assert places_of(db, ANN) == []
 
 
 def test_an_event_that_nobody_could_use_is_forgotten_too(db: Connection) -> None:

@@ -111,7 +111,8 @@ BAD_CHANGES: dict[str, dict[str, Any]] = {
     "settling for too long": {"settle_seconds": 61},
     "settling for null": {"settle_seconds": None},
     "refunds for no time": {"refund_seconds": 0},
-    "a field that stays": {"price": 1},
+    "a field that stays": {"sku": "boot"},
+    "a price of nothing": {"price": 0},
     "a naive time": {"closes_at": "2030-01-01T00:00:00"},
     "closing before it opens": {
         "opens_at": "2030-01-02T00:00:00Z",
@@ -329,6 +330,7 @@ def test_every_error_of_the_sql_has_its_line_in_the_table() -> None:
         "not_revivable",
         "still_open",
         "bad_payment",
+        "not_next_event",
     }
     for source in SQL.glob("*.sql"):
         for sqlstate, code in re.findall(
@@ -341,10 +343,12 @@ def test_every_error_of_the_sql_has_its_line_in_the_table() -> None:
 
 
 def test_every_outcome_of_reserve_has_its_answer() -> None:
-    comment = (SQL / "reserve_many.sql").read_text().split("Outcomes:")[1].split("Refusals")[0]
-    outcomes = set(re.findall(r"\b[a-z]+(?:_[a-z]+)?\b", re.sub(r"\([^)]*\)|:.*", "", comment)))
-    assert {"reserved", "waiting", "existing", "sold_out", "not_open"} <= outcomes
-    assert outcomes - set(GRANTED) - set(CODES) <= {"invalid"}
+    comment = (SQL / "reserve_many.sql").read_text().split("Outcomes:")[1].split("Errors:")[0]
+    names = re.sub(r"\([^)]*\)|These take[^:]*:|\band\b", "", comment)
+    outcomes = set(re.findall(r"[a-z_]+", names))
+    assert {"reserved", "waiting", "entered", "existing", "sold_out", "not_open"} <= outcomes
+    assert {"has_other_order", "too_many", "key_reused"} <= outcomes
+    assert outcomes - set(GRANTED) - set(CODES) == {"invalid"}
 
 
 # The database

@@ -124,7 +124,9 @@ async def test_a_stream_shows_every_change_until_the_end(database_url: str, db: 
         first, second, third = [(await api.order(item, c)).json() for c in ("ann", "bob", "cat")]
         async with events(api, first) as a, events(api, third) as c:
             assert await following(a) == first
-            assert await following(c) == third
+            seen = await following(c)
+            assert seen["forecast"]["chance"] >= 0
+            assert seen | {"forecast": None} == third, "a request's own answer has no forecast"
             assert third["position"] == 2
 
             await api("DELETE", f"/orders/{second['order_id']}", "bob")

@@ -390,6 +390,7 @@ async def test_without_a_name_the_history_has_the_service_s_login(
     api: Api, db: Connection, staff: str | None, noted: str
 ) -> None:
     item = await api.item()
+    await api.order(item, "ann")  # else there is nothing to extend, and nothing to note
     headers = {} if staff is None else {"X-Staff-Id": staff}
     body = STAFF_CALLS["/items/{}/extension"]
     await api("POST", f"/items/{item['item_id']}/extension", json=body, headers=headers)

@@ -21,6 +21,8 @@ from support import (
 
 OLD = "create function flashsale.old() returns integer language sql as 'select 1'"
 
+RESTOCK = "flashsale.restock(integer, integer, text, text, text)"
+
 
 @pytest.fixture
 def a_function_is_gone(other_sql: Path) -> None:
@@ -38,9 +40,7 @@ def test_another_version_of_sql_takes_the_place_of_the_old_one(database_url: str
             "e.currency, e.occurred_at, e.received_at, e.outcome, e.payload "
             "from flashsale_data.payment_events e"
         )
-        conn.execute(
-            "grant execute on function flashsale.restock(integer, integer) to flashsale_api"
-        )
+        conn.execute(f"grant execute on function {RESTOCK} to flashsale_api")
     assert migrate(database_url).replayed
     assert version(database_url) == expected_version()
     with connect(database_url) as conn:
@@ -48,8 +48,7 @@ def test_another_version_of_sql_takes_the_place_of_the_old_one(database_url: str
         assert "0" not in value(conn, "select pg_get_viewdef('flashsale.payment_event'::regclass)")
         assert not value(
             conn,
-            "select has_function_privilege('flashsale_api', "
-            "'flashsale.restock(integer, integer)', 'execute')",
+            f"select has_function_privilege('flashsale_api', '{RESTOCK}', 'execute')",
         )
 
 
@@ -164,7 +163,7 @@ def test_the_version_that_replicas_without_a_number_compare_stays(database_url: 
 @pytest.mark.parametrize(
     "damage",
     [
-        "grant execute on function flashsale.restock(integer, integer) to flashsale_api",
+        f"grant execute on function {RESTOCK} to flashsale_api",
         "revoke select on flashsale.item_status from flashsale_api",
         "revoke usage on schema flashsale from flashsale_worker",
         "drop function flashsale.explain_order(bigint)",

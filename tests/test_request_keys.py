@@ -80,6 +80,32 @@ def test_an_item_is_created_once(db: Connection) -> None:
     assert error.value.diag.message_detail == f"sku 'shoe', item_id {first.item_id}"
 
 
+@pytest.mark.parametrize("form", ["::timestamptz", ""], ids=["times", "literals"])
+def test_the_time_zone_of_the_session_does_not_make_another_request(
+    db: Connection, form: str
+) -> None:
+    """Two tools, or one pool after a reconnect, may have two time zones."""
+
+    def create(opens_at: str) -> Any:
+        return one(
+            db,
+            f"select * from flashsale.create_item('shoe', 'Shoe', 1000, 'EUR', 10, 60, "
+            f"p_opens_at => '{opens_at}'{form}, p_closes_at => '2036-01-01T00:00:00Z'{form}, "
+            "p_idempotency_key => 'k1')",
+        )
+
+    db.execute("set timezone = 'UTC'")
+    first = create("2035-11-27T20:00:00Z")
+    for zone in ("Asia/Tokyo", "America/St_Johns"):
+        db.execute(f"set timezone = '{zone}'")
+        assert create("2035-11-27T20:00:00Z").item_id == first.item_id, zone
+        assert create("2035-11-27T21:00:00+01:00").item_id == first.item_id, zone
+        with pytest.raises(psycopg.Error) as error:
+            create("2035-11-27T20:00:00+01:00")
+        assert error.value.diag.constraint_name == "key_reused", "another time is another request"
+    assert history(db) == ["create_item"]
+
+
 def test_deadlines_are_moved_once_and_the_number_stays(db: Connection, clock: Clock) -> None:
     shoe = item(db, stock=2)
     order = reserve(db, shoe, "ann")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -9,7 +10,7 @@ import pytest
 
 from erasing_support import buy, work
 from flashsale.testing import Clock
-from support import Connection, call, connect, item, reserve, rows, sweep, value
+from support import Connection, call, connect, item, reserve, rows, settle, sweep, value
 
 DAY = 86400.0
 
@@ -53,6 +54,22 @@ def test_keys_go_so_long_after_their_orders_have_ended(db: Connection, clock: Cl
     assert purge_all(db) == 2
     assert keys(db) == ["later", "waits"], "those of orders that have not ended stay"
     assert reserve(db, waits, "dan", "waits").outcome == "existing"
+
+
+def test_the_key_of_an_entry_goes_with_the_order_that_was_drawn_from_it(
+    db: Connection, clock: Clock
+) -> None:
+    shoe = item(db, stock=1, draw=True, opens_at=clock.at() + timedelta(seconds=60))
+    entered = [reserve(db, shoe, customer, customer).order_id for customer in ("ann", "bob")]
+    clock.advance(61)
+    settle(db)
+    call(db, "cancel", entered[0])
+    call(db, "cancel", entered[1])
+    work(db)
+    clock.advance(90 * DAY - 1)
+    assert (purge_all(db), keys(db)) == (0, ["ann", "bob"])
+    clock.advance(DAY)
+    assert (purge_all(db), keys(db)) == (2, [])
 
 
 def test_a_retry_with_an_old_key_is_a_new_request(db: Connection, clock: Clock) -> None:

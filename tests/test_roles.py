@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -9,7 +10,7 @@ import pytest
 
 from flashsale.database.migrate import migrate
 from flashsale.dev.postgres import EmbeddedPostgres
-from support import Connection, connect, item, many, rows, value
+from support import Connection, connect, item, many, reserve, rows, value
 
 AUDIENCES = ("api", "worker", "tool", "operator")
 
@@ -153,6 +154,9 @@ def test_a_caller_with_temporary_objects_gets_none_of_their_code_run(
     """Domains in pg_temp with the names of built-in types, whose CHECK says who runs it."""
     shoe = item(db, stock=2)
     order, other = many(db, shoe, ["ann", "bob"])
+    shirt = item(db, "shirt", draw=True, opens_at=datetime.now(UTC) + timedelta(days=1))
+    reserve(db, shirt, "ann")
+    db.execute("select flashsale.publish_events()")
     name = value(db, "select current_database()")
     db.execute(f"grant temporary on database {name} to flashsale_tool")
     with connect(database_url, "flashsale_tool") as tool:
@@ -182,6 +186,9 @@ def test_a_caller_with_temporary_objects_gets_none_of_their_code_run(
             f"cancel({other.order_id}, 'bob', 'key')",
             f"explain_order({order.order_id})",
             f"fairness({shoe})",
+            f"draw_status({shirt})",
+            f"draw_entries({shirt})",
+            "events()",
             "running_transactions()",
         ]
         assert {call.split("(")[0] for call in calls} == {
