@@ -24,6 +24,17 @@ as $$ select exists (select from flashsale.outage()) $$;
 comment on function flashsale.provider_down() is
 $$Whether a worker has said in the last ten seconds that nobody can pay$$;
 
+create or replace function flashsale.is_after_outage(p_now timestamptz) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from flashsale_data.provider_status s
+    where s.one_row and (s.down_since is not null or s.noted_at > p_now - interval '10 seconds'))
+$$;
+
+comment on function flashsale.is_after_outage(timestamptz) is
+$$Whether the provider was down until now, or a backlog from then goes on$$;
+
 -- An outage leaves a backlog of sessions to open. A hold that begins after the provider's return
 -- may come due before the worker has got to its session, and then it is the outage that costs it.
 -- So while a worker is behind, it says again that the provider is back, and each time prolongs what
@@ -39,7 +50,11 @@ as $$
 declare
   v_now timestamptz;
 begin
-  perform flashsale.expire(); -- by what was known until now
+  if p_is_down then
+    perform flashsale.expire(); -- by what was known until now
+  elsif flashsale.is_after_outage(flashsale.clock()) then
+    perform flashsale.expire(1000); -- a step: the lines move while this goes on
+  end if;
   v_now := flashsale.clock();
   if p_is_down then
     insert into flashsale_data.provider_status as s (down_since, noted_at)
@@ -54,8 +69,7 @@ begin
   else
     update flashsale_data.provider_status s
     set down_since = null, noted_at = v_now -- until now there was somebody who could not pay
-    where s.one_row
-      and (s.down_since is not null or s.noted_at > v_now - interval '10 seconds');
+    where s.one_row and flashsale.is_after_outage(v_now);
   end if;
 end
 $$;

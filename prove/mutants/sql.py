@@ -1483,9 +1483,23 @@ SQL_MUTANTS = [
     Mutant(
         "note_provider: an outage is an excuse for holds that were over before it",
         "note_provider",
-        "  perform flashsale.expire(); -- by what was known until now\n",
-        "",
+        "    perform flashsale.expire(); -- by what was known until now\n",
+        "    null;\n",
         "outage_sql::test_what_is_known_later_changes_nothing_for_a_hold_that_is_over",
+    ),
+    Mutant(
+        "note_provider: a backlog is an excuse for holds that were over before it",
+        "note_provider",
+        "    perform flashsale.expire(1000);",
+        "    null;",
+        "outage_sql::test_what_is_known_later_changes_nothing_for_a_hold_that_is_over",
+    ),
+    Mutant(
+        "note_provider: a note without effect ends holds all the same",
+        "note_provider",
+        "  elsif flashsale.is_after_outage(flashsale.clock()) then",
+        "  else",
+        "outage_sql::test_a_note_that_says_nothing_new_is_no_sweep",
     ),
     Mutant(
         "hold_fates: a try after the deadline is an excuse",
@@ -1497,15 +1511,15 @@ SQL_MUTANTS = [
     Mutant(
         "note_provider: the backlog of an outage is no excuse",
         "note_provider",
-        " or s.noted_at > v_now - interval '10 seconds');",
-        ");",
+        " or s.noted_at > p_now - interval '10 seconds'))",
+        "))",
         "outage_sql::test_the_backlog_of_an_outage_costs_nobody_their_place",
     ),
     Mutant(
         "note_provider: any backlog is an excuse",
         "note_provider",
-        "(s.down_since is not null or s.noted_at > v_now - interval '10 seconds');",
-        "true;",
+        "    where s.one_row and flashsale.is_after_outage(v_now);\n",
+        "    where s.one_row;\n",
         "outage_sql::test_the_backlog_of_an_outage_costs_nobody_their_place",
     ),
     Mutant(
