@@ -41,7 +41,7 @@ COVERED = {
     "draw_hashes": "go at the end",
     "drawn_entries": "go with their orders",
     "outbox": "is published first; what comes later about orders goes at the end",
-    "events": "stay until purge deletes them by age: they name no customer, and a reader loses none",
+    "events": "stay until purge deletes them by age: they name no customer",
     "history": "stays: it has the sums, and what staff have done",
 }
 """What delete_item does with each table that belongs to items or orders."""

@@ -171,7 +171,8 @@ SQL_MUTANTS = [
     Mutant(
         "first payments: although late money took it along",
         "first_payments",
-        "    and (\n      select true from flashsale_data.payments p where p.order_id = o.order_id limit 1\n"
+        "    and (\n"
+        "      select true from flashsale_data.payments p where p.order_id = o.order_id limit 1\n"
         "    ) is null -- no join, which a session might keep reading all payments for\n",
         "",
         "pay::test_late_money_is_kept_if_a_unit_is_free_and_nobody_waits",
