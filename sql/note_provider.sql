@@ -80,5 +80,6 @@ p_is_down true: to be said again each second, because it counts for ten. It has 
 seconds after somebody said that the provider is back. While it is down, nobody is promoted, and a
 hold that comes due without a session goes back to the line. false: to be said once, and again each
 second while there are more sessions to open than can be opened at once: until then, too, a hold
-that comes due without a session goes back to the line. Holds that are over are ended first, as far
-as nobody has locked them, so that this changes nothing for them.$$;
+that comes due without a session goes back to the line. Holds that are over are ended first, so that
+this changes nothing for them: at most 10,000, or 1,000 if the provider is back, and none that
+somebody has locked. Sweeps, which run each second, end the others.$$;
